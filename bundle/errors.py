@@ -1,0 +1,53 @@
+"""Errors that a user can mend: one clear line instead of a traceback."""
+
+import re
+import sys
+
+
+class InputError(ValueError):
+    """Input that cannot be used. The message is one line: which file or key, what is wrong with it, what to do."""
+
+
+# MONAI's SaveImage and the workers of a DataLoader keep only the text of what was raised inside them.
+_TRACEBACK_LINE = re.compile(rf"^{re.escape(InputError.__module__)}\.{InputError.__name__}: (.*)$", re.MULTILINE)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that an exception says, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def find_input_error(error: BaseException | None) -> str | None:
+    """The message of the `InputError` that `error` is, was raised from, or quotes the traceback of; None where there is none."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        quoted = _TRACEBACK_LINE.findall(str(error))
+        if quoted:
+            return quoted[-1].strip()
+        if isinstance(error, InputError):
+            return " ".join(str(error).split())
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def one_line_errors() -> None:
+    """Let an uncaught `InputError` end the program with `error: <message>` on stderr and exit code 1, without a traceback.
+
+    MONAI wraps what its transforms raise in a RuntimeError, so the whole chain is searched. Every other exception goes
+    to the hook that was there before.
+    """
+    previous = sys.excepthook
+    if getattr(previous, "_one_line", False):
+        return
+
+    def hook(kind, error, traceback):
+        message = find_input_error(error)
+        if message is None:
+            previous(kind, error, traceback)
+        else:
+            sys.stderr.write(f"error: {message}\n")
+
+    hook._one_line = True
+    sys.excepthook = hook

@@ -1,0 +1,261 @@
+"""Evaluation of a super-resolved volume against its LR input and the HR images: `run evaluating`."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bundle import report
+from bundle.errors import InputError
+from bundle.io import Volume, atomic_path, check_labels, read_images, read_volume
+from bundle.metrics import lr_agreement, statistic_names, statistics, summarise, two_point
+
+logger = logging.getLogger(__name__)
+
+ALL_PLANES = "all planes"
+# Statistics of the rock need no more: each line of voxels resembles its neighbours. All lines of a 512^3 volume are 2^18.
+MAX_LINES = 1 << 18
+
+Images = str | os.PathLike | Sequence[str | os.PathLike]
+VoxelSize = float | Sequence[float]
+
+
+class Evaluation:
+    """Compares LR, SR and HR and writes what it finds to `output_dir`.
+
+    Args:
+        lr_image: LR volume file.
+        sr_image: SR volume file, labels in the order of `phases`; null takes the one named `<lr_image>_sr` in `output_dir`.
+        hr_images: HR image file, list of files or folder; or {"xy" | "xz" | "yz": such} when the rock is anisotropic: then each plane is
+            compared with SR areas and correlations along its own two axes.
+        phases: names of the HR and SR labels 0, 1, ..
+        output_dir: folder for evaluation.json and the pictures.
+        scale_factor: SR voxels along the edge of an LR voxel.
+        lr_phases: names of the LR labels, all among `phases`; null = the first of `phases`.
+        lr_labels: {value in the LR file: label}; null = the values are labels.
+        hr_labels: the same for the HR images.
+        lr_voxel_size: µm, number or (z, y, x); null reads it from the file.
+        hr_voxel_size: the same for the HR images, or (row, column).
+        lr_region: ((z0, z1), (y0, y1), (x0, x1)) in LR voxels that SR covers; null = all.
+        max_lag: largest distance of the two-point correlation in µm (in SR voxels where no file and no setting tells the voxel size).
+        seed: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        lr_image: str | os.PathLike,
+        sr_image: str | os.PathLike | None,
+        hr_images: Images | Mapping[str, Images],
+        phases: Sequence[str],
+        output_dir: str | os.PathLike,
+        scale_factor: int,
+        lr_phases: Sequence[str] | None = None,
+        lr_labels: Mapping[int, int] | None = None,
+        hr_labels: Mapping[int, int] | None = None,
+        lr_voxel_size: VoxelSize | None = None,
+        hr_voxel_size: VoxelSize | None = None,
+        lr_region: Sequence[Sequence[int]] | None = None,
+        max_lag: float = 64.0,
+        seed: int = 0,
+    ):
+        self.lr_image, self.output_dir = Path(lr_image), Path(output_dir)
+        self.sr_image = Path(sr_image) if sr_image else find_sr(self.lr_image, self.output_dir)
+        self.hr_images = dict(hr_images) if isinstance(hr_images, Mapping) else {ALL_PLANES: hr_images}
+        self.phases, self.lr_phases = list(phases), list(lr_phases or phases)
+        self.scale_factor, self.lr_region, self.max_lag, self.seed = int(scale_factor), lr_region, float(max_lag), seed
+        self.lr_labels, self.hr_labels = lr_labels, hr_labels
+        self.lr_voxel_size, self.hr_voxel_size = lr_voxel_size, hr_voxel_size
+        unknown = set(self.hr_images) - set(report.PLANES) - {ALL_PLANES}
+        if unknown:
+            raise InputError(f"hr_images has unknown plane {', '.join(sorted(unknown))}: planes are {', '.join(report.PLANES)}")
+        missing = [name for name in self.lr_phases if name not in self.phases]
+        if len(set(self.phases)) < len(self.phases):
+            raise InputError(f"phases ({', '.join(self.phases)}) has a name twice: every label needs its own")
+        if missing:
+            raise InputError(f"lr_phases has {', '.join(missing)}, which phases ({', '.join(self.phases)}) lacks: use the same names")
+
+    def run(self) -> dict:
+        """Read, compare, log the table, write evaluation.json and the pictures; returns what evaluation.json holds.
+
+        Raises:
+            InputError: shapes, voxel sizes or labels do not fit each other.
+        """
+        lr, sr, groups, unit = self._read()
+        n, names = len(self.phases), statistic_names(self.phases)
+        lr_size, sr_size = lr.voxel_size, sr.voxel_size
+        summaries, curves = {}, {}
+        for group, images in groups.items():
+            axes = report.PLANES.get(group, (0, 1, 2))
+            summaries[group] = summarise(
+                names,
+                hr=np.stack([statistics(image, n) for image in images]),
+                lr=statistics(lr.array, n, axes, upsample=self.scale_factor),
+                sr=statistics(sr.array, n, axes),
+                seed=self.seed,
+                quarters=np.stack([statistics(quarter, n) for quarter in _quarters(images[0])]) if len(images) == 1 else None,
+            )
+            # HR pixels are as large as SR voxels: `_read` has checked it.
+            hr_size = [sr_size[axis] for axis in report.PLANES.get(group, (1, 2))]
+            hr_curves = [self._curve(image, (0, 1), hr_size) for image in images]
+            curves[group] = {
+                "LR": self._curve(lr.array, axes, lr_size),
+                "SR": self._curve(sr.array, axes, sr_size),
+                "HR": _spread(hr_curves),
+            }
+        agreement = lr_agreement(lr.array, sr.array, self.scale_factor, self.phases)
+        result = {
+            "files": {"lr_image": str(self.lr_image), "sr_image": str(self.sr_image), "hr_images": {k: len(v) for k, v in groups.items()}},
+            "phases": self.phases,
+            "scale_factor": self.scale_factor,
+            "voxel_size": {"unit": unit, "lr": list(lr_size), "sr": list(sr_size)},
+            "shape": {"lr": list(lr.array.shape), "sr": list(sr.array.shape)},
+            "mean_relative_error": {key: _mean([s["mean_relative_error"][key] for s in summaries.values()]) for key in ("lr", "sr")},
+            "lr_agreement": agreement,
+            "groups": summaries,
+            "two_point": {group: {name: _rounded(curve) for name, curve in part.items()} for group, part in curves.items()},
+        }
+        for group, summary in summaries.items():
+            logger.info("SR against the HR images, %s\n%s", group, report.format_table(summary))
+        logger.info(report.format_agreement(agreement))
+        self._write(result, lr, sr, groups, curves, unit)
+        return result
+
+    def _read(self) -> tuple[Volume, Volume, dict[str, list[np.ndarray]], str]:
+        """LR and SR volumes with labels and voxel sizes that fit, HR images by group, and the unit of the voxel sizes."""
+        n = len(self.phases)
+        lr = read_volume(self.lr_image, self.lr_voxel_size)
+        sr = read_volume(self.sr_image)
+        region = _region(lr.array.shape, self.lr_region)
+        array = check_labels(lr.array[region], len(self.lr_phases), str(self.lr_image), self.lr_labels, "lr_labels")
+        lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array]
+        expected = tuple(size * self.scale_factor for size in lr_array.shape)
+        if tuple(sr.array.shape) != expected:
+            raise InputError(
+                f"{self.sr_image} has shape {tuple(sr.array.shape)}, but LR {tuple(lr_array.shape)} x {self.scale_factor} is {expected}: "
+                "set lr_region to the part of lr_image that was super-resolved, and scale_factor"
+            )
+        sr_array = check_labels(sr.array, n, str(self.sr_image))
+        groups, pixels = {}, {}
+        for group, paths in self.hr_images.items():
+            size = self.hr_voxel_size
+            if isinstance(size, Sequence) and len(size) == 3:
+                size = [size[axis] for axis in report.PLANES.get(group, (1, 2))]
+            images, pixels[group] = read_images(paths, size)
+            groups[group] = [check_labels(image, n, f"hr_images, {group}", self.hr_labels, "hr_labels") for image in images]
+        size, unit = self._voxel_size(lr.voxel_size, sr.voxel_size, pixels)
+        return Volume(lr_array, tuple(self.scale_factor * v for v in size)), Volume(sr_array, size), groups, unit
+
+    def _voxel_size(self, lr: tuple | None, sr: tuple | None, pixels: Mapping[str, tuple | None]) -> tuple[tuple[float, ...], str]:
+        """SR voxel size (z, y, x) and its unit from whichever file or setting tells it; all that do must agree.
+
+        Args:
+            lr: voxel size of LR, or None.
+            sr: voxel size of SR, or None.
+            pixels: plane group -> HR pixel size (row, column), or None.
+
+        Raises:
+            InputError: the sizes differ by more than 1 %.
+        """
+        told = [(f"lr_image ({_size(lr)} µm) / {self.scale_factor}", tuple(v / self.scale_factor for v in lr), (0, 1, 2))] if lr else []
+        told += [(f"sr_image ({_size(sr)} µm)", sr, (0, 1, 2))] if sr else []
+        for group, pixel in pixels.items():
+            if pixel:
+                told.append((f"hr_images, {group} ({_size(pixel)} µm)", pixel, report.PLANES.get(group, (1, 2))))
+        if not told:
+            return (1.0, 1.0, 1.0), "SR voxels"
+        first, size, axes = told[0]
+        if len(axes) == 2:  # only the images tell: their pixels are taken for cubes
+            size = (size[0],) * 3
+        for other, values, axes in told[1:]:
+            if not all(np.isclose(value, size[axis], rtol=0.01) for value, axis in zip(values, axes, strict=True)):
+                raise InputError(f"voxel sizes do not fit: {first} against {other}; set lr_voxel_size, hr_voxel_size or scale_factor")
+        return size, "µm"
+
+    def _curve(self, labels: np.ndarray, axes: Sequence[int], size: Sequence[float]) -> dict[str, np.ndarray]:
+        """Two-point correlation along `axes` and its mean over them: {"lag": (lags,), "mean": (n_phases, lags), "axes": (axes, ..)}.
+
+        Args:
+            labels: volume or image.
+            axes: array axes.
+            size: of a voxel along every axis of the array.
+        """
+        step = min(size[axis] for axis in axes)
+        found = [two_point(labels, len(self.phases), axis, int(self.max_lag / size[axis] + 1e-6), MAX_LINES) for axis in axes]
+        reach = min((curve.shape[1] - 1) * size[axis] for curve, axis in zip(found, axes, strict=True))
+        lag = np.arange(int(reach / step + 1e-6) + 1) * step
+        per_axis = np.stack(
+            [[np.interp(lag, np.arange(len(row)) * size[axis], row) for row in curve] for curve, axis in zip(found, axes, strict=True)]
+        )
+        return {"lag": lag, "mean": per_axis.mean(0), "axes": per_axis}
+
+    def _write(self, result: dict, lr: Volume, sr: Volume, groups: dict[str, list[np.ndarray]], curves: dict, unit: str) -> None:
+        text = re.sub(r"\[[^\[\]{}]*\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(result, indent=2))
+        with atomic_path(self.output_dir / "evaluation.json") as partial:
+            Path(partial).write_text(text + "\n", encoding="utf-8")
+        hr = {plane: images[0] for plane, images in groups.items()}
+        if ALL_PLANES in groups:  # no image belongs to a plane: show three different ones
+            images = groups[ALL_PLANES]
+            hr = {plane: images[i % len(images)] for i, plane in enumerate(report.PLANES)}
+        lr_title, sr_title = (f"{n}, {_size(v.voxel_size)} {unit}" if unit == "µm" else n for n, v in (("LR", lr), ("SR", sr)))
+        columns = {
+            lr_title: (report.middle_slices(lr.array), lr.voxel_size),
+            sr_title: (report.middle_slices(sr.array), sr.voxel_size),
+            "HR images (elsewhere in the rock)": (hr, sr.voxel_size),
+        }
+        report.plot_slices(self.output_dir / "slices.png", columns, self.phases, unit)
+        report.plot_two_point(self.output_dir / "two_point.png", curves, self.phases, unit)
+        report.plot_statistics(self.output_dir / "statistics.png", result["groups"], self.phases)
+        logger.info("wrote evaluation.json, slices.png, two_point.png and statistics.png to %s", self.output_dir)
+
+
+def find_sr(lr_image: Path, output_dir: Path) -> Path:
+    """The volume that `run inference` wrote for this LR image: `<name>_sr.<suffix>` in `output_dir`.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    name = re.sub(r"(\.nii|\.ome)?\.[^.]+$", "", lr_image.name)
+    pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
+    found = [path for path in sorted(output_dir.glob("*")) if re.fullmatch(pattern, path.name)]
+    if len(found) != 1:
+        what = f"{len(found)} SR volumes {name}_sr.*" if found else f"no SR volume {name}_sr.*"
+        raise InputError(f"{what} in {output_dir}: run inference with the same output_dir, or set sr_image")
+    return found[0]
+
+
+def _quarters(image: np.ndarray) -> list[np.ndarray]:
+    """The four quarters of an image, which stand in for several images when there is one."""
+    return [quarter for half in np.array_split(image, 2, 0) for quarter in np.array_split(half, 2, 1)]
+
+
+def _region(shape: Sequence[int], region: Sequence[Sequence[int]] | None) -> tuple[slice, ...]:
+    if region is None:
+        return (slice(None),) * 3
+    if np.shape(region) != (3, 2) or not all(0 <= start < stop <= n for (start, stop), n in zip(region, shape, strict=True)):
+        raise InputError(f"lr_region {region} is not [[z0, z1], [y0, y1], [x0, x1]] inside LR shape {tuple(shape)}")
+    return tuple(slice(*r) for r in region)
+
+
+def _spread(curves: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Mean, minimum and maximum of the curves of several images, over the lags that all have."""
+    n_lags = min(len(curve["lag"]) for curve in curves)
+    means = np.stack([curve["mean"][:, :n_lags] for curve in curves])
+    per_axis = np.stack([curve["axes"][..., :n_lags] for curve in curves]).mean(0)
+    return {"lag": curves[0]["lag"][:n_lags], "mean": means.mean(0), "axes": per_axis, "min": means.min(0), "max": means.max(0)}
+
+
+def _rounded(curve: Mapping[str, np.ndarray]) -> dict[str, list]:
+    return {key: np.round(value, 6).tolist() for key, value in curve.items()}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _size(voxel_size: Sequence[float]) -> str:
+    return " x ".join(f"{size:g}" for size in (voxel_size[:1] if len(set(voxel_size)) == 1 else voxel_size))

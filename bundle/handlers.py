@@ -1,0 +1,170 @@
+"""What happens beside training: progress bar, TensorBoard, checkpoints that resume to the same bytes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from bundle.errors import InputError
+from bundle.io import atomic_path
+
+if TYPE_CHECKING:
+    from bundle.trainer import SuperResolutionTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressBar:
+    """One bar over all iterations of the run, with the losses and the time left."""
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with an engine."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self._close)
+
+    def _start(self, engine: Engine) -> None:
+        total = engine.state.max_epochs * engine.state.epoch_length
+        self.bar = tqdm(total=total, initial=engine.state.iteration, desc="training", unit="it", mininterval=1.0, dynamic_ncols=True)
+
+    def _advance(self, engine: Engine) -> None:
+        shown = ("consistency", "critic", "generator")
+        self.bar.set_postfix({k: f"{v:.3g}" for k, v in engine.state.output.items() if k in shown}, refresh=False)
+        self.bar.update()
+
+    def _close(self, engine: Engine, error: BaseException | None = None) -> None:
+        self.bar.close()
+        if error is not None:
+            raise error
+
+
+class EpochLog:
+    """One log line an epoch: the mean of every loss, and the seconds it took."""
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with an engine."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
+
+    def _start(self, engine: Engine) -> None:
+        self.sums: dict[str, list[float]] = {}
+        self.started = time.monotonic()
+
+    def _collect(self, engine: Engine) -> None:
+        for name, value in engine.state.output.items():
+            self.sums.setdefault(name, []).append(value)
+
+    def _log(self, engine: Engine) -> None:
+        means = ", ".join(f"{name} {np.mean(values):.4g}" for name, values in self.sums.items() if name != "loss")
+        logger.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs}, {time.monotonic() - self.started:.0f} s: {means}")
+
+
+class TensorBoardLog:
+    """Loss curves every few iterations, and a picture LR | SR | HR every few epochs.
+
+    Args:
+        log_dir: folder of the event files.
+        colours: one RGB (0..1) a phase.
+        interval: iterations between points of the curves.
+        picture_interval: epochs between pictures.
+    """
+
+    def __init__(self, log_dir: str, colours: Sequence[Sequence[float]], interval: int = 10, picture_interval: int = 1):
+        self.log_dir, self.colours = log_dir, np.asarray(colours, dtype=np.float32)
+        self.interval, self.picture_interval = interval, picture_interval
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with an engine."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._curves)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.picture_interval), self._picture)
+        engine.add_event_handler(Events.COMPLETED, lambda: self.writer.close())
+
+    def _open(self, engine: Engine) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.writer = SummaryWriter(self.log_dir)
+
+    def _curves(self, engine: Engine) -> None:
+        for name, value in engine.state.output.items():
+            self.writer.add_scalar(f"loss/{name}", value, engine.state.iteration)
+
+    def _picture(self, engine: SuperResolutionTrainer) -> None:
+        self.writer.add_image("LR, SR, HR", self._colour(engine.example_slices()), engine.state.iteration, dataformats="HWC")
+
+    def _colour(self, slices: Sequence[np.ndarray]) -> np.ndarray:
+        """Label slices side by side, all enlarged to the largest, (H, W, 3)."""
+        size = max(s.shape[0] for s in slices)
+        panels = []
+        for labels in slices:
+            index = np.arange(size) * labels.shape[0] // size
+            panels += [self.colours[labels[index][:, index]], np.ones((size, 4, 3), dtype=np.float32)]
+        return np.concatenate(panels[:-1], axis=1)
+
+
+class TrainingCheckpoint:
+    """Saves everything every few epochs, atomically, and the averaged generator beside it; `restore` resumes to the same bytes.
+
+    Args:
+        path: of the training checkpoint (state of generator, average, critics, optimizers, buffer, position).
+        save_weights: called with the averaged generator each time: writes model.pt.
+        interval: epochs between saves; the last epoch is always saved.
+    """
+
+    def __init__(self, path: str | Path, save_weights: Callable[[torch.nn.Module], None], interval: int = 1):
+        self.path, self.save_weights, self.interval = Path(path), save_weights, interval
+        self.seconds = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with an engine."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _start(self, engine: Engine) -> None:
+        self.mark = time.monotonic()
+
+    def _save(self, engine: SuperResolutionTrainer) -> None:
+        now = time.monotonic()
+        self.seconds, self.mark = self.seconds + now - self.mark, now
+        if engine.state.epoch % self.interval and engine.state.epoch != engine.state.max_epochs:
+            return
+        position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "seconds": self.seconds}
+        with atomic_path(self.path) as partial:
+            torch.save({"position": position, **{name: part.state_dict() for name, part in engine.parts().items()}}, partial)
+        self.save_weights(engine.ema.module)
+
+    def restore(self, engine: SuperResolutionTrainer, optional: bool = False) -> None:
+        """Puts a trainer where the checkpoint left it.
+
+        Args:
+            engine: a trainer built from the same configuration.
+            optional: do nothing where there is no checkpoint yet.
+
+        Raises:
+            InputError: missing, damaged, of another configuration, or already at `max_epochs`.
+        """
+        if optional and not self.path.exists():
+            return
+        state = load_checkpoint(self.path)
+        try:
+            for name, part in engine.parts().items():
+                part.load_state_dict(state[name])
+            position: dict[str, Any] = state["position"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{self.path}: a checkpoint of another configuration ({reason}); choose another output_dir") from error
+        engine.state.epoch, engine.state.iteration, self.seconds = position["epoch"], position["iteration"], position["seconds"]
+        if engine.state.epoch >= engine.state.max_epochs:
+            raise InputError(
+                f"{self.path}: trained for {engine.state.epoch} epochs already; raise max_epochs (now {engine.state.max_epochs}) to go on"
+            )
+        logger.info(f"resumed from {self.path} at epoch {engine.state.epoch}, {self.seconds / 3600:.2f} h of training behind it")

@@ -1,0 +1,99 @@
+"""Read and write a volume in any format, chosen by the suffix."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from bundle.errors import InputError, first_line
+from bundle.io.itk_formats import read_itk, write_metaimage
+from bundle.io.nifti import read_nifti, write_nifti
+from bundle.io.raw import read_raw, write_raw
+from bundle.io.tiff import read_tiff, write_tiff
+from bundle.io.volume import Volume, as_voxel_size
+
+READERS = {".tif": read_tiff, ".tiff": read_tiff, ".nii": read_nifti, ".nii.gz": read_nifti, ".nrrd": read_itk, ".mha": read_itk,
+           ".mhd": read_itk, ".raw": read_raw}  # fmt: skip
+WRITERS = {".tif": write_tiff, ".tiff": write_tiff, ".nii": write_nifti, ".nii.gz": write_nifti, ".mha": write_metaimage,
+           ".mhd": write_metaimage, ".raw": write_raw}  # fmt: skip
+WRITTEN_DTYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64")
+
+
+def suffix_of(path: str | Path) -> str:
+    """Suffix in lower case, `.nii.gz` as one."""
+    name = Path(path).name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn whatever reading a missing, empty or damaged file raises into one line.
+
+    Raises:
+        InputError: always instead of another exception.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if not path.is_file():
+        raise InputError(f"{path}: not a file; give the file itself")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: an empty file (0 bytes); copy or export it again")
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # each library has its own exceptions for the same thing
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); damaged, incomplete or another format: export it again") from error
+
+
+def read_volume(path: str | Path, voxel_size: float | Sequence[float] | None = None) -> Volume:
+    """Read a 3D volume: TIFF stack, NIfTI, NRRD, MHA, MHD or raw with a JSON file.
+
+    Args:
+        path: file; the suffix names the format.
+        voxel_size: µm, a number or (z, y, x); overrides what the file says.
+
+    Returns:
+        Volume with the values of the file, in native byte order; `voxel_size` None where neither says.
+
+    Raises:
+        InputError: missing, empty, damaged or truncated file; unknown format; not 3D.
+    """
+    path = Path(path)
+    reader = READERS.get(suffix_of(path))
+    if reader is None:
+        raise InputError(f"{path}: format {suffix_of(path) or 'without suffix'} is not read; use one of {', '.join(READERS)}")
+    with readable(path):
+        volume = reader(path)
+    shape = " x ".join(str(n) for n in volume.array.shape)
+    if volume.array.ndim != 3:
+        raise InputError(f"{path}: {volume.array.ndim}D ({shape}); one 3D volume (z, y, x) is needed: give such a stack")
+    if volume.array.size == 0:
+        raise InputError(f"{path}: an empty volume ({shape}); export it again")
+    volume.array = volume.array.astype(volume.array.dtype.newbyteorder("="), copy=False)
+    if voxel_size is not None:
+        volume.voxel_size = as_voxel_size(voxel_size)
+    elif volume.voxel_size is not None:
+        volume.voxel_size = as_voxel_size(volume.voxel_size, str(path))
+    return volume
+
+
+def write_volume(path: str | Path, volume: Volume) -> None:
+    """Write a volume as .nii, .nii.gz, .tif, .tiff, .mhd (+ .raw), .mha or .raw (+ .json), whole or not at all.
+
+    A memory-mapped array is written slice by slice or by the library's own streaming.
+
+    Raises:
+        InputError: unknown suffix, shape or type; too large for the format; the folder cannot be written.
+    """
+    path = Path(path)
+    writer = WRITERS.get(suffix_of(path))
+    if writer is None:
+        raise InputError(f"{path}: format {suffix_of(path) or 'without suffix'} is not written; use one of {', '.join(WRITERS)}")
+    if volume.array.ndim != 3 or volume.array.size == 0:
+        raise InputError(f"{path}: shape {volume.array.shape} cannot be written; one 3D volume (z, y, x) is needed")
+    if volume.array.dtype.name not in WRITTEN_DTYPES:
+        raise InputError(f"{path}: type {volume.array.dtype} cannot be written; use one of {', '.join(WRITTEN_DTYPES)}")
+    # tifffile and itk take plain arrays; a view of a memory map stays on disk
+    writer(path, Volume(volume.array.view(np.ndarray), volume.voxel_size, volume.origin))

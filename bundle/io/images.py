@@ -1,0 +1,86 @@
+"""High-resolution 2D label images: a TIFF stack, TIFF or PNG images, a folder, a list or a pattern."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bundle.errors import InputError
+from bundle.io.files import readable, suffix_of
+from bundle.io.tiff import read_tiff_series
+from bundle.io.volume import as_voxel_size
+
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png")
+
+
+def read_images(
+    paths: str | Path | Sequence[str | Path], pixel_size: float | Sequence[float] | None = None
+) -> tuple[list[np.ndarray], tuple[float, float] | None]:
+    """Read 2D images; a page of a TIFF stack is an image.
+
+    Args:
+        paths: file, folder (all its .tif, .tiff and .png by name), pattern such as `hr/*.png`, or a list of them.
+        pixel_size: µm, a number or (row, column); overrides what the files say. PNG says nothing.
+
+    Returns:
+        images, each (row, column), and the pixel size (row, column) in µm, None where nobody says.
+
+    Raises:
+        InputError: nothing found; missing, damaged or colour images; pixel sizes that differ between files.
+    """
+    images: list[np.ndarray] = []
+    sizes: dict[tuple[float, float], Path] = {}
+    for path in _expand(paths):
+        if suffix_of(path) not in IMAGE_SUFFIXES:
+            raise InputError(f"{path}: images are read as {', '.join(IMAGE_SUFFIXES)}; export it as one of them")
+        with readable(path):
+            arrays, size = (_read_png(path), None) if suffix_of(path) == ".png" else read_tiff_series(path)
+        for array in arrays:
+            if array.ndim < 2 or array.size == 0:
+                raise InputError(f"{path}: an empty image; export it again")
+            images.extend(a.astype(a.dtype.newbyteorder("="), copy=False) for a in array.reshape(-1, *array.shape[-2:]))
+        if size is not None:
+            sizes.setdefault(size[1:], path)
+    if pixel_size is not None:
+        return images, _as_pixel_size(pixel_size)
+    if len(sizes) > 1:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        raise InputError(f"{second}: pixel size {other} µm, but {first} has {one}; use images of one size or set hr_voxel_size")
+    return images, next(iter(sizes), None)
+
+
+def _expand(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    if not isinstance(paths, (str, Path)):
+        if not paths:
+            raise InputError("hr_images: an empty list; give at least one image")
+        return [file for path in paths for file in _expand(path)]
+    path = Path(paths).expanduser()
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if suffix_of(p) in IMAGE_SUFFIXES and not p.name.startswith("."))
+        if not files:
+            raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} in this folder; check hr_images")
+        return files
+    if not path.exists() and glob.has_magic(str(path)):
+        files = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
+        if not files:
+            raise InputError(f"{path}: no file fits this pattern; check hr_images")
+        return files
+    return [path]
+
+
+def _read_png(path: Path) -> list[np.ndarray]:
+    with Image.open(path) as image:
+        if len(image.getbands()) > 1:
+            raise InputError(f"{path}: a colour image; labels are needed: export it as 8-bit grey with one number a phase")
+        return [np.asarray(image)]  # of a palette the numbers, not the colours
+
+
+def _as_pixel_size(value: float | Sequence[float]) -> tuple[float, float]:
+    if isinstance(value, Sequence) and len(value) == 2:
+        return as_voxel_size([value[0], *value], "hr_voxel_size")[1:]
+    z, y, x = as_voxel_size(value, "hr_voxel_size")
+    if not z == y == x:
+        raise InputError(f"hr_voxel_size: {value} differs between axes; an image needs one number or [row, column]")
+    return y, x

@@ -1,0 +1,53 @@
+"""NIfTI by nibabel: axes (x, y, z) in the file, (z, y, x) here."""
+
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from bundle.errors import InputError
+from bundle.io.atomic import atomic_path
+from bundle.io.volume import Volume, micrometres, upright
+
+logger = logging.getLogger(__name__)
+
+NIFTI_MAX_AXIS = 32767  # NIfTI-1 keeps lengths as 16-bit integers
+
+
+def read_nifti(path: Path) -> Volume:
+    """Read a NIfTI-1 or -2 file.
+
+    The file's unit (`xyzt_units`: micron, mm, meter) is honoured. A file whose unit is unknown has no voxel size: its
+    numbers may be mm, as is usual in medicine, or µm, as is usual for rock, and a guess could be wrong by 1000.
+    """
+    image = nib.load(path)
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    array = np.asanyarray(image.dataobj).reshape(shape, order="F").T
+    unit = micrometres(image.header.get_xyzt_units()[0])
+    if unit is None or len(shape) != 3:
+        return Volume(array)
+    size, origin, turned = upright(image.affine[:3, :3] * unit, image.affine[:3, 3] * unit)
+    if turned:
+        logger.warning("%s: its axes are turned in space; the voxels are taken in file order and the direction and origin dropped", path)
+    return Volume(array, size[::-1], origin[::-1])
+
+
+def write_nifti(path: Path, volume: Volume) -> None:
+    """Write NIfTI-1 (.nii or .nii.gz) in microns.
+
+    Raises:
+        InputError: an axis of more than 32767 voxels.
+    """
+    if max(volume.array.shape) > NIFTI_MAX_AXIS:
+        raise InputError(f"{path}: an axis of {max(volume.array.shape)} voxels; NIfTI holds {NIFTI_MAX_AXIS} at most: write .tif or .mhd")
+    affine = np.eye(4)
+    affine[:3] = volume.affine[[2, 1, 0]][:, [2, 1, 0, 3]]
+    image = nib.Nifti1Image(volume.array.T, affine, dtype=volume.array.dtype)
+    image.set_qform(affine, code="scanner")
+    image.set_sform(affine, code="scanner")
+    image.header.set_xyzt_units("micron" if volume.voxel_size else "unknown")
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)

@@ -1,0 +1,60 @@
+"""Raw voxels with a JSON file beside them: {"shape": [z, y, x], "dtype": "uint8", "voxel_size_um": [z, y, x], ...}."""
+
+import json
+import math
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from bundle.errors import InputError
+from bundle.io.atomic import atomic_path
+from bundle.io.volume import Volume, as_voxel_size
+
+_EXAMPLE = '{"shape": [z, y, x], "dtype": "uint8", "voxel_size_um": [z, y, x]}'
+
+
+def read_raw(path: Path) -> Volume:
+    """Read name.raw as name.json says: `shape` and `dtype`; `voxel_size_um`, `origin_um`, `byte_order` (little, big) if given.
+
+    Raises:
+        InputError: no or an unusable JSON file; a size that does not fit it.
+    """
+    sidecar = path.with_suffix(".json")
+    if not sidecar.is_file():
+        raise InputError(f"{path}: raw voxels need {sidecar.name} beside them, such as {_EXAMPLE}" + _mhd_hint(path))
+    try:
+        header = json.loads(sidecar.read_text(encoding="utf-8"))
+        shape = tuple(int(n) for n in header["shape"])
+        dtype = np.dtype(header["dtype"]).newbyteorder({"little": "<", "big": ">"}[header.get("byte_order", "little")])
+        size = header.get("voxel_size_um")
+        origin = tuple(float(v) for v in header.get("origin_um", (0, 0, 0)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{sidecar}: not usable ({error!r}); write it as {_EXAMPLE}") from error
+    expected, actual = math.prod(shape) * dtype.itemsize, path.stat().st_size
+    if actual != expected:
+        kind = "truncated" if actual < expected else "too long"
+        raise InputError(f"{path}: {kind}, {actual} bytes where {sidecar.name} says {expected}; copy it again or correct shape and dtype")
+    array = np.fromfile(path, dtype=dtype).reshape(shape)
+    return Volume(array, None if size is None else as_voxel_size(size, f"{sidecar}: voxel_size_um"), origin)
+
+
+def write_raw(path: Path, volume: Volume) -> None:
+    """Write name.raw and name.json, little-endian."""
+    header = {"shape": list(volume.array.shape), "dtype": volume.array.dtype.name, "byte_order": "little", "axes": "zyx",
+              "voxel_size_um": volume.voxel_size, "origin_um": volume.origin}  # fmt: skip
+    # left in reverse order: the voxels are in place before the header that describes them
+    with atomic_path(path.with_suffix(".json")) as sidecar, atomic_path(path) as voxels:
+        sidecar.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+        with voxels.open("wb") as file:
+            write_voxels(file, volume.array)
+
+
+def write_voxels(file: BinaryIO, array: np.ndarray) -> None:
+    """Append the voxels of a (z, y, x) array, little-endian, a slice at a time, so that a memory map never lies in memory whole."""
+    for plane in array:
+        np.ascontiguousarray(plane, dtype=array.dtype.newbyteorder("<")).tofile(file)
+
+
+def _mhd_hint(path: Path) -> str:
+    return f"; or read {path.with_suffix('.mhd').name}" if path.with_suffix(".mhd").is_file() else ""

@@ -1,0 +1,44 @@
+"""Losses that tie the super-resolved volume to the LR labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bundle.transforms.downsample import block_mean, nearest
+
+
+class NearestConsistency(nn.Module):
+    """The paper's: classes / 2 x MSE between the nearest-neighbour down-sampled result and the one-hot LR labels."""
+
+    def forward(self, probabilities: Tensor, lr_onehot: Tensor) -> Tensor:
+        """(B, P, s d, s h, s w) and (B, L, d, h, w), L <= P -> scalar; phases that the LR does not know are not charged."""
+        n = lr_onehot.shape[1]
+        down = nearest(probabilities, probabilities.shape[-1] // lr_onehot.shape[-1])[:, :n]
+        return nn.functional.mse_loss(down, lr_onehot) * n / 2
+
+
+class BlockConsistency(nn.Module):
+    """Charges each LR voxel the cost of what its block holds, above a tolerance.
+
+    loss = mean over LR voxels of max(0, sum over phases p of cost[LR label, p] x block mean of p - tolerance).
+    Trusted labels have high costs in their row and bind; doubtful ones have low costs and may be corrected.
+
+    Args:
+        cost: rows LR labels, columns SR phases; 0 on the diagonal. A phase that the LR does not know has no column: it is free.
+        tolerance: share of a block that may differ at no charge, so that surfaces need not follow the LR staircase.
+    """
+
+    def __init__(self, cost: Sequence[Sequence[float]], tolerance: float = 0.35):
+        super().__init__()
+        self.register_buffer("cost", torch.tensor(cost, dtype=torch.float32))
+        self.tolerance = tolerance
+
+    def forward(self, probabilities: Tensor, lr_onehot: Tensor) -> Tensor:
+        """(B, P, s d, s h, s w) and (B, L, d, h, w) -> scalar."""
+        n = self.cost.shape[1]
+        share = block_mean(probabilities, probabilities.shape[-1] // lr_onehot.shape[-1])[:, :n]
+        charge = torch.einsum("bldhw,lp,bpdhw->bdhw", lr_onehot, self.cost, share)
+        return (charge - self.tolerance).relu().mean()

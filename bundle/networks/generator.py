@@ -1,0 +1,207 @@
+"""The default generator: levels of x2, most of the work on the LR grid, valid convolutions only."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Box = tuple[tuple[int, int, int], int]
+"""A cube in LR voxels: start (z, y, x) relative to the first voxel of the patch, and edge length."""
+
+
+def crop(x: Tensor, start: list[int], size: list[int]) -> Tensor:
+    """Box of the last three axes."""
+    return x[:, :, start[0] : start[0] + size[0], start[1] : start[1] + size[1], start[2] : start[2] + size[2]]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3^3 convolutions without padding and the shortcut, cropped to match: trims two voxels a side."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, channels, 3)
+        self.conv2 = nn.Conv3d(channels, channels, 3)
+        # Starts as the identity, so that depth costs no stability (Zhang et al. 2019, Fixup).
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, D-4, H-4, W-4)."""
+        y = self.conv2(F.leaky_relu(self.conv1(x), 0.2))
+        return F.leaky_relu(x[:, :, 2:-2, 2:-2, 2:-2] + y, 0.2)
+
+
+class SubPixel2(nn.Module):
+    """Every voxel becomes 2^3 by one transposed convolution of kernel 2, stride 2 (the sub-pixel convolution of Shi et al. 2016 with a 1^3 kernel).
+
+    All eight sub-voxels start with equal weights (the idea of ICNR, Aitken et al. 2017): no checkerboard to unlearn.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.expand = nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2)
+        with torch.no_grad():
+            weight = torch.empty(in_channels, out_channels, 1, 1, 1)
+            nn.init.normal_(weight, std=(2.0 / in_channels) ** 0.5)
+            self.expand.weight.copy_(weight.expand_as(self.expand.weight))
+            self.expand.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, out, 2D, 2H, 2W)."""
+        return self.expand(x)
+
+
+class Level(nn.Module):
+    """One x2 level: sub-pixel upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before."""
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int, logit_bound: float):
+        super().__init__()
+        self.logit_bound = logit_bound
+        self.up = SubPixel2(in_channels, channels)
+        self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 0.3))
+        self.conv1 = nn.Conv3d(channels, channels, 3)
+        self.conv2 = nn.Conv3d(channels, channels, 3)
+        self.head = nn.Conv3d(channels, out_channels, 1)
+        nn.init.zeros_(self.head.weight)  # starts as the level before, enlarged
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d, 2h, 2w) -> features and logits (B, …, 2d-4, 2h-4, 2w-4)."""
+        y = F.leaky_relu(self.up(x) + self.noise_gain * noise, 0.2)
+        y = F.leaky_relu(self.conv1(y), 0.2)
+        y = F.leaky_relu(self.conv2(y), 0.2)
+        # nearest-neighbour enlargement; its first and last voxel are what the convolutions trim
+        before = F.interpolate(logits[:, :, 1:-1, 1:-1, 1:-1], scale_factor=2.0, mode="nearest")
+        # bounded by b tanh(x/b): a saturated softmax stops learning
+        return y, self.logit_bound * torch.tanh((before + self.head(y)).float() / self.logit_bound)
+
+
+class LevelGenerator(nn.Module):
+    """One-hot LR labels and noise -> phase probabilities `2^levels` times finer.
+
+    All convolutions are valid: a level trims two voxels of its grid on each side, so that what comes out is exact and windows
+    cut anywhere agree. `halo` LR voxels of context are needed on every side; `forward` makes them by replicating the border.
+
+    Args:
+        in_channels: LR phases + 1 (noise, last).
+        out_channels: phases of the result.
+        channels: features on the LR grid and then on each finer level; the number of levels is `len(channels) - 1`.
+        blocks: residual blocks on the LR grid, two convolutions each.
+        logit_bound: bound of the class logits.
+    """
+
+    margins: list[int]  # LR to finest: voxels of level k's grid around its core that the finer levels need
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int] = (64, 48, 32, 16),
+        blocks: int = 4,
+        logit_bound: float = 4.0,
+    ):
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.trunk = nn.Sequential(
+            nn.Conv3d(in_channels, channels[0], 3), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
+        )
+        self.levels = nn.ModuleList(Level(a, b, out_channels, logit_bound) for a, b in zip(channels[:-1], channels[1:]))
+        self.logit_bound = logit_bound
+        self.scale_factor: int = 2 ** len(self.levels)
+        self.trunk_trim: int = 1 + 2 * blocks
+        margin = [0]
+        for _ in range(len(self.levels)):  # context a level needs from the one before it, from the finest to the coarsest
+            margin.insert(0, (margin[0] + 3) // 2)
+        self.margins = margin
+        self.halo: int = self.trunk_trim + margin[0]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in, D, H, W) one-hot + noise -> (B, out, sD, sH, sW) probabilities; the finer noise is drawn here."""
+        h = self.halo
+        padded = F.pad(image, [h, h, h, h, h, h], mode="replicate")
+        noise: list[Tensor] = []
+        for scale, _, shape in self.noise_windows([image.shape[2], image.shape[3], image.shape[4]]):
+            noise.append(torch.randn([image.shape[0], 1, shape[0], shape[1], shape[2]], dtype=image.dtype, device=image.device))
+        return self.forward_window(padded, noise)
+
+    @torch.jit.export
+    def noise_windows(self, size: list[int]) -> list[tuple[int, int, list[int]]]:
+        """Noise that a core of `size` LR voxels needs: for each level (scale, offset from scale * core start, shape)."""
+        windows: list[tuple[int, int, list[int]]] = []
+        scale = 1
+        for i in range(len(self.margins) - 1):
+            margin = 2 * self.margins[i]
+            scale = scale * 2
+            windows.append((scale, -margin, [scale * n + 2 * margin for n in size]))
+        return windows
+
+    @torch.jit.export
+    def forward_window(self, image: Tensor, noise: list[Tensor]) -> Tensor:
+        """Exact probabilities of a core: (B, in, d+2 halo, …) and `noise_windows` -> (B, out, s d, s h, s w)."""
+        x = self.trunk(image)
+        logits = self.lr_logits(image)
+        i = 0
+        for level in self.levels:
+            x, logits = level(x, logits, noise[i])
+            cut = 2 * self.margins[i] - 2 - self.margins[i + 1]
+            low, size = [cut, cut, cut], [x.shape[2] - 2 * cut, x.shape[3] - 2 * cut, x.shape[4] - 2 * cut]
+            x, logits = crop(x, low, size), crop(logits, low, size)
+            i += 1
+        return torch.softmax(logits, dim=1)
+
+    def lr_logits(self, image: Tensor) -> Tensor:
+        """Logits that say what the LR label says, where the trunk has features: the levels learn corrections of them."""
+        t = self.trunk_trim
+        labels = image[:, : self.in_channels - 1, t:-t, t:-t, t:-t] * (0.5 * self.logit_bound)
+        # phases that the LR does not know start from zero
+        return F.pad(labels, [0, 0, 0, 0, 0, 0, 0, self.out_channels - self.in_channels + 1])
+
+    @torch.jit.unused
+    def forward_training(self, image: Tensor, edges: Sequence[int]) -> list[tuple[int, Tensor, Box]]:
+        """What the losses see: (scale, probabilities, box in LR voxels of the patch) a level, at random nested boxes of `edges` LR voxels."""
+        boxes = self.nested_boxes(image.shape[-1], edges)
+        return [(2 ** (k + 1), p, box) for k, (p, box) in enumerate(zip(self.forward_boxes(image, boxes), boxes))]
+
+    @torch.jit.unused
+    def forward_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[Tensor]:
+        """Training: every level decodes only its own box of the patch, so memory per level does not grow with the scale.
+
+        Args:
+            image: (B, in, N, N, N), one-hot + noise of an LR patch.
+            boxes: one `Box` a level, each inside the one before with a voxel to spare (see `nested_boxes`).
+
+        Returns:
+            probabilities a level: (B, out, m 2^k, m 2^k, m 2^k), k = 1, 2, … for a box of m LR voxels.
+        """
+        x, logits = self.trunk(image), self.lr_logits(image)
+        origin = [self.trunk_trim] * 3  # of x, in voxels of its own grid, relative to the patch
+        result = []
+        for k, (level, (start, edge)) in enumerate(zip(self.levels, boxes)):
+            # one voxel of the coarser grid is two of this one: what the two convolutions trim
+            low = [2**k * s - 1 for s in start]
+            offset, size = [a - o for a, o in zip(low, origin)], [2**k * edge + 2] * 3
+            x, logits = crop(x, offset, size), crop(logits, offset, size)
+            x, logits = level(x, logits, torch.randn(x.shape[0], 1, *(2 * n for n in x.shape[2:]), device=x.device))
+            origin = [2 * a + 2 for a in low]
+            result.append(torch.softmax(logits, dim=1))
+        return result
+
+    @torch.jit.unused
+    def nested_boxes(self, patch: int, edges: Sequence[int]) -> list[Box]:
+        """Random nested boxes of `edges` LR voxels, one a level, for a patch of `patch` LR voxels.
+
+        Raises:
+            ValueError: the edges do not fit.
+        """
+        low, size = self.trunk_trim, patch - 2 * self.trunk_trim
+        start = [low] * 3
+        boxes: list[Box] = []
+        for edge in edges:
+            free = size - edge - 2  # one LR voxel of context stays on each side
+            if free < 0:
+                raise ValueError(f"an LR patch of {patch} voxels is too small for level boxes of {list(edges)} LR voxels")
+            start = [s + 1 + int(torch.randint(free + 1, ())) for s in start]
+            boxes.append(((start[0], start[1], start[2]), edge))
+            size = edge
+        return boxes

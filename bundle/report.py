@@ -1,0 +1,191 @@
+"""Pictures and the text table that show LR, SR and HR side by side. matplotlib is imported when a picture is drawn, never a display."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bundle.io.atomic import atomic_path
+
+# In label order: pore is black, the rest are told apart in print and by most colour-blind readers.
+PHASE_COLOURS = ("#000000", "#c8b48c", "#c05040", "#40a0c0", "#70a050", "#9060b0")
+
+# Array axes (rows, columns) of the planes of a (z, y, x) volume.
+PLANES = {"xy": (1, 2), "xz": (0, 2), "yz": (0, 1)}
+
+MAX_PANEL_PIXELS = 768  # a panel shows at most this many of the finest pixels, or the texture would vanish
+LINE_STYLES = {"HR": {"color": "black"}, "SR": {"color": "#0060c0"}, "LR": {"color": "#d07000", "linestyle": "--", "marker": "."}}
+
+
+def colour_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels (y, x) -> RGB (y, x, 3) uint8 in `PHASE_COLOURS` (repeated where there are more labels)."""
+    table = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in PHASE_COLOURS], np.uint8)
+    return table[labels % len(table)]
+
+
+def middle_slices(volume: np.ndarray) -> dict[str, np.ndarray]:
+    """The middle plane across each axis of (z, y, x): xy (y, x), xz (z, x) and yz (z, y)."""
+    z, y, x = (size // 2 for size in volume.shape)
+    return {"xy": np.asarray(volume[z]), "xz": np.asarray(volume[:, y]), "yz": np.asarray(volume[:, :, x])}
+
+
+def plot_slices(
+    path: str | os.PathLike,
+    columns: Mapping[str, tuple[Mapping[str, np.ndarray], Sequence[float]]],
+    phases: Sequence[str],
+    unit: str = "µm",
+) -> None:
+    """Write a PNG with a row for each plane and a column for each source, all panels at one physical scale, with a scale bar.
+
+    Panels are centred on each other and show what the smallest column (the SR, as a rule) covers.
+
+    Args:
+        path: of the PNG.
+        columns: title -> ({plane: labels (rows, columns)}, pixel size along (z, y, x)); a plane may be missing.
+        phases: names, in label order, for the legend.
+        unit: of the pixel sizes.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    finest = min(min(size) for _, size in columns.values())
+    spans = {plane: _common_span(columns, plane, finest * MAX_PANEL_PIXELS) for plane in PLANES}
+    width = max(span[1] for span in spans.values())
+    inches = 3.6 / width
+    heights = [span[0] * inches for span in spans.values()]
+    figure = Figure(figsize=(3.75 * len(columns) + 0.3, sum(heights) + 0.15 * len(heights) + 0.8), dpi=160, layout="constrained")
+    panels = figure.subplots(len(PLANES), len(columns), squeeze=False, height_ratios=heights)
+    for row, (plane, (height, _)) in zip(panels, spans.items(), strict=True):
+        row[0].set_ylabel(plane, rotation=0, ha="right", va="center")
+        for panel, (slices, size) in zip(row, columns.values(), strict=True):
+            panel.set(xticks=[], yticks=[])
+            if plane not in slices:
+                panel.axis("off")
+                continue
+            h, w = (n * size[axis] / 2 for n, axis in zip(slices[plane].shape, PLANES[plane], strict=True))
+            panel.imshow(colour_labels(slices[plane]), extent=(-w, w, h, -h), interpolation_stage="rgba")
+            panel.set(xlim=(-width / 2, width / 2), ylim=(height / 2, -height / 2), aspect="equal")
+    for panel, title in zip(panels[0], columns, strict=True):
+        panel.set_title(title)
+    _scale_bar(panels[0, 0], width, spans["xy"][0], unit)
+    colours = [PHASE_COLOURS[i % len(PHASE_COLOURS)] for i in range(len(phases))]
+    figure.legend(handles=[Patch(facecolor=c, edgecolor="grey", label=p) for c, p in zip(colours, phases, strict=True)],
+                  loc="outside lower center", ncols=len(phases), frameon=False)  # fmt: skip
+    _save(figure, path)
+
+
+def plot_two_point(path: str | os.PathLike, groups: Mapping[str, Mapping], phases: Sequence[str], unit: str = "µm") -> None:
+    """Write a PNG of the two-point correlation: a row for each plane group, a panel for each phase.
+
+    Args:
+        path: of the PNG.
+        groups: group -> {"LR" | "SR" | "HR": {"lag": (lags,), "mean": (n_phases, lags)}}; "HR" also has "min" and "max" over the images.
+        phases: names in label order.
+        unit: of the lags.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(phases), 3.0 * len(groups) + 0.4), dpi=130, layout="constrained")
+    panels = figure.subplots(len(groups), len(phases), squeeze=False)
+    for row, (group, curves) in zip(panels, groups.items(), strict=True):
+        for label, panel in enumerate(row):
+            hr = curves["HR"]
+            panel.fill_between(hr["lag"], hr["min"][label], hr["max"][label], color="0.85", label="HR images, min to max")
+            for name, style in LINE_STYLES.items():
+                panel.plot(curves[name]["lag"], curves[name]["mean"][label], label=name, **style)
+            panel.set_title(phases[label] if len(groups) == 1 else f"{phases[label]}, {group}")
+            panel.set_ylim(bottom=0)
+            panel.margins(x=0)
+        row[0].set_ylabel("two-point correlation S2(r)")
+    for panel in panels[-1]:
+        panel.set_xlabel(f"r [{unit}]")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    _save(figure, path)
+
+
+def plot_statistics(path: str | os.PathLike, groups: Mapping[str, Mapping], phases: Sequence[str]) -> None:
+    """Write a PNG with bars of the volume fractions and (log scale) interfacial areas: a row for each plane group.
+
+    Args:
+        path: of the PNG.
+        groups: group -> result of `bundle.metrics.summarise`.
+        phases: names in label order: the first statistics are their fractions.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4 * len(groups) + 0.4), dpi=130, layout="constrained")
+    n_areas = len(phases) * (len(phases) - 1) // 2
+    panels = figure.subplots(len(groups), 2, squeeze=False, width_ratios=(len(phases), max(n_areas, 1)))
+    for row, (group, summary) in zip(panels, groups.items(), strict=True):
+        names, rows = list(summary["statistics"]), list(summary["statistics"].values())
+        for panel, part in zip(row, (slice(len(phases)), slice(len(phases), None)), strict=True):
+            shown = rows[part]
+            for place, (name, style) in enumerate((n, LINE_STYLES[n]) for n in ("LR", "SR", "HR")):
+                at = np.arange(len(shown)) + 0.27 * (place - 1)
+                colour = "0.45" if name == "HR" else style["color"]
+                spread = [s["hr_std"] or 0 for s in shown] if name == "HR" else None
+                panel.bar(at, [s[name.lower()] for s in shown], 0.25, yerr=spread, capsize=2, color=colour, label=name)
+            panel.set_xticks(np.arange(len(shown)), names[part], rotation=20, ha="right")
+        suffix = "" if len(groups) == 1 else f", {group}"
+        row[0].set_title("volume fraction" + suffix)
+        row[1].set_title("interfacial area / interior faces, LR on the HR grid" + suffix)
+        row[1].set_yscale("log")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def format_table(summary: Mapping) -> str:
+    """The statistics of `bundle.metrics.summarise` as plain text, one a line, the mean relative error last."""
+    rows = summary["statistics"]
+    wide = max(len(name) for name in [*rows, "mean relative error"])
+    lines = [f"{'statistic':{wide}} {'HR mean':>10} {'HR std':>10} {'LR*':>10} {'SR':>10} {'LR error':>9} {'SR error':>9}"]
+    for name, row in rows.items():
+        values = " ".join(_cell(row[key], "10.5f") for key in ("hr", "hr_std", "lr", "sr"))
+        lines.append(f"{name:{wide}} {values} {_cell(row['lr_error'], '9.1%')} {_cell(row['sr_error'], '9.1%')}")
+    error = summary["mean_relative_error"]
+    lines.append(f"{'mean relative error':{wide}} {'':43} {_cell(error['lr'], '9.1%')} {_cell(error['sr'], '9.1%')}")
+    lines.append("* LR repeated to the HR grid (nearest neighbour): a face area depends on the voxel size")
+    if summary["left_out"]:
+        lines.append(f"left out of the mean, 0 in HR: {', '.join(summary['left_out'])}")
+    noise = summary["hr_noise"]
+    if noise:
+        errors = [error for error in noise["leave_one_out"] if error is not None]
+        lines.append(
+            f"noise of the HR images: as many drawn with replacement are off by {_cell(noise['bootstrap_median'], '.1%')} (median), "
+            f"{_cell(noise['bootstrap_95'], '.1%')} (95th percentile); one image against the others by "
+            f"{_cell(min(errors, default=None), '.0%')} to {_cell(max(errors, default=None), '.0%')}"
+        )
+    return "\n".join(lines)
+
+
+def format_agreement(agreement: Mapping) -> str:
+    """The result of `bundle.metrics.lr_agreement` as one line."""
+    kept = ", ".join(f"{name} {_cell(share, '.1%')}" for name, share in agreement["kept"].items())
+    return f"LR kept (majority of the SR block has the LR label): {kept}; all {agreement['all']:.1%}"
+
+
+def _cell(value: float | None, spec: str) -> str:
+    width = spec.split(".")[0]
+    return f"{'-':>{width}}" if value is None else f"{value:{spec}}"
+
+
+def _common_span(columns, plane: str, limit: float) -> tuple[float, float]:
+    """(height, width) that every column which has the plane covers, at most `limit`."""
+    spans = [[n * size[axis] for n, axis in zip(slices[plane].shape, PLANES[plane], strict=True)]
+             for slices, size in columns.values() if plane in slices]  # fmt: skip
+    return tuple(min([limit, *extent]) for extent in zip(*spans, strict=True))
+
+
+def _scale_bar(panel, width: float, height: float, unit: str) -> None:
+    """A bar of 1, 2 or 5 x 10^k units, at most a third of the panel, in its lower left corner."""
+    power = 10.0 ** np.floor(np.log10(width / 3))
+    length = max(step * power for step in (1, 2, 5) if step * power <= width / 3)
+    left, bottom, pad = -width / 2, height / 2, width / 40
+    panel.fill_between([left, left + length + 2 * pad], bottom, bottom - 4.5 * pad, color="white", zorder=3)
+    panel.fill_between([left + pad, left + pad + length], bottom - pad, bottom - 1.8 * pad, color="black", zorder=4)
+    panel.text(left + pad + length / 2, bottom - 2.1 * pad, f"{length:g} {unit}", ha="center", va="bottom", fontsize=8, zorder=4)
+
+
+def _save(figure, path: str | os.PathLike) -> None:
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="png")

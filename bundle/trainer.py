@@ -1,0 +1,214 @@
+"""The training engine: one critic step an iteration, a generator step every `n_critic` iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Trainer
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys, convert_to_tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from bundle.buffer import SliceBuffer
+from bundle.errors import InputError
+from bundle.transforms.downsample import block_mean
+from bundle.transforms.slices import random_slices
+
+
+def straight_through(probabilities: Tensor) -> Tensor:
+    """One-hot labels whose gradient is that of the probabilities, so that a critic cannot tell soft from hard: (B, P, …)."""
+    hard = torch.zeros_like(probabilities).scatter_(1, probabilities.argmax(1, keepdim=True), 1.0)
+    return hard + probabilities - probabilities.detach()
+
+
+class SuperResolutionTrainer(Trainer):
+    """Trains a 3D generator against 2D critics on slices, tied to the LR labels.
+
+    A batch holds `image` (B, LR phases + 1, N, N, N: one-hot + noise) and, under each key of `planes`, a list with one tensor of
+    real crops (B, n, phases, h, w) a level. Every random number of an iteration comes from (seed, iteration): a resumed run equals
+    an uninterrupted one.
+
+    Args:
+        device: where to train.
+        max_epochs: epochs in all.
+        train_data_loader: yields the batches; its dataset's `set_epoch` is called when an epoch starts.
+        network: the generator (`forward_training`, `scale_factor`).
+        critics: one a level and plane group, named `<group>_<scale>x`; empty trains on consistency alone.
+        g_optimizer, d_optimizer: of the generator; of all critics.
+        adversarial: the adversarial loss.
+        consistency: the loss between probabilities and LR one-hot labels.
+        adversarial_weight, consistency_weight: of the two in the generator's loss.
+        boxes: edge (LR voxels) of the box that each level decodes.
+        planes: plane group -> planes that its critics judge, e.g. {"hr": ["xy", "xz", "yz"]}.
+        slices_per_plane: slices drawn from each plane of a volume; None takes all.
+        border: voxels cut from a volume before slicing.
+        separate_planes: one critic update a plane, one after the other, as published; else one for all planes of the group.
+        n_critic: iterations (critic steps) per generator step.
+        warmup_iterations: first iterations that train the generator on consistency alone.
+        buffer: earlier fake slices for the critic; None uses the newest volume only, as published.
+        hard_labels: the finest level's critic sees labels (straight-through), not probabilities.
+        ema_decay: of the averaged generator, per generator step.
+        max_grad_norm: clips the gradient norm of both optimizers; None does not clip.
+        amp: runs the generator under bfloat16 autocast.
+        seed: of everything random.
+        train_handlers: ignite handlers.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: Iterable,
+        network: nn.Module,
+        critics: nn.ModuleDict,
+        g_optimizer: Optimizer,
+        d_optimizer: Optimizer | None,
+        adversarial: Any,
+        consistency: nn.Module,
+        boxes: Sequence[int],
+        planes: Mapping[str, Sequence[str]],
+        adversarial_weight: float = 1.0,
+        consistency_weight: float = 1.0,
+        slices_per_plane: int | None = None,
+        border: int = 0,
+        separate_planes: bool = False,
+        n_critic: int = 1,
+        warmup_iterations: int = 0,
+        buffer: SliceBuffer | None = None,
+        hard_labels: bool = True,
+        ema_decay: float = 0.999,
+        max_grad_norm: float | None = None,
+        amp: bool = False,
+        seed: int = 0,
+        train_handlers: Sequence | None = None,
+    ):
+        super().__init__(device, max_epochs, train_data_loader, handlers=None, decollate=False)
+        self.network = network.to(device, memory_format=torch.channels_last_3d)
+        self.critics = critics.to(device, memory_format=torch.channels_last)
+        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
+        self.adversarial, self.consistency = adversarial, consistency.to(device)
+        self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
+        self.boxes, self.planes = list(boxes), {group: list(names) for group, names in planes.items()}
+        self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, separate_planes
+        self.n_critic, self.warmup_iterations = n_critic, warmup_iterations
+        self.buffer, self.hard_labels = buffer, hard_labels
+        self.max_grad_norm, self.bfloat16, self.seed = max_grad_norm, amp, seed
+        self.add_event_handler(Events.EPOCH_STARTED, lambda: train_data_loader.dataset.set_epoch(self.state.epoch))
+        self._register_handlers(train_handlers or [])
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
+        """One critic step and, every `n_critic` iterations, one generator step; returns the losses as floats."""
+        iteration = engine.state.iteration
+        torch.manual_seed((self.seed * 1_000_003 + iteration) & 0x7FFFFFFFFFFFFFFF)
+        image = convert_to_tensor(batchdata["image"], track_meta=False).to(self.state.device, memory_format=torch.channels_last_3d)
+        adversarial = bool(self.critics) and iteration > self.warmup_iterations
+        generator_turn = iteration % self.n_critic == 0 or not adversarial
+        losses: dict[str, Tensor] = {}
+
+        volumes = []
+        if generator_turn or self.buffer is None or not self.buffer.rings:
+            with torch.set_grad_enabled(generator_turn), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
+                volumes = self.network.forward_training(image, self.boxes)
+        if self.critics:
+            reals = self._reals(batchdata)
+            fakes = self._fakes(volumes)
+            if self.buffer is not None:
+                for name, per_plane in fakes.items():
+                    self.buffer.push(name, torch.cat(per_plane))
+        if adversarial:
+            self._critic_step(reals, fakes, losses)
+        if generator_turn:
+            self._generator_step(image[:, :-1], volumes, reals if adversarial else {}, fakes if adversarial else {}, losses)
+            self.ema.update_parameters(self.network)
+        output = {name: float(value.detach()) for name, value in losses.items()}
+        self._guard(output, iteration)
+        engine.state.output = {CommonKeys.LOSS: output.get("generator", output.get("critic", 0.0)), **output}
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _reals(self, batch: Mapping[str, Any]) -> dict[str, list[Tensor]]:
+        """Real slices by critic, block-averaged to its scale; one tensor a critic update."""
+        scales = [self.network.scale_factor // 2**k for k in reversed(range(len(self.boxes)))]
+        reals = {}
+        for group, planes in self.planes.items():
+            for scale, crops in zip(scales, batch[group]):
+                crops = convert_to_tensor(crops, track_meta=False).flatten(0, 1).to(self.state.device)
+                crops = block_mean(crops, self.network.scale_factor // scale)
+                reals[f"{group}_{scale}x"] = list(crops.chunk(len(planes))) if self.separate_planes else [crops]
+        return reals
+
+    def _fakes(self, volumes: Sequence[tuple[int, Tensor, Any]]) -> dict[str, list[Tensor]]:
+        """Fake slices by critic, one tensor a critic update."""
+        fakes = {}
+        for scale, probabilities, _ in volumes:
+            if self.hard_labels and scale == self.network.scale_factor:
+                probabilities = straight_through(probabilities)
+            for group, planes in self.planes.items():
+                slices = [random_slices(probabilities, plane, self.slices_per_plane, self.border) for plane in planes]
+                fakes[f"{group}_{scale}x"] = slices if self.separate_planes else [torch.cat(slices)]
+        return fakes
+
+    def _critic_step(self, reals: Mapping[str, list[Tensor]], fakes: Mapping[str, list[Tensor]], losses: dict[str, Tensor]) -> None:
+        """Updates every critic once, or once a plane."""
+        for turn in range(max(len(planes) for planes in self.planes.values()) if self.separate_planes else 1):
+            total = torch.zeros((), device=self.state.device)
+            for name, critic in self.critics.items():
+                if turn >= len(reals[name]):
+                    continue
+                real = reals[name][turn]
+                fake = fakes[name][turn].detach() if self.buffer is None else self.buffer.sample(name, len(real))
+                losses[f"critic_{name}"] = self.adversarial.critic_loss(critic, real, fake)
+                total = total + losses[f"critic_{name}"]
+            self._step(self.d_optimizer, total, self.critics)
+        losses["critic"] = total
+
+    def _generator_step(
+        self,
+        lr_onehot: Tensor,
+        volumes: Sequence[tuple[int, Tensor, Any]],
+        reals: Mapping[str, list[Tensor]],
+        fakes: Mapping[str, list[Tensor]],
+        losses: dict[str, Tensor],
+    ) -> None:
+        """Updates the generator; levels count equally."""
+        consistency = torch.zeros((), device=self.state.device)
+        for _, probabilities, (start, edge) in volumes:
+            z, y, x = (slice(s, s + edge) for s in start)
+            consistency = consistency + self.consistency(probabilities, lr_onehot[:, :, z, y, x]) / len(volumes)
+        losses["consistency"] = consistency
+        losses["generator"] = self.consistency_weight * consistency
+        if fakes:
+            self.critics.requires_grad_(False)
+            for name, critic in self.critics.items():
+                for real, fake in zip(reals[name], fakes[name]):
+                    score = self.adversarial.generator_loss(critic, real, fake) / len(fakes[name])
+                    losses[f"adversarial_{name}"] = losses.get(f"adversarial_{name}", 0.0) + score
+                losses["generator"] = losses["generator"] + self.adversarial_weight * losses[f"adversarial_{name}"] / len(self.critics)
+            self.critics.requires_grad_(True)
+        self._step(self.g_optimizer, losses["generator"], self.network)
+
+    def _step(self, optimizer: Optimizer, loss: Tensor, module: nn.Module) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm)
+        optimizer.step()
+
+    def _guard(self, losses: Mapping[str, float], iteration: int) -> None:
+        """Stops at the first loss that is no number.
+
+        Raises:
+            InputError: names the iteration and the loss; the last checkpoint is good.
+        """
+        for name, value in losses.items():
+            if not torch.isfinite(torch.tensor(value)):
+                raise InputError(
+                    f"training stopped at iteration {iteration}: the loss '{name}' became {value}; the last checkpoint is kept, "
+                    "resume from it with a lower learning rate or a higher penalty"
+                )

@@ -1,0 +1,125 @@
+"""What every format has in common."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from bundle.errors import InputError
+from bundle.io import Volume, read_volume, write_volume
+from bundle.io.files import READERS, WRITERS, suffix_of
+
+SIZE = (3.0, 2.5, 0.4375)
+
+
+@pytest.fixture
+def array():
+    return np.random.default_rng(0).integers(0, 4, (5, 7, 11)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("kind", ["plain", "memory map", "view"])
+def test_round_trip(tmp_path, array, suffix, kind):
+    if kind == "memory map":
+        np.save(tmp_path / "source.npy", array)
+        source = np.load(tmp_path / "source.npy", mmap_mode="r")
+    else:
+        source = array if kind == "plain" else np.asfortranarray(array)
+    write_volume(tmp_path / f"a{suffix.upper()}", Volume(source, SIZE))
+    volume = read_volume(tmp_path / f"a{suffix.upper()}")
+    np.testing.assert_array_equal(volume.array, array)
+    assert volume.array.dtype == np.uint8
+    assert volume.voxel_size == SIZE
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_given_voxel_size_overrides_the_file(tmp_path, array, suffix):
+    write_volume(tmp_path / f"a{suffix}", Volume(array, SIZE))
+    assert read_volume(tmp_path / f"a{suffix}", voxel_size=7).voxel_size == (7.0, 7.0, 7.0)
+
+
+def test_float_values_survive(tmp_path):
+    array = np.random.default_rng(0).random((5, 7, 11)).astype(np.float32)
+    for suffix in WRITERS:
+        write_volume(tmp_path / f"a{suffix}", Volume(array, SIZE))
+        np.testing.assert_array_equal(read_volume(tmp_path / f"a{suffix}").array, array)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_missing_empty_and_garbage_files_are_one_line(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(InputError, match=r"a\..*: no such file"):
+        read_volume(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="0 bytes"):
+        read_volume(path)
+    path.write_bytes(b"no image at all" * 100)
+    with pytest.raises(InputError, match=r"a\.") as caught:
+        read_volume(path)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match="not a file"):
+        read_volume(path)
+
+
+def test_unknown_format_and_shape(tmp_path, array):
+    (tmp_path / "a.xyz").write_text("1")
+    with pytest.raises(InputError, match=r"\.xyz is not read.*\.nrrd"):
+        read_volume(tmp_path / "a.xyz")
+    with pytest.raises(InputError, match=r"\.nrrd is not written.*\.mhd"):
+        write_volume(tmp_path / "a.nrrd", Volume(array, SIZE))
+    with pytest.raises(InputError, match="shape"):
+        write_volume(tmp_path / "a.tif", Volume(array[0], SIZE))
+    with pytest.raises(InputError, match="int64"):
+        write_volume(tmp_path / "a.tif", Volume(array.astype(np.int64), SIZE))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
+
+
+@pytest.mark.parametrize("shape", [(7, 11), (2, 3, 7, 11)])
+def test_not_3d(tmp_path, shape):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), photometric="minisblack")
+    with pytest.raises(InputError, match=rf"a\.tif: {len(shape)}D"):
+        read_volume(tmp_path / "a.tif")
+
+
+def test_an_axis_of_no_voxels(tmp_path):
+    (tmp_path / "a.raw").write_bytes(b"")
+    (tmp_path / "a.json").write_text('{"shape": [0, 7, 11], "dtype": "uint8"}')
+    with pytest.raises(InputError, match="empty"):
+        read_volume(tmp_path / "a.raw")
+    with pytest.raises(InputError, match="shape"):
+        write_volume(tmp_path / "a.tif", Volume(np.zeros((0, 7, 11), np.uint8)))
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_unwritable_place(tmp_path, array, suffix):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_volume(tmp_path / "file" / f"a{suffix}", Volume(array, SIZE))
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_failure_half_way_leaves_the_old_file(tmp_path, array, suffix, monkeypatch):
+    """The data end with an error after the first slice, as on a full disk."""
+    write_volume(tmp_path / f"a{suffix}", Volume(array, SIZE))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    class Full(OSError):
+        pass
+
+    def write_some(path, *args, **kwargs):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise Full(28, "No space left on device")
+
+    monkeypatch.setattr("tifffile.imwrite", write_some)
+    monkeypatch.setattr("nibabel.save", lambda image, path: write_some(path))
+    for module in ("raw", "itk_formats"):
+        monkeypatch.setattr(f"bundle.io.{module}.write_voxels", lambda file, array: (file.write(b"half"), write_some(file.name)))
+    with pytest.raises(InputError, match="No space left"):
+        write_volume(tmp_path / f"a{suffix}", Volume(array + 1, SIZE))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_suffix_of():
+    assert [suffix_of(n) for n in ("a/b.NII.GZ", "b.3.5um.Tif", "noend", "x.gz")] == [".nii.gz", ".tif", "", ".gz"]

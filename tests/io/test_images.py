@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from bundle.errors import InputError
+from bundle.io import read_images
+
+
+@pytest.fixture
+def stack():
+    return np.random.default_rng(0).integers(0, 4, (3, 9, 13)).astype(np.uint8)
+
+
+def save(path, array, size=None):
+    options = {"resolution": (1 / size, 1 / size), "metadata": {"unit": "um", "spacing": 1.0}} if size else {}
+    tifffile.imwrite(path, array, photometric="minisblack", **options)
+    return path
+
+
+def test_pages_of_a_stack(tmp_path, stack):
+    images, size = read_images(save(tmp_path / "a.tif", stack, 0.4375))
+    assert len(images) == 3
+    np.testing.assert_array_equal(images, stack)
+    assert size == (0.4375, 0.4375)
+
+
+def test_three_pages_written_as_colours(tmp_path, stack):
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read_images(tmp_path / "a.tif")[0], stack)
+
+
+def test_pages_of_different_size(tmp_path, stack):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(stack[0], photometric="minisblack")
+        file.write(stack[1, :5], photometric="minisblack")
+    assert [a.shape for a in read_images(tmp_path / "a.tif")[0]] == [(9, 13), (5, 13)]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "1"])
+def test_png_values(tmp_path, stack, mode):
+    array = stack[0].astype(np.uint16) if mode == "I;16" else stack[0] > 1 if mode == "1" else stack[0]
+    image = Image.fromarray(array)
+    if mode == "P":
+        image.putpalette([10, 0, 0, 200, 0, 0, 0, 90, 0, 0, 0, 30])
+    image.save(tmp_path / "a.png")
+    (read,), size = read_images(tmp_path / "a.png")
+    np.testing.assert_array_equal(read, array)
+    assert size is None
+
+
+def test_folder_list_and_pattern_in_order_of_name(tmp_path, stack):
+    for i in (2, 0, 1):
+        save(tmp_path / f"{i}.tif", stack[i])
+    (tmp_path / "notes.txt").write_text("not an image")
+    pattern = str(tmp_path / "*.tif")
+    for paths in (tmp_path, str(tmp_path), pattern, [tmp_path / f"{i}.tif" for i in range(3)], [tmp_path / "[01].tif", tmp_path / "2.tif"]):
+        np.testing.assert_array_equal(read_images(paths)[0], stack)
+
+
+def test_file_whose_name_looks_like_a_pattern(tmp_path, stack):
+    np.testing.assert_array_equal(read_images(save(tmp_path / "a[1].tif", stack))[0], stack)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(0.5, (0.5, 0.5)), ([0.5, 0.25], (0.5, 0.25)), ([0.5, 0.5, 0.5], (0.5, 0.5))]
+)  # fmt: skip
+def test_given_pixel_size_overrides(tmp_path, stack, given, expected):
+    assert read_images(save(tmp_path / "a.tif", stack, 0.4375), given)[1] == expected
+
+
+def test_unequal_or_wrong_pixel_sizes(tmp_path, stack):
+    paths = [save(tmp_path / "a.tif", stack, 0.5), save(tmp_path / "b.tif", stack, 0.25)]
+    with pytest.raises(InputError, match=r"b\.tif.*a\.tif.*hr_voxel_size"):
+        read_images(paths)
+    assert read_images(paths, 0.5)[1] == (0.5, 0.5)
+    for bad in (-1, [1, 2, 3], "x"):
+        with pytest.raises(InputError, match="hr_voxel_size"):
+            read_images(paths[0], bad)
+
+
+def test_nothing_to_read(tmp_path):
+    cases = {"empty list": [], "in this folder": tmp_path, "pattern": tmp_path / "*.tif", "no such file": tmp_path / "a.tif"}
+    for what, paths in cases.items():
+        with pytest.raises(InputError, match=what):
+            read_images(paths)
+
+
+def test_colour_damaged_and_unknown_files(tmp_path, stack):
+    colour = np.repeat(stack[0][..., None], 3, axis=-1)
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    tifffile.imwrite(tmp_path / "colour.tif", colour, photometric="rgb")
+    for name in ("colour.png", "colour.tif"):
+        with pytest.raises(InputError, match="colour"):
+            read_images(tmp_path / name)
+    (tmp_path / "colour.jpg").write_bytes(b"1")
+    with pytest.raises(InputError, match=r"\.png"):
+        read_images(tmp_path / "colour.jpg")
+    Image.fromarray(stack[0]).save(tmp_path / "cut.png")
+    save(tmp_path / "cut.tif", stack)
+    for name in ("cut.png", "cut.tif"):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: int(0.7 * len(data))])
+        with pytest.raises(InputError, match="cut") as caught:
+            read_images(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_real_images(shared_data):
+    images, _ = read_images(shared_data / "berea" / "hr_real_0.4375um.tif")
+    assert [a.shape for a in images] == [(1024, 1024)] * 4
+    assert np.unique(images).tolist() == [0, 1, 2, 3]

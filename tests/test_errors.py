@@ -1,0 +1,74 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from monai.transforms import Compose
+from torch.utils.data import DataLoader
+
+from bundle.errors import InputError, find_input_error, first_line
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "raising",
+    [
+        "raise InputError('lr.tif: no such file; check lr_image')",
+        # as MONAI's apply_transform does
+        "\ntry:\n    raise InputError('lr.tif: no such file; check lr_image')\nexcept Exception as e:\n"
+        "    raise RuntimeError('a\\nb') from e",
+        # raised while another error was handled
+        "\ntry:\n    raise InputError('lr.tif: no such file; check lr_image')\nexcept Exception:\n    raise KeyError('image')",
+        # as MONAI's SaveImage does: only the text of the traceback is left
+        "\nimport traceback\ntry:\n    raise InputError('lr.tif: no such file; check lr_image')\nexcept Exception:\n"
+        "    text = traceback.format_exc()\nraise RuntimeError('no writer.\\n' + text)",
+    ],
+)
+def test_uncaught_input_error_is_one_line_and_exit_code_1(raising):
+    done = run_python("from bundle.errors import InputError, one_line_errors\none_line_errors()\none_line_errors()\n" + raising)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "error: lr.tif: no such file; check lr_image\n"
+
+
+def test_other_errors_go_to_the_previous_hook():
+    done = run_python(
+        "import sys\nsys.excepthook = lambda *a: print('previous', a[0].__name__)\n"
+        "from bundle.errors import one_line_errors\none_line_errors()\nraise ValueError('a bug')"
+    )
+    assert done.returncode == 1
+    assert done.stdout == "previous ValueError\n"
+    assert done.stderr == ""
+
+
+class Failing:
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        def fail(item):
+            raise InputError("lr.tif: truncated")
+
+        return Compose([fail])(index)
+
+
+def test_found_in_what_a_data_loader_worker_raises():
+    with pytest.raises(Exception) as caught:
+        list(DataLoader(Failing(), num_workers=1))
+    assert not isinstance(caught.value, InputError) or str(caught.value) != "lr.tif: truncated"  # the worker's text, not the error itself
+    assert find_input_error(caught.value) == "lr.tif: truncated"
+
+
+def test_message_becomes_one_line():
+    assert find_input_error(InputError("a.tif:\n  two\n lines")) == "a.tif: two lines"
+    assert find_input_error(ValueError("lr.tif")) is None
+
+
+def test_first_line():
+    assert first_line(ValueError("\n one \n two")) == "one"
+    assert first_line(EOFError()) == "EOFError"

@@ -1,0 +1,87 @@
+"""Pictures and table: what they show is checked in the pixels and in the text."""
+
+import numpy as np
+from PIL import Image
+
+from bundle import report
+from bundle.metrics import statistic_names, summarise
+
+PHASES = ["pore", "quartz", "clay"]
+
+
+def share(picture: np.ndarray, colour: str) -> float:
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return float((picture[..., :3] == rgb).all(-1).mean())
+
+
+def summary(lr=(0.5, 0.25, 0.25, 0.1, 0.1, 0.02), sr=(0.3, 0.5, 0.2, 0.2, 0.1, 0.0)) -> dict:
+    hr = np.array([[0.2, 0.6, 0.2, 0.2, 0.1, 0.0], [0.4, 0.4, 0.2, 0.2, 0.1, 0.0]])
+    return summarise(statistic_names(PHASES), hr, np.array(lr), np.array(sr))
+
+
+def test_labels_get_the_phase_colours():
+    np.testing.assert_array_equal(report.colour_labels(np.array([[0, 1]], np.uint8)), [[[0, 0, 0], [0xC8, 0xB4, 0x8C]]])
+    assert report.colour_labels(np.array([[250]], np.uint8)).shape == (1, 1, 3)
+
+
+def test_middle_slices_are_the_planes_by_name():
+    volume = np.arange(3 * 4 * 5).reshape(3, 4, 5)
+    slices = report.middle_slices(volume)
+    np.testing.assert_array_equal(slices["xy"], volume[1])
+    np.testing.assert_array_equal(slices["xz"], volume[:, 2])
+    np.testing.assert_array_equal(slices["yz"], volume[:, :, 2])
+
+
+def test_slices_show_all_columns_at_one_scale(tmp_path):
+    lr = np.ones((4, 4, 4), np.uint8)
+    lr[:, :, 2:] = 2
+    sr = lr.repeat(4, 0).repeat(4, 1).repeat(4, 2)
+    hr = np.zeros((64, 64), np.uint8)
+    hr[24:40, 24:40] = 1  # the centre, as large as SR: nothing around it is shown
+    columns = {"LR": (report.middle_slices(lr), (4.0,) * 3), "SR": (report.middle_slices(sr), (1.0,) * 3), "HR": ({"xy": hr}, (1.0,) * 3)}
+    report.plot_slices(tmp_path / "new" / "slices.png", columns, PHASES)
+    picture = np.asarray(Image.open(tmp_path / "new" / "slices.png"))
+    thirds = [picture[:, i * picture.shape[1] // 3 : (i + 1) * picture.shape[1] // 3] for i in range(3)]
+    quartz, clay = report.PHASE_COLOURS[1:3]
+    np.testing.assert_allclose(share(thirds[0], quartz), share(thirds[1], quartz), rtol=0.15)  # the scale bar covers some of LR
+    np.testing.assert_allclose(share(thirds[0], clay), share(thirds[1], clay), rtol=0.15)
+    assert share(thirds[1], quartz) > 0.25 and share(thirds[1], clay) > 0.25
+    assert share(thirds[2], quartz) > 0.2 and share(thirds[2], clay) < 0.02 and share(thirds[2], "#000000") < 0.05
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["slices.png"]
+
+
+def test_slices_of_a_box_and_of_two_columns(tmp_path):
+    box = np.zeros((4, 8, 16), np.uint8)
+    column = (report.middle_slices(box), (2.0, 1.0, 1.0))
+    report.plot_slices(tmp_path / "box.png", {"LR": column, "SR": column}, PHASES)
+    width, height = Image.open(tmp_path / "box.png").size
+    assert height < width * 1.2  # three rows of half the width
+
+
+def test_two_point_and_statistics_are_drawn_in_the_colours_of_lr_sr_hr(tmp_path):
+    lag = np.linspace(0, 60, 20)
+    mean = np.exp(-lag / 20)[None] * np.array([[0.2], [0.5], [0.3]])
+    curves = {name: {"lag": lag, "mean": mean * factor} for name, factor in (("HR", 1.0), ("SR", 0.9), ("LR", 0.5))}
+    curves["HR"].update(min=mean * 0.8, max=mean * 1.2)
+    report.plot_two_point(tmp_path / "curves.png", {"xy": curves, "yz": curves}, PHASES)
+    report.plot_statistics(tmp_path / "bars.png", {"all planes": summary()}, PHASES)
+    for name in ("curves.png", "bars.png"):
+        picture = np.asarray(Image.open(tmp_path / name))
+        for source in ("LR", "SR"):
+            assert share(picture, report.LINE_STYLES[source]["color"]) > 0.0005, (name, source)
+
+
+def test_table_has_every_statistic_the_errors_and_what_was_left_out():
+    text = report.format_table(summary())
+    lines = {line.split("  ")[0].strip(): line for line in text.splitlines()}
+    assert lines["pore"].split()[1:] == ["0.30000", "0.14142", "0.50000", "0.30000", "66.7%", "0.0%"]
+    assert lines["quartz-clay"].split()[1:] == ["0.00000", "0.00000", "0.02000", "0.00000", "-", "-"]
+    # LR: 2/3, 1/2, 1/4, 1/2, 0; SR exact.
+    assert lines["mean relative error"].split()[-2:] == ["38.3%", "0.0%"]
+    assert "left out of the mean, 0 in HR: quartz-clay" in text
+    assert "noise of the HR images" in text
+
+
+def test_agreement_line_leaves_out_no_phase():
+    line = report.format_agreement({"kept": {"pore": 0.914, "clay": None}, "all": 0.5})
+    assert "pore 91.4%, clay -; all 50.0%" in line
