@@ -16,14 +16,14 @@ class RandomPatches(Dataset):
     Args:
         data: what the fixed transforms start from, such as {"image": path, "hr": paths}.
         fixed: transforms applied once (load, map labels, crop the region).
-        random: transforms applied for every patch.
+        transform: random transforms, applied for every patch.
         length: patches an epoch.
         seed: of the random transforms.
     """
 
-    def __init__(self, data: Mapping[str, Any], fixed: Callable, random: Compose, length: int, seed: int):
-        super().__init__(data=[fixed(dict(data))])
-        self.random, self.length, self.seed, self.epoch = random, length, seed, 0
+    def __init__(self, data: Mapping[str, Any], fixed: Callable, transform: Compose, length: int, seed: int):
+        super().__init__(data=[fixed(dict(data))], transform=transform)
+        self.length, self.seed, self.epoch = length, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Draws other patches: the trainer calls it when an epoch starts."""
@@ -34,5 +34,5 @@ class RandomPatches(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         words = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)
-        self.random.set_random_state(seed=int(words[0]))
-        return self.random(self.data[0])
+        self.transform.set_random_state(seed=int(words[0]))
+        return self.transform(self.data[0])

@@ -39,8 +39,6 @@ def one_line_errors() -> None:
     to the hook that was there before.
     """
     previous = sys.excepthook
-    if getattr(previous, "_one_line", False):
-        return
 
     def hook(kind, error, traceback):
         message = find_input_error(error)
@@ -49,5 +47,4 @@ def one_line_errors() -> None:
         else:
             sys.stderr.write(f"error: {message}\n")
 
-    hook._one_line = True
     sys.excepthook = hook

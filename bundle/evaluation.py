@@ -12,6 +12,7 @@ import numpy as np
 from bundle import report
 from bundle.errors import InputError
 from bundle.io import Volume, atomic_path, check_labels, read_images, read_volume
+from bundle.io.region import region_slices
 from bundle.metrics import lr_agreement, statistic_names, statistics, summarise, two_point
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Evaluation:
         n = len(self.phases)
         lr = read_volume(self.lr_image, self.lr_voxel_size)
         sr = read_volume(self.sr_image)
-        region = _region(lr.array.shape, self.lr_region)
+        region = region_slices(lr.array.shape, self.lr_region)
         array = check_labels(lr.array[region], len(self.lr_phases), str(self.lr_image), self.lr_labels, "lr_labels")
         lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array]
         expected = tuple(size * self.scale_factor for size in lr_array.shape)
@@ -230,14 +231,6 @@ def find_sr(lr_image: Path, output_dir: Path) -> Path:
 def _quarters(image: np.ndarray) -> list[np.ndarray]:
     """The four quarters of an image, which stand in for several images when there is one."""
     return [quarter for half in np.array_split(image, 2, 0) for quarter in np.array_split(half, 2, 1)]
-
-
-def _region(shape: Sequence[int], region: Sequence[Sequence[int]] | None) -> tuple[slice, ...]:
-    if region is None:
-        return (slice(None),) * 3
-    if np.shape(region) != (3, 2) or not all(0 <= start < stop <= n for (start, stop), n in zip(region, shape, strict=True)):
-        raise InputError(f"lr_region {region} is not [[z0, z1], [y0, y1], [x0, x1]] inside LR shape {tuple(shape)}")
-    return tuple(slice(*r) for r in region)
 
 
 def _spread(curves: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

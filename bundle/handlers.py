@@ -13,8 +13,10 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from bundle.checkpoint import load_checkpoint
 from bundle.errors import InputError
 from bundle.io import atomic_path
+from bundle.report import colour_labels
 
 if TYPE_CHECKING:
     from bundle.trainer import SuperResolutionTrainer
@@ -73,13 +75,12 @@ class TensorBoardLog:
 
     Args:
         log_dir: folder of the event files.
-        colours: one RGB (0..1) a phase.
         interval: iterations between points of the curves.
         picture_interval: epochs between pictures.
     """
 
-    def __init__(self, log_dir: str, colours: Sequence[Sequence[float]], interval: int = 10, picture_interval: int = 1):
-        self.log_dir, self.colours = log_dir, np.asarray(colours, dtype=np.float32)
+    def __init__(self, log_dir: str, interval: int = 10, picture_interval: int = 1):
+        self.log_dir = log_dir
         self.interval, self.picture_interval = interval, picture_interval
 
     def attach(self, engine: Engine) -> None:
@@ -107,7 +108,7 @@ class TensorBoardLog:
         panels = []
         for labels in slices:
             index = np.arange(size) * labels.shape[0] // size
-            panels += [self.colours[labels[index][:, index]], np.ones((size, 4, 3), dtype=np.float32)]
+            panels += [colour_labels(labels[index][:, index]), np.full((size, 4, 3), 255, dtype=np.uint8)]
         return np.concatenate(panels[:-1], axis=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Trainer
@@ -131,6 +132,26 @@ class SuperResolutionTrainer(Trainer):
         engine.state.output = {CommonKeys.LOSS: output.get("generator", output.get("critic", 0.0)), **output}
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+    def parts(self) -> dict[str, Any]:
+        """Everything with a state that a checkpoint must hold, by name."""
+        parts = {"network": self.network, "ema": self.ema, "critics": self.critics, "g_optimizer": self.g_optimizer}
+        if self.d_optimizer is not None:
+            parts["d_optimizer"] = self.d_optimizer
+        if self.buffer is not None:
+            parts["buffer"] = self.buffer
+        return parts
+
+    def example_slices(self) -> list[np.ndarray]:
+        """Label slices (y, x) of the last batch through the middle: LR, SR of the averaged generator, and an HR crop."""
+        image = convert_to_tensor(self.state.batch["image"], track_meta=False)[:1].to(self.state.device)
+        with torch.no_grad():
+            scale, probabilities, (start, edge) = self.ema.module.forward_training(image, self.boxes)[-1]
+        z, y, x = (slice(s, s + edge) for s in start)
+        lr = image[0, :-1, z, y, x].argmax(0)[edge // 2]
+        sr = probabilities[0].argmax(0)[scale * edge // 2]
+        hr = convert_to_tensor(self.state.batch[next(iter(self.planes))][-1], track_meta=False)[0, 0].argmax(0)
+        return [labels.cpu().numpy() for labels in (lr, sr, hr)]
 
     def _reals(self, batch: Mapping[str, Any]) -> dict[str, list[Tensor]]:
         """Real slices by critic, block-averaged to its scale; one tensor a critic update."""

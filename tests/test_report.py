@@ -2,6 +2,7 @@
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from bundle import report
 from bundle.metrics import statistic_names, summarise
@@ -50,12 +51,17 @@ def test_slices_show_all_columns_at_one_scale(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["slices.png"]
 
 
-def test_slices_of_a_box_and_of_two_columns(tmp_path):
-    box = np.zeros((4, 8, 16), np.uint8)
+def test_voxels_of_a_box_are_drawn_to_scale(tmp_path):
+    box = np.zeros((4, 8, 16), np.uint8)  # 8 x 8 x 16 µm
+    box[..., :8] = 1  # a square of 8 µm in xy and xz
     column = (report.middle_slices(box), (2.0, 1.0, 1.0))
     report.plot_slices(tmp_path / "box.png", {"LR": column, "SR": column}, PHASES)
-    width, height = Image.open(tmp_path / "box.png").size
-    assert height < width * 1.2  # three rows of half the width
+    picture = np.asarray(Image.open(tmp_path / "box.png"))[..., :3]
+    quartz = (picture == report.colour_labels(np.array(1))).all(-1)
+    squares = [square for square in ndimage.find_objects(ndimage.label(quartz)[0]) if square[0].stop - square[0].start > 50]
+    assert len(squares) == 4  # two planes, two columns
+    for rows, columns in squares:
+        assert abs((rows.stop - rows.start) - (columns.stop - columns.start)) <= 4
 
 
 def test_two_point_and_statistics_are_drawn_in_the_colours_of_lr_sr_hr(tmp_path):

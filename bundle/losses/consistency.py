@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,14 @@ class NearestConsistency(nn.Module):
         n = lr_onehot.shape[1]
         down = nearest(probabilities, probabilities.shape[-1] // lr_onehot.shape[-1])[:, :n]
         return nn.functional.mse_loss(down, lr_onehot) * n / 2
+
+
+def cost_matrix(lr_phases: Sequence[str], costs: Mapping[str, Mapping[str, float]]) -> list[list[float]]:
+    """Costs by name -> rows LR label, columns SR phase; 1 where nothing is said, 0 on the diagonal.
+
+    Names that are no phases of this rock are left out, so that a table serves several rocks.
+    """
+    return [[0.0 if a == b else float(costs.get(a, {}).get(b, 1.0)) for b in lr_phases] for a in lr_phases]
 
 
 class BlockConsistency(nn.Module):

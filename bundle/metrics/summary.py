@@ -83,7 +83,6 @@ def sampling_noise(hr: np.ndarray, seed: int = 0) -> dict | None:
     if n_images < 2:
         return None
     others = (hr.sum(0) - hr) / (n_images - 1)
-    others[others < 1e-12] = 0  # what the subtraction left of a statistic that only this image has
     draws = np.random.default_rng(seed).integers(0, n_images, (BOOTSTRAP_SAMPLES, n_images))
     errors = mean_relative_error(hr[draws].mean(1), hr.mean(0))
     return {

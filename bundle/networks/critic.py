@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -47,3 +47,9 @@ class PaperCritic(nn.Module):
     def forward(self, slices: Tensor) -> Tensor:
         """(N, phases, h, w) -> (N,) scores."""
         return self.layers(slices).mean(dim=(1, 2, 3))
+
+
+def make_critics(groups: Iterable[str], scales: Iterable[int], make: Callable[[], nn.Module]) -> nn.ModuleDict:
+    """One critic for each plane group and scale, named `<group>_<scale>x` as the trainer looks them up."""
+    scales = list(scales)
+    return nn.ModuleDict({f"{group}_{scale}x": make() for group in groups for scale in scales})

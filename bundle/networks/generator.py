@@ -71,8 +71,8 @@ class Level(nn.Module):
         y = F.leaky_relu(self.up(x) + self.noise_gain * noise, 0.2)
         y = F.leaky_relu(self.conv1(y), 0.2)
         y = F.leaky_relu(self.conv2(y), 0.2)
-        # nearest-neighbour enlargement; its first and last voxel are what the convolutions trim
-        before = F.interpolate(logits[:, :, 1:-1, 1:-1, 1:-1], scale_factor=2.0, mode="nearest")
+        # smooth from the start: the surface of interpolated labels has no staircase to unlearn
+        before = F.interpolate(logits.float(), scale_factor=2.0, mode="trilinear", align_corners=False)[:, :, 2:-2, 2:-2, 2:-2]
         # bounded by b tanh(x/b): a saturated softmax stops learning
         return y, self.logit_bound * torch.tanh((before + self.head(y)).float() / self.logit_bound)
 
@@ -186,6 +186,11 @@ class LevelGenerator(nn.Module):
             origin = [2 * a + 2 for a in low]
             result.append(torch.softmax(logits, dim=1))
         return result
+
+    @torch.jit.unused
+    def patch_edge(self, edges: Sequence[int]) -> int:
+        """LR voxels of a training patch whose first level decodes a box of `edges[0]`."""
+        return edges[0] + 2 + 2 * self.trunk_trim
 
     @torch.jit.unused
     def nested_boxes(self, patch: int, edges: Sequence[int]) -> list[Box]:

@@ -61,6 +61,11 @@ class PaperGenerator(nn.Module):
         return self.forward(image)[:, :, cut:-cut, cut:-cut, cut:-cut]
 
     @torch.jit.unused
+    def patch_edge(self, edges: Sequence[int]) -> int:
+        """LR voxels of a training patch: the whole of it is decoded."""
+        return edges[0]
+
+    @torch.jit.unused
     def forward_training(self, image: Tensor, edges: Sequence[int]) -> list[tuple[int, Tensor, Box]]:
         """What the losses see: the whole patch, decoded once (`edges` must be its edge, one level)."""
         if list(edges) != [image.shape[-1]]:

@@ -30,7 +30,7 @@ class RandSliceCropsd(RandomizableTransform, MapTransform):
         sizes: crop edges, pixels; one set of crops for each.
         number: crops of each size.
         n_phases: channels of the one-hot result.
-        symmetries: whether the 8 symmetries of the square may turn a crop; not when the two axes of the plane differ.
+        symmetries: that may turn a crop: 8 (all of the square) or 4 (mirroring, where the two axes of the plane differ).
 
     The result under each key is a list, one float32 tensor (number, n_phases, size, size) for each of `sizes`.
 
@@ -38,10 +38,10 @@ class RandSliceCropsd(RandomizableTransform, MapTransform):
         InputError: an image is smaller than a crop.
     """
 
-    def __init__(self, keys: KeysCollection, sizes: Sequence[int], number: int, n_phases: int, symmetries: bool = True):
+    def __init__(self, keys: KeysCollection, sizes: Sequence[int], number: int, n_phases: int, symmetries: int = 8):
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
-        self.n_symmetries = 8 if symmetries else 1
+        self.choices = {8: range(8), 4: (0, 2, 5, 7)}[symmetries]  # of `symmetry`; the second keep the axes
         self.sizes, self.number, self.n_phases = list(sizes), number, n_phases
 
     def __call__(self, data: Mapping[Hashable, Sequence[np.ndarray]]) -> dict[Hashable, list[Tensor]]:
@@ -60,7 +60,7 @@ class RandSliceCropsd(RandomizableTransform, MapTransform):
         for n in range(self.number):
             image = images[self.R.choice(len(images), p=area / area.sum())]
             y, x = (int(self.R.randint(k - size + 1)) for k in image.shape)
-            crops[n] = symmetry(image[y : y + size, x : x + size], self.R.randint(self.n_symmetries))
+            crops[n] = symmetry(image[y : y + size, x : x + size], self.choices[self.R.randint(len(self.choices))])
         labels = torch.from_numpy(crops).long()
         return torch.nn.functional.one_hot(labels, self.n_phases).movedim(-1, 1).float()
 

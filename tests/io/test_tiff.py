@@ -119,7 +119,9 @@ def test_written_for_imagej(tmp_path, array, pages):
         assert read_volume(tmp_path / "a.tif").voxel_size == pytest.approx(SIZE)
 
 
-def test_written_as_ome_bigtiff_above_the_limit(tmp_path, array, monkeypatch):
+@pytest.mark.parametrize("pages", [3, 4, 6])
+def test_written_as_ome_bigtiff_above_the_limit(tmp_path, array, monkeypatch, pages):
+    array = np.resize(array, (pages, 9, 13))
     monkeypatch.setattr(tiff, "IMAGEJ_MAX_BYTES", array.nbytes - 1)
     write_volume(tmp_path / "a.tif", Volume(array, SIZE))
     with tifffile.TiffFile(tmp_path / "a.tif") as file:

@@ -1,0 +1,142 @@
+"""From files to label arrays in memory: HR images, and a part of the LR volume."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, SpatialCrop
+
+from bundle.errors import InputError
+from bundle.io import check_labels, read_images
+from bundle.io.region import check_ratio, region_slices
+
+PLANE_AXES = {"xy": (1, 2), "xz": (0, 2), "yz": (0, 1)}
+"""Plane -> axes (of z, y, x) of its images' rows and columns."""
+
+
+def check_phases(phases: Sequence[str], lr_phases: Sequence[str] | None) -> list[str]:
+    """The phases that the LR volume knows: the first of `phases`, all of them where nothing is said.
+
+    Raises:
+        InputError: more LR phases than HR phases, or others than the first.
+    """
+    lr_phases = list(phases if lr_phases is None else lr_phases)
+    if len(lr_phases) > len(phases):
+        raise InputError(f"the HR images have {len(phases)} phases, fewer than the {len(lr_phases)} of the LR volume; name every LR phase in phases")
+    if lr_phases != list(phases[: len(lr_phases)]):
+        raise InputError(f"lr_phases {lr_phases} must be the first of phases {list(phases)}, in the same order; reorder phases and hr_labels")
+    return lr_phases
+
+
+def plane_groups(hr_images: Any) -> dict[str, list[str]]:
+    """Which planes a set of HR images teaches: all three ("hr"), or one set a plane ("hr_xy", …) where the rock is anisotropic.
+
+    Raises:
+        InputError: a mapping whose keys are not xy, xz and yz.
+    """
+    if not isinstance(hr_images, Mapping):
+        return {"hr": list(PLANE_AXES)}
+    if set(hr_images) != set(PLANE_AXES):
+        raise InputError(f"hr_images: has the planes {', '.join(map(str, hr_images))}; give one set of images, or one for each of xy, xz and yz")
+    return {f"hr_{plane}": [plane] for plane in PLANE_AXES}
+
+
+def training_files(lr_image: str, hr_images: Any) -> dict[str, Any]:
+    """What the loading transforms start from: the LR file under `image`, the HR files under each plane group."""
+    groups = plane_groups(hr_images)
+    one_set = not isinstance(hr_images, Mapping)
+    return {"image": lr_image, **{group: hr_images if one_set else hr_images[planes[0]] for group, planes in groups.items()}}
+
+
+class LoadSlicesd(MapTransform):
+    """Reads the HR images of each plane group and checks their labels and pixel size against the LR volume.
+
+    Args:
+        groups: plane group -> planes, as `plane_groups` gives; its keys are the entries that hold files.
+        image: entry of the LR volume, loaded before: a MetaTensor whose affine has the voxel size.
+        n_phases: labels that the images may hold.
+        scale_factor: LR voxel size / HR pixel size.
+        table: file value -> label, or None.
+        pixel_size: µm; overrides what the files say.
+
+    Each entry becomes a list of (row, column) uint8 label images.
+
+    Raises:
+        InputError: unreadable, wrong labels, or a pixel size that does not fit the scale factor.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[str]],
+        image: str,
+        n_phases: int,
+        scale_factor: int,
+        table: Mapping | None = None,
+        pixel_size: float | Sequence[float] | None = None,
+    ):
+        super().__init__(list(groups))
+        self.groups, self.image, self.n_phases, self.scale_factor = groups, image, n_phases, scale_factor
+        self.table, self.pixel_size = table, pixel_size
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns a copy of the dictionary with the images in place of the files."""
+        result = dict(data)
+        voxel = result[self.image].pixdim
+        for group, planes in self.groups.items():
+            images, pixel = read_images(result[group], self.pixel_size)
+            name = f"hr_images ({result[group]})"
+            if pixel is not None:
+                for plane in planes:
+                    check_ratio([float(voxel[axis]) for axis in PLANE_AXES[plane]], pixel, self.scale_factor, name)
+            result[group] = [check_labels(image, self.n_phases, name, self.table, "hr_labels") for image in images]
+        return result
+
+
+class CropRegiond(MapTransform):
+    """Keeps a part of a volume (C, z, y, x); the affine follows.
+
+    Args:
+        keys: entries to crop.
+        region: [[z0, z1], [y0, y1], [x0, x1]] in voxels, or None for all.
+    """
+
+    def __init__(self, keys: KeysCollection, region: Sequence[Sequence[int]] | None = None):
+        super().__init__(keys)
+        self.region = region
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
+        """Returns a copy of the dictionary with the entries cropped."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            if self.region is not None:
+                result[key] = SpatialCrop(roi_slices=region_slices(result[key].shape[1:], self.region))(result[key])
+        return result
+
+
+class CheckEdged(MapTransform):
+    """Refuses a volume that is smaller than a training patch.
+
+    Args:
+        keys: entries to check, (C, z, y, x).
+        edge: voxels that every axis must have.
+    """
+
+    def __init__(self, keys: KeysCollection, edge: int):
+        super().__init__(keys)
+        self.edge = edge
+
+    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> Mapping[Hashable, MetaTensor]:
+        """Returns the dictionary as it is.
+
+        Raises:
+            InputError: an axis is shorter.
+        """
+        for key in self.key_iterator(data):
+            shape = tuple(data[key].shape[1:])
+            if min(shape) < self.edge:
+                name = data[key].meta.get("filename_or_obj", key)
+                raise InputError(f"{name}: {shape} LR voxels to train on, but a patch takes {self.edge} along each axis; use more, or smaller boxes")
+        return data

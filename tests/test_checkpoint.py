@@ -1,0 +1,133 @@
+"""model.pt is written whole, read safely, and only into the network it belongs to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from bundle.checkpoint import load_checkpoint, load_model, save_model
+from bundle.errors import InputError
+from bundle.networks.generator import LevelGenerator
+from bundle.networks.paper import PaperGenerator
+
+PHASES, LR_PHASES = ["pore", "grain", "clay"], ["pore", "grain"]
+
+
+def make(channels=(4, 3), blocks=1) -> LevelGenerator:
+    return LevelGenerator(3, 3, channels=channels, blocks=blocks)
+
+
+@pytest.fixture
+def saved(tmp_path) -> tuple[Path, LevelGenerator]:
+    network = make().to(memory_format=torch.channels_last_3d)
+    save_model(tmp_path / "models" / "model.pt", network, PHASES, LR_PHASES)
+    return tmp_path / "models" / "model.pt", network
+
+
+def load(path, network=None, phases=PHASES, lr_phases=LR_PHASES, scale_factor=2):
+    return load_model(make() if network is None else network, path, phases, lr_phases, scale_factor)
+
+
+def test_round_trip(saved):
+    path, network = saved
+    target = make().train()
+    loaded = load(path, target)
+    assert loaded is target and not loaded.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    content = torch.load(path, weights_only=True)
+    assert sorted(content) == ["lr_phases", "model", "phases", "scale_factor"]
+    assert (content["phases"], content["lr_phases"], content["scale_factor"]) == (PHASES, LR_PHASES, 2)
+    assert os.listdir(path.parent) == ["model.pt"]
+
+
+def flip(path: Path) -> None:
+    """One bit of a weight: torch.load would not notice."""
+    content = bytearray(path.read_bytes())
+    weight = torch.load(path, weights_only=True)["model"]["trunk.0.weight"].numpy().tobytes()
+    content[content.index(weight) + 100] ^= 1
+    path.write_bytes(content)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("malicious",)
+
+
+DAMAGE = {
+    "missing": (Path.unlink, "no such file"),
+    "empty": (lambda p: p.write_bytes(b""), "damaged or incomplete"),
+    "text": (lambda p: p.write_text("no model"), "damaged or incomplete"),
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-500]), "damaged or incomplete"),
+    "flipped": (flip, "checksum"),
+    "malicious": (lambda p: torch.save({"model": Malicious()}, p), "not a checkpoint"),
+    "list": (lambda p: torch.save([1, 2], p), "no trained model"),
+    "training checkpoint": (lambda p: torch.save({"network": {}, "phases": PHASES}, p), "lacks model, lr_phases, scale_factor"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_file_that_is_no_model(saved, damage, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, _ = saved
+    spoil, words = DAMAGE[damage]
+    spoil(path)
+    with pytest.raises(InputError, match=words) as caught:
+        load(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not Path("malicious").exists()
+
+
+def test_not_finite_weights(saved):
+    path, network = saved
+    with torch.no_grad():
+        network.levels[0].head.bias[0] = float("nan")
+    save_model(path, network, PHASES, LR_PHASES)
+    with pytest.raises(InputError, match="levels.0.head.bias.*NaN"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"network": make(channels=(5, 3))}, r"trunk.0.weight is \(4, 3, 3, 3, 3\) in the file, \(5, 3, 3, 3, 3\) in network_def"),
+        ({"network": make(blocks=2)}, "trunk.3.conv1.weight is not in the file"),
+        ({"network": make(blocks=0)}, "trunk.2.conv1.weight is only in the file"),
+        ({"network": make(channels=(4, 3, 3))}, "4 times finer, but scale_factor is 2"),
+        ({"network": make(channels=(4, 3, 3)), "scale_factor": 4}, "scale_factor 2, but the config has 4"),
+        ({"network": PaperGenerator(3, 3, width=16), "scale_factor": 8}, "scale_factor 2, but the config has 8"),
+        ({"phases": ["pore", "clay", "grain"]}, r"phases \['pore', 'grain', 'clay'\], but the config has \['pore', 'clay', 'grain'\]"),
+        ({"lr_phases": PHASES}, r"lr_phases \['pore', 'grain'\], but the config has"),
+    ],
+)
+def test_a_model_of_another_network_or_rock(saved, options, words):
+    network = options.get("network") or make()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(InputError, match=words) as caught:
+        load(saved[0], **{"network": network, **options})
+    assert "\n" not in str(caught.value)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):
+    path, network = saved
+    before = path.read_bytes()
+
+    def fail(content, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(InputError, match="No space left"):
+        save_model(path, network, PHASES, LR_PHASES)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["model.pt"]
+
+
+def test_load_checkpoint_returns_what_was_saved(tmp_path):
+    torch.save({"position": {"epoch": 3}}, tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "last.pt") == {"position": {"epoch": 3}}

@@ -1,0 +1,201 @@
+"""Windows give what the whole volume gives, and the result knows its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor
+from torch import nn
+
+from bundle.errors import InputError
+from bundle.inferer import WindowInferer
+from bundle.networks.generator import LevelGenerator
+from bundle.networks.noise import coordinate_noise
+from bundle.networks.paper import PaperGenerator
+
+N_LR, N_HR, SHAPE = 3, 3, (9, 5, 11)
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    """Weights that let every voxel of the receptive field through: the initial ones make blocks the identity."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if value.ndim > 1 and "gain" not in name:
+                value.normal_(std=(3.0 / value[0].numel()) ** 0.5, generator=generator)
+            elif name.endswith("running_var"):
+                value.uniform_(0.5, 2.0, generator=generator)
+            elif value.is_floating_point():
+                value.normal_(std=0.3, generator=generator)
+    return network.eval()
+
+
+def level_generator(channels=(4, 4, 3, 3)) -> LevelGenerator:
+    return randomise(LevelGenerator(N_LR + 1, N_HR, channels=channels, blocks=1))
+
+
+def paper_generator() -> PaperGenerator:
+    return randomise(PaperGenerator(N_LR + 1, N_HR, width=32))
+
+
+NETWORKS = {"level": level_generator, "level, 2x": lambda: level_generator((4, 4)), "paper": paper_generator}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request) -> nn.Module:
+    return NETWORKS[request.param]()
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(N_LR, size=(1, 1, *SHAPE), dtype=np.uint8))
+
+
+def infer(labels: torch.Tensor, network: nn.Module, **options) -> torch.Tensor:
+    return WindowInferer(progress=False, **options)(labels, network)
+
+
+def whole(labels: torch.Tensor, network: nn.Module, seed: int, extra: int = 3) -> np.ndarray:
+    """Probabilities of the whole volume in one pass with `extra` more LR voxels of context than `halo` on every side, by numpy."""
+    margin, scale = network.halo + extra, network.scale_factor
+    padded = np.pad(labels[0, 0].numpy(), margin, mode="edge")
+    onehot = torch.from_numpy(np.eye(N_LR, dtype=np.float32)[padded]).permute(3, 0, 1, 2)[None]
+    image = torch.cat([onehot, coordinate_noise(seed, 1, (-margin,) * 3, padded.shape)[None, None]], 1)
+    noise = [
+        coordinate_noise(seed, s, (offset - extra * s,) * 3, tuple(shape))[None, None]
+        for s, offset, shape in network.noise_windows([n + 2 * extra for n in labels.shape[2:]])
+    ]
+    with torch.no_grad():
+        probabilities = network.forward_window(image, noise)
+    cut = slice(extra * scale, -extra * scale)
+    return probabilities[0, :, cut, cut, cut].numpy()
+
+
+@pytest.mark.parametrize("core", [4, 5, 8, 64])
+def test_any_core_gives_the_whole_volume(network, labels, core):
+    expected = whole(labels, network, seed=7)
+    scale = network.scale_factor
+    assert expected.shape == (N_HR, *(scale * n for n in SHAPE))
+    probabilities = infer(labels, network, core=core, seed=7, output="probabilities")
+    np.testing.assert_allclose(probabilities[0].numpy(), expected, atol=1e-5)
+    result = infer(labels, network, core=core, seed=7)
+    assert result.dtype == torch.uint8 and result.shape == (1, 1, *expected.shape[1:])
+    different = result[0, 0].numpy() != expected.argmax(0)
+    first, second = np.sort(expected, 0)[[-1, -2]]
+    assert ((first - second)[different] < 1e-4).all()  # the order of a float sum may decide a tie
+    assert different.mean() <= 1e-4
+    assert len(np.unique(expected.argmax(0))) == N_HR  # the comparison is one of something
+
+
+def test_the_order_and_the_number_of_cores():
+    inferer = WindowInferer(core=4)
+    cores = list(inferer.cores((9, 4, 3)))
+    assert cores == [((0, 0, 0), (4, 4, 3)), ((4, 0, 0), (4, 4, 3)), ((8, 0, 0), (1, 4, 3))]
+
+
+def test_the_receptive_field_ends_at_the_halo(network):
+    labels = torch.zeros(1, 1, 2 * network.halo + 2, 3, 3, dtype=torch.uint8)
+    options = {"core": 1, "output": "probabilities"}
+    first = slice(0, network.scale_factor)  # of z: the fine voxels of the first LR voxel
+    before = infer(labels, network, **options)[:, :, first]
+
+    def changed_at(z: int) -> bool:
+        other = labels.clone()
+        other[:, :, z] = 1
+        return not torch.equal(infer(other, network, **options)[:, :, first], before)
+
+    assert not changed_at(network.halo + 1)
+    assert changed_at(network.halo - 1)  # so a halo of two voxels less would be wrong
+    outside = labels.clone()
+    outside[:, :, network.halo + 1 :] = 1
+    assert not np.array_equal(whole(labels, network, 0)[:, -1], whole(outside, network, 0)[:, -1])
+
+
+def test_same_seed_same_bytes_other_seed_other_rock(network, labels):
+    one = infer(labels, network, core=5, seed=1)
+    assert torch.equal(one, infer(labels, network, core=5, seed=1))
+    assert not torch.equal(one, infer(labels, network, core=5, seed=2))
+
+
+def test_without_noise_the_seed_does_not_matter(labels):
+    network = level_generator()
+    one = infer(labels, network, seed=1, noise_std=0)
+    assert torch.equal(one, infer(labels, network, seed=2, noise_std=0))
+    assert not torch.equal(one, infer(labels, network, seed=1))
+
+
+def test_runs_in_evaluation_mode_and_leaves_the_mode(labels):
+    network = paper_generator()
+    expected = infer(labels, network)
+    network.train()  # batch norm would take its statistics from each window
+    with torch.inference_mode():
+        assert torch.equal(infer(labels, network), expected)
+    assert network.training
+
+
+def test_half_precision_is_close(labels):
+    network = level_generator()
+    full, half = (infer(labels, network, output="probabilities", amp=amp) for amp in (False, True))
+    assert half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    assert (full - half).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("output", ["labels", "probabilities"])
+def test_meta_tensor_gets_the_finer_grid(labels, output):
+    network = level_generator((4, 4, 3))
+    affine = torch.diag(torch.tensor([4.0, 2.0, 3.0, 1.0], dtype=torch.float64))
+    affine[:3, 3] = torch.tensor([10.0, 20.0, 30.0])
+    image = MetaTensor(labels[0], affine=affine, meta={"filename_or_obj": "lr.tif", "spatial_shape": np.array(SHAPE)})
+    (batch,) = DataLoader(Dataset([{"image": image}]), batch_size=1)
+    result = infer(batch["image"], network, output=output)
+    assert isinstance(result, MetaTensor)
+    np.testing.assert_allclose(result.affine[0].diagonal(), [1.0, 0.5, 0.75, 1.0])
+    # the corner of the box stays: centre of the first voxel - half a voxel
+    corner = affine[:3, 3] - affine.diagonal()[:3] / 2
+    np.testing.assert_allclose(result.affine[0][:3, 3] - result.affine[0].diagonal()[:3] / 2, corner)
+    assert result.meta["filename_or_obj"] == ["lr.tif"]
+    assert result.meta["spatial_shape"].tolist() == [[4 * n for n in SHAPE]]
+    np.testing.assert_array_equal(batch["image"].affine[0], affine)
+    assert torch.equal(result.as_tensor(), infer(labels, network, output=output))
+
+
+@pytest.mark.parametrize("output", ["labels", "probabilities"])
+def test_a_result_on_disk_equals_one_in_memory_and_leaves_no_file(tmp_path, labels, output):
+    network = level_generator()
+    result = infer(labels, network, output=output, scratch_dir=tmp_path / "scratch")
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(tmp_path / "scratch") in maps.read_text()
+    assert torch.equal(result, infer(labels, network, output=output))
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_scratch_dir_that_cannot_hold_the_result(tmp_path, labels, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        infer(labels, level_generator(), scratch_dir=tmp_path / "file" / "scratch")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(InputError, match="GB needed"):
+        infer(labels, level_generator(), scratch_dir=tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"core": 0}, {"core": 2.5}, {"output": "logits"}, {"noise_std": -1}])
+def test_options_that_make_no_sense(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        WindowInferer(**options)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4, 4), (1, 2, 4, 4, 4), (1, 4, 4, 4)])
+def test_one_volume_of_labels_is_needed(shape):
+    with pytest.raises(ValueError, match="one volume"):
+        infer(torch.zeros(shape, dtype=torch.uint8), level_generator())
+
+
+def test_progress_counts_fine_voxels(labels, capsys):
+    WindowInferer(core=4)(labels, level_generator((4, 4)))
+    shown = capsys.readouterr().err
+    assert "3.96k/3.96k" in shown and "voxel/s" in shown  # 9 x 5 x 11 x 2^3
