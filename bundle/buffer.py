@@ -24,15 +24,25 @@ class SliceBuffer:
         del ring[: -self.volumes]
 
     def sample(self, name: str, number: int) -> Tensor:
-        """`number` slices drawn at random from all that are remembered, (number, phases, h, w) float32."""
+        """`number` slices, half of the newest step and half of the earlier ones, drawn at random: (number, phases, h, w) float32.
+
+        The newest must weigh as much as all others together: a generator that has found a way past the critic would otherwise be
+        many steps ahead before the critic sees it.
+        """
         ring = self.rings[name]
-        pool = torch.cat(ring)
-        return pool[torch.randperm(len(pool), device="cpu")[:number].to(pool.device)].float()
+        newest = _draw(ring[-1], number - number // 2 if len(ring) > 1 else number)
+        if len(ring) == 1:
+            return newest.float()
+        return torch.cat([newest, _draw(torch.cat(ring[:-1]), number - len(newest))]).float()
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         """For the checkpoint."""
-        return dict(self.rings)
+        return {name: list(ring) for name, ring in self.rings.items()}
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """From a checkpoint."""
         self.rings = {name: list(ring) for name, ring in state.items()}
+
+
+def _draw(pool: Tensor, number: int) -> Tensor:
+    return pool[torch.randperm(len(pool), device="cpu")[:number].to(pool.device)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,6 +78,9 @@ class TensorBoardLog:
         log_dir: folder of the event files.
         interval: iterations between points of the curves.
         picture_interval: epochs between pictures.
+
+    Raises:
+        InputError: when training starts, the folder cannot be written.
     """
 
     def __init__(self, log_dir: str, interval: int = 10, picture_interval: int = 1):
@@ -88,12 +92,17 @@ class TensorBoardLog:
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._curves)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.picture_interval), self._picture)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.writer.flush())  # what a crash must not lose
         engine.add_event_handler(Events.COMPLETED, lambda: self.writer.close())
 
     def _open(self, engine: Engine) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self.writer = SummaryWriter(self.log_dir)
+        try:
+            # what an earlier run wrote from here on is not shown: after a kill these iterations come again
+            self.writer = SummaryWriter(self.log_dir, purge_step=engine.state.iteration + 1)
+        except OSError as error:
+            raise InputError(f"{self.log_dir}: cannot be written ({error.strerror or error}); choose another output_dir or free it") from error
 
     def _curves(self, engine: Engine) -> None:
         for name, value in engine.state.output.items():
@@ -119,6 +128,9 @@ class TrainingCheckpoint:
         path: of the training checkpoint (state of generator, average, critics, optimizers, buffer, position).
         save_weights: called with the averaged generator each time: writes model.pt.
         interval: epochs between saves; the last epoch is always saved.
+
+    Raises:
+        InputError: when it saves, a weight is no number (the files stay as they were), or the files cannot be written.
     """
 
     def __init__(self, path: str | Path, save_weights: Callable[[torch.nn.Module], None], interval: int = 1):
@@ -139,12 +151,20 @@ class TrainingCheckpoint:
         if engine.state.epoch % self.interval and engine.state.epoch != engine.state.max_epochs:
             return
         position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "seconds": self.seconds}
+        state = {name: part.state_dict() for name, part in engine.parts().items()}
+        for part in ("network", "ema", "critics"):  # the losses were numbers, but the last step may have gone wrong
+            for name, value in state[part].items():
+                if not torch.isfinite(value).all():
+                    raise InputError(
+                        f"training stopped at iteration {engine.state.iteration}: {name} of the {part} became NaN or infinite; "
+                        "the last checkpoint is kept, resume from it with a lower learning rate or a higher penalty"
+                    )
+        self.save_weights(engine.ema.module)  # first: killed in between, a resume makes both again
         with atomic_path(self.path) as partial:
-            torch.save({"position": position, **{name: part.state_dict() for name, part in engine.parts().items()}}, partial)
-        self.save_weights(engine.ema.module)
+            torch.save({"position": position, **state}, partial)
 
     def restore(self, engine: SuperResolutionTrainer, optional: bool = False) -> None:
-        """Puts a trainer where the checkpoint left it.
+        """Puts a trainer where the checkpoint left it; learning rates and other settings are those of the trainer.
 
         Args:
             engine: a trainer built from the same configuration.
@@ -156,13 +176,23 @@ class TrainingCheckpoint:
         if optional and not self.path.exists():
             return
         state = load_checkpoint(self.path)
+        parts = engine.parts()
+        missing = [name for name in (*parts, "position") if not isinstance(state, dict) or name not in state]
+        if missing:
+            raise InputError(f"{self.path}: lacks {', '.join(missing)}: no training checkpoint of this configuration; choose another output_dir")
         try:
-            for name, part in engine.parts().items():
+            for name, part in parts.items():
+                settings = [{k: v for k, v in group.items() if k != "params"} for group in getattr(part, "param_groups", [])]
                 part.load_state_dict(state[name])
-            position: dict[str, Any] = state["position"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+                for group, setting in zip(getattr(part, "param_groups", []), settings):
+                    group.update(setting)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = textwrap.shorten(str(error), 200)
             raise InputError(f"{self.path}: a checkpoint of another configuration ({reason}); choose another output_dir") from error
+        position: dict[str, Any] = state["position"]
+        if position["iteration"] != position["epoch"] * engine.state.epoch_length:
+            was = position["iteration"] // position["epoch"]
+            raise InputError(f"{self.path}: had epochs of {was} iterations, now {engine.state.epoch_length}; set epoch_length as it was")
         engine.state.epoch, engine.state.iteration, self.seconds = position["epoch"], position["iteration"], position["seconds"]
         if engine.state.epoch >= engine.state.max_epochs:
             raise InputError(

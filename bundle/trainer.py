@@ -43,7 +43,8 @@ class SuperResolutionTrainer(Trainer):
         g_optimizer, d_optimizer: of the generator; of all critics.
         adversarial: the adversarial loss.
         consistency: the loss between probabilities and LR one-hot labels.
-        adversarial_weight, consistency_weight: of the two in the generator's loss.
+        statistics: the loss on fractions and areas of the finest level's labels, or None.
+        adversarial_weight, consistency_weight, statistics_weight: of the three in the generator's loss.
         boxes: edge (LR voxels) of the box that each level decodes.
         planes: plane group -> planes that its critics judge, e.g. {"hr": ["xy", "xz", "yz"]}.
         slices_per_plane: slices drawn from each plane of a volume; None takes all.
@@ -73,8 +74,10 @@ class SuperResolutionTrainer(Trainer):
         consistency: nn.Module,
         boxes: Sequence[int],
         planes: Mapping[str, Sequence[str]],
+        statistics: nn.Module | None = None,
         adversarial_weight: float = 1.0,
         consistency_weight: float = 1.0,
+        statistics_weight: float = 1.0,
         slices_per_plane: int | None = None,
         border: int = 0,
         separate_planes: bool = False,
@@ -94,7 +97,8 @@ class SuperResolutionTrainer(Trainer):
         self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.adversarial, self.consistency = adversarial, consistency.to(device)
-        self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
+        self.statistics = None if statistics is None else statistics.to(device)
+        self.adversarial_weight, self.consistency_weight, self.statistics_weight = adversarial_weight, consistency_weight, statistics_weight
         self.boxes, self.planes = list(boxes), {group: list(names) for group, names in planes.items()}
         self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, separate_planes
         self.n_critic, self.warmup_iterations = n_critic, warmup_iterations
@@ -136,6 +140,8 @@ class SuperResolutionTrainer(Trainer):
     def parts(self) -> dict[str, Any]:
         """Everything with a state that a checkpoint must hold, by name."""
         parts = {"network": self.network, "ema": self.ema, "critics": self.critics, "g_optimizer": self.g_optimizer}
+        if self.statistics is not None:
+            parts["statistics"] = self.statistics
         if self.d_optimizer is not None:
             parts["d_optimizer"] = self.d_optimizer
         if self.buffer is not None:
@@ -204,6 +210,9 @@ class SuperResolutionTrainer(Trainer):
             consistency = consistency + self.consistency(probabilities, lr_onehot[:, :, z, y, x]) / len(volumes)
         losses["consistency"] = consistency
         losses["generator"] = self.consistency_weight * consistency
+        if self.statistics is not None:
+            losses["statistics"] = self.statistics(straight_through(volumes[-1][1]))
+            losses["generator"] = losses["generator"] + self.statistics_weight * losses["statistics"]
         if fakes:
             self.critics.requires_grad_(False)
             for name, critic in self.critics.items():

@@ -81,8 +81,7 @@ def write_tiff(path: Path, volume: Volume) -> None:
 
     TIFF has no place for the origin: it is not kept.
     """
-    # Without minisblack tifffile makes one colour image of 3 or 4 pages.
-    options: dict = {"photometric": "minisblack", "metadata": {"axes": "ZYX"}}
+    options: dict = {"metadata": {"axes": "ZYX"}}  # without axes tifffile makes one colour image of 3 or 4 pages
     if volume.array.nbytes <= IMAGEJ_MAX_BYTES and volume.array.dtype.name in IMAGEJ_DTYPES:
         options["imagej"] = True
         if volume.voxel_size:

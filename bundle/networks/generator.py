@@ -89,6 +89,7 @@ class LevelGenerator(nn.Module):
         channels: features on the LR grid and then on each finer level; the number of levels is `len(channels) - 1`.
         blocks: residual blocks on the LR grid, two convolutions each.
         logit_bound: bound of the class logits.
+        noise_std: of the noise that `forward` and `forward_training` draw for the finer levels; 0 is the paper's ablation.
     """
 
     margins: list[int]  # LR to finest: voxels of level k's grid around its core that the finer levels need
@@ -100,6 +101,7 @@ class LevelGenerator(nn.Module):
         channels: Sequence[int] = (64, 48, 32, 16),
         blocks: int = 4,
         logit_bound: float = 4.0,
+        noise_std: float = 1.0,
     ):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -107,7 +109,7 @@ class LevelGenerator(nn.Module):
             nn.Conv3d(in_channels, channels[0], 3), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
         )
         self.levels = nn.ModuleList(Level(a, b, out_channels, logit_bound) for a, b in zip(channels[:-1], channels[1:]))
-        self.logit_bound = logit_bound
+        self.logit_bound, self.noise_std = logit_bound, noise_std
         self.scale_factor: int = 2 ** len(self.levels)
         self.trunk_trim: int = 1 + 2 * blocks
         margin = [0]
@@ -122,7 +124,8 @@ class LevelGenerator(nn.Module):
         padded = F.pad(image, [h, h, h, h, h, h], mode="replicate")
         noise: list[Tensor] = []
         for scale, _, shape in self.noise_windows([image.shape[2], image.shape[3], image.shape[4]]):
-            noise.append(torch.randn([image.shape[0], 1, shape[0], shape[1], shape[2]], dtype=image.dtype, device=image.device))
+            drawn = torch.randn([image.shape[0], 1, shape[0], shape[1], shape[2]], dtype=image.dtype, device=image.device)
+            noise.append(self.noise_std * drawn)
         return self.forward_window(padded, noise)
 
     @torch.jit.export
@@ -182,7 +185,8 @@ class LevelGenerator(nn.Module):
             low = [2**k * s - 1 for s in start]
             offset, size = [a - o for a, o in zip(low, origin)], [2**k * edge + 2] * 3
             x, logits = crop(x, offset, size), crop(logits, offset, size)
-            x, logits = level(x, logits, torch.randn(x.shape[0], 1, *(2 * n for n in x.shape[2:]), device=x.device))
+            noise = self.noise_std * torch.randn(x.shape[0], 1, *(2 * n for n in x.shape[2:]), device=x.device)
+            x, logits = level(x, logits, noise)
             origin = [2 * a + 2 for a in low]
             result.append(torch.softmax(logits, dim=1))
         return result

@@ -24,11 +24,10 @@ class PaperGenerator(nn.Module):
         width: features of the first stage (512 published; a multiple of 16), halved as published: w, w/2, w/4, w/8, w/16.
     """
 
-    halo: int = 7  # LR voxels; the receptive field reaches 6 1/8 voxels beyond the core
-    scale_factor: int = 8
-
     def __init__(self, in_channels: int, out_channels: int, width: int = 512):
         super().__init__()
+        self.halo: int = 7  # LR voxels; a block depends on 5 beyond it. Set here, not on the class: TorchScript needs it
+        self.scale_factor: int = 8
         w = width
         self.in_channels, self.out_channels = in_channels, out_channels
         self.stem = _conv(in_channels, w)

@@ -61,11 +61,12 @@ class LoadSlicesd(MapTransform):
         scale_factor: LR voxel size / HR pixel size.
         table: file value -> label, or None.
         pixel_size: µm; overrides what the files say.
+        edge: pixels of the largest crop that is taken from them.
 
     Each entry becomes a list of (row, column) uint8 label images.
 
     Raises:
-        InputError: unreadable, wrong labels, or a pixel size that does not fit the scale factor.
+        InputError: unreadable, wrong labels, a pixel size that does not fit the scale factor, or an image smaller than a crop.
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class LoadSlicesd(MapTransform):
         scale_factor: int,
         table: Mapping | None = None,
         pixel_size: float | Sequence[float] | None = None,
+        edge: int = 1,
     ):
         super().__init__(list(groups))
         self.groups, self.image, self.n_phases, self.scale_factor = groups, image, n_phases, scale_factor
-        self.table, self.pixel_size = table, pixel_size
+        self.table, self.pixel_size, self.edge = table, pixel_size, edge
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Returns a copy of the dictionary with the images in place of the files."""
@@ -88,6 +90,9 @@ class LoadSlicesd(MapTransform):
         for group, planes in self.groups.items():
             images, pixel = read_images(result[group], self.pixel_size)
             name = f"hr_images ({result[group]})"
+            smallest = min(images, key=lambda image: min(image.shape))
+            if min(smallest.shape) < self.edge:  # now, before a run begins to write
+                raise InputError(f"{name}: an image of {smallest.shape} pixels, but the critics' crops take {self.edge}; use larger images or smaller boxes")
             if pixel is not None:
                 for plane in planes:
                     check_ratio([float(voxel[axis]) for axis in PLANE_AXES[plane]], pixel, self.scale_factor, name)

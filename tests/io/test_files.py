@@ -1,5 +1,6 @@
 """What every format has in common."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
@@ -83,10 +84,9 @@ def test_not_3d(tmp_path, shape):
 
 
 def test_an_axis_of_no_voxels(tmp_path):
-    (tmp_path / "a.raw").write_bytes(b"")
-    (tmp_path / "a.json").write_text('{"shape": [0, 7, 11], "dtype": "uint8"}')
-    with pytest.raises(InputError, match="empty"):
-        read_volume(tmp_path / "a.raw")
+    nib.save(nib.Nifti1Image(np.zeros((11, 7, 0), np.uint8), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"an empty volume \(0 x 7 x 11\)"):
+        read_volume(tmp_path / "a.nii")
     with pytest.raises(InputError, match="shape"):
         write_volume(tmp_path / "a.tif", Volume(np.zeros((0, 7, 11), np.uint8)))
 

@@ -31,7 +31,7 @@ def test_byte_order(tmp_path, array, order, dtype):
     volume = read_volume(tmp_path / "a.raw")
     np.testing.assert_array_equal(volume.array, array)
     assert volume.array.dtype.isnative
-    assert volume.voxel_size is None
+    assert (volume.voxel_size, volume.origin) == (None, (0.0, 0.0, 0.0))
 
 
 def test_missing_json(tmp_path, array):

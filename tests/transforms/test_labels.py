@@ -52,4 +52,4 @@ def test_unknown_label_names_the_file_and_the_table(tmp_path):
     with pytest.raises(RuntimeError) as caught:
         chain({"image": tmp_path / "a.tif"})
     message = find_input_error(caught.value)
-    assert message.startswith(f"{tmp_path / 'a.tif'}: ") and "255" in message and "hr_labels" in message
+    assert message.startswith(f"{tmp_path / 'a.tif'}: ") and "255" in message and "set hr_labels" in message

@@ -1,0 +1,301 @@
+"""The default generator: exact windows, a halo that is the receptive field, nested boxes, levels of x2."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bundle.networks.generator import LevelGenerator, SubPixel2
+from bundle.networks.noise import coordinate_noise
+
+
+def make(channels=(6, 5, 4, 4), blocks=1, seed=0, **kwargs) -> LevelGenerator:
+    """A small network with weights as after training: no zeros left of the initialisation."""
+    torch.manual_seed(seed)
+    net = LevelGenerator(3, 2, channels, blocks=blocks, **kwargs)
+    for name, parameter in net.named_parameters():
+        if parameter.ndim == 1 or name.endswith("noise_gain"):
+            torch.nn.init.normal_(parameter, std=0.3)
+        else:  # unit gain: an upsampled voxel has one voxel before it, one of a convolution 27
+            fan_in = len(parameter) if "expand" in name else parameter[0].numel()
+            torch.nn.init.normal_(parameter, std=(1.9 / fan_in) ** 0.5)
+    return net.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def network() -> LevelGenerator:
+    return make()
+
+
+def volume(seed: int, *size: int) -> Tensor:
+    return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def window(net: LevelGenerator, image: Tensor, start: tuple[int, int, int], size: tuple[int, int, int]) -> Tensor:
+    """Core at `start` of a volume, `image` being the volume and its halo; noise of the coordinates."""
+    h = net.halo
+    part = image[(..., *(slice(a, a + n + 2 * h) for a, n in zip(start, size)))]
+    noise = []
+    for scale, offset, shape in net.noise_windows(list(size)):
+        noise.append(coordinate_noise(1, scale, tuple(scale * a + offset for a in start), tuple(shape))[None, None])
+    return net.forward_window(part, noise)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_each_level_doubles(levels):
+    net = LevelGenerator(4, 3, (5, 4, 4, 4)[: levels + 1], blocks=1)
+    assert net.scale_factor == 2**levels
+    out = net(torch.rand(2, 4, 2, 3, 4))
+    assert out.shape == (2, 3, *(2**levels * n for n in (2, 3, 4)))
+    torch.testing.assert_close(out.sum(1), torch.ones_like(out[:, 0]))
+    assert out.min() > 0
+
+
+@pytest.mark.parametrize(("levels", "blocks", "halo"), [(1, 1, 4), (2, 1, 5), (3, 1, 5), (3, 4, 11)])
+def test_halo_is_the_receptive_field(levels, blocks, halo):
+    """By gradient in float64: the corners of a core voxel's block reach exactly `halo` LR voxels to each side."""
+    net = make((3, 3, 3, 3)[: levels + 1], blocks).double()
+    assert net.halo == halo
+    size = [3, 3, 3]
+    image = torch.rand(1, 3, *(n + 2 * halo for n in size), dtype=torch.float64).requires_grad_(True)
+    noise = [torch.randn(1, 1, *shape, dtype=torch.float64) for _, _, shape in net.noise_windows(size)]
+    s = net.scale_factor
+    block = net.forward_window(image, noise)[0, 0, s : 2 * s, s : 2 * s, s : 2 * s]  # of the middle core voxel, at halo + 1
+    for corner, low, high in ((0, 1, None), (s - 1, None, 2 * halo + 1)):
+        (gradient,) = torch.autograd.grad(block[corner, corner, corner], image, retain_graph=True)
+        reached = gradient.abs().sum((0, 1)).nonzero()
+        first, last = reached.amin(0).tolist(), reached.amax(0).tolist()
+        assert min(first) >= 1 and max(last) <= 2 * halo + 1
+        if low is not None:
+            assert first == [low] * 3
+        if high is not None:
+            assert last == [high] * 3
+
+
+def test_noise_windows_are_what_the_levels_read(network):
+    """By gradient: the core reads the noise at every margin of its window, and the sizes are right for each axis."""
+    size = [1, 2, 3]
+    h = network.halo
+    noise = [torch.randn(1, 1, *shape).double().requires_grad_(True) for _, _, shape in network.noise_windows(size)]
+    for (scale, offset, shape), k in zip(network.noise_windows(size), (1, 2, 3)):
+        assert scale == 2**k
+        assert shape == [scale * n - 2 * offset for n in size]
+    out = make().double().forward_window(volume(0, *(n + 2 * h for n in size)).double(), noise)
+    # the finest level's two convolutions read two voxels beyond the core: all of its noise
+    gradient = torch.autograd.grad(out[0, 0].square().sum(), noise)
+    assert (gradient[2] != 0).all()
+    for g in gradient[:2]:
+        assert (g != 0).any()
+
+
+def test_windows_agree_with_the_whole(network):
+    size = (4, 5, 6)
+    image = volume(1, *(n + 2 * network.halo for n in size))
+    whole = window(network, image, (0, 0, 0), size)
+    assert whole.std() > 0.05
+    for start, part in [((0, 0, 0), (1, 1, 1)), ((1, 2, 3), (3, 3, 3)), ((3, 0, 5), (1, 5, 1)), ((2, 4, 0), (2, 1, 6))]:
+        box = (..., *(slice(8 * a, 8 * (a + n)) for a, n in zip(start, part)))
+        torch.testing.assert_close(window(network, image, start, part), whole[box], rtol=0, atol=1e-5)
+
+
+def test_translation_moves_the_result(network):
+    h, shift = network.halo, (1, 0, 2)
+    image = volume(2, *(n + 2 * h for n in (3, 3, 4)))
+    moved = torch.zeros_like(image)
+    moved[:, :, 1:, :, 2:] = image[:, :, :-1, :, :-2]
+    # the noise moves along: offset of the grid by scale * shift
+    noise, moved_noise = [], []
+    for scale, offset, shape in network.noise_windows([2, 3, 2]):
+        noise.append(coordinate_noise(4, scale, (offset,) * 3, tuple(shape))[None, None])
+        far = coordinate_noise(4, scale, tuple(offset - scale * s for s in shift), tuple(scale * s + n for s, n in zip(shift, shape)))
+        moved_noise.append(far[scale * shift[0] :, :, scale * shift[2] :][None, None])
+    a = network.forward_window(image[:, :, : 2 + 2 * h, :, : 2 + 2 * h], noise)
+    b = network.forward_window(moved[:, :, 1 : 3 + 2 * h, :, 2 : 4 + 2 * h], moved_noise)
+    assert torch.equal(a, b)
+
+
+def test_no_statistics_of_the_whole_tensor(network):
+    """A far voxel changes nothing near; a training-mode network neither, and the batch items are apart."""
+    n = 2 * network.halo + 3
+    image = volume(3, n, n, n)
+    noise = [torch.randn(1, 1, *shape) for _, _, shape in network.noise_windows([3, 3, 3])]
+    far = image.clone()
+    far[:, :, -1, -1, -1] += 100
+    a, b = network.forward_window(image, noise), network.forward_window(far, noise)
+    assert torch.equal(a[..., :16, :16, :16], b[..., :16, :16, :16])  # the last core voxel's block alone may differ
+    assert not torch.equal(a, b)
+    batch = make().train().forward_window(torch.cat([image, far * 3]), [torch.cat([x, 2 * x]) for x in noise])
+    torch.testing.assert_close(batch[:1], a, rtol=0, atol=1e-5)
+
+
+def test_forward_replicates_the_border(network, monkeypatch):
+    monkeypatch.setattr(torch, "randn", lambda shape, **kwargs: torch.full(shape, 0.4, **kwargs))
+    image = volume(4, 2, 3, 2)
+    h = network.halo
+    index = [torch.arange(-h, n + h).clamp(0, n - 1) for n in image.shape[2:]]
+    padded = image[:, :, index[0]][:, :, :, index[1]][..., index[2]]
+    noise = [torch.full((1, 1, *shape), 0.4) for _, _, shape in network.noise_windows([2, 3, 2])]
+    torch.testing.assert_close(network(image), network.forward_window(padded, noise))
+
+
+def test_forward_draws_noise_at_every_level(network):
+    image = volume(5, 1, 1, 1)
+    torch.manual_seed(0)
+    first, second = network(image), network(image)
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(network(image), first)
+    quiet = make(noise_std=0.0)  # the paper's ablation
+    assert torch.equal(quiet(image), quiet(image))
+    patch = volume(5, 12, 12, 12)
+    boxes = quiet.nested_boxes(12, [4, 2])
+    for a, b in zip(quiet.forward_boxes(patch, boxes), quiet.forward_boxes(patch, boxes)):
+        assert torch.equal(a, b)
+    for k in range(3):  # each level has a part in it
+        net = make()
+        for j, level in enumerate(net.levels):
+            if j != k:
+                level.noise_gain.zero_()
+        assert not torch.equal(net(image), net(image))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_boxes_equal_windows_of_the_same_place(network, monkeypatch, value):
+    """Each level of `forward_boxes` is the window that a network of that many levels, of the same weights, computes there."""
+    size, edges = 22, [6, 4, 2]
+    image = volume(6, size, size, size)
+    torch.manual_seed(5)
+    boxes = network.nested_boxes(size, edges)
+    monkeypatch.setattr(torch, "randn", lambda *shape, **kwargs: torch.full(shape, value, **kwargs))
+    results = network.forward_boxes(image, boxes)
+    assert len({start for start, _ in boxes}) == 3
+    for k, (result, (start, edge)) in enumerate(zip(results, boxes), start=1):
+        shallow = make((6, 5, 4, 4)[: k + 1])
+        shallow.load_state_dict({name: network.state_dict()[name] for name in shallow.state_dict()})
+        h = shallow.halo
+        part = image[(..., *(slice(s - h, s + edge + h) for s in start))]
+        noise = [torch.full((1, 1, *shape), value) for _, _, shape in shallow.noise_windows([edge] * 3)]
+        assert result.shape == (1, 2, *[2**k * edge] * 3)
+        torch.testing.assert_close(result, shallow.forward_window(part, noise), rtol=0, atol=1e-5)
+
+
+def test_training_names_scale_and_place(network, monkeypatch):
+    monkeypatch.setattr(torch, "randn", lambda *shape, **kwargs: torch.zeros(shape, **kwargs))
+    image = volume(7, 20, 20, 20)
+    torch.manual_seed(3)
+    boxes = network.nested_boxes(20, [6, 4, 2])
+    torch.manual_seed(3)
+    result = network.forward_training(image, [6, 4, 2])
+    assert [scale for scale, _, _ in result] == [2, 4, 8]
+    assert [box for _, _, box in result] == boxes
+    for (_, probabilities, _), expected in zip(result, network.forward_boxes(image, boxes)):
+        assert torch.equal(probabilities, expected)
+
+
+def test_nested_boxes_are_nested_and_go_everywhere(network):
+    torch.manual_seed(0)
+    edges, patch = [7, 4, 2], 16
+    seen = [set() for _ in edges]
+    for _ in range(400):
+        low, size = [network.trunk_trim] * 3, patch - 2 * network.trunk_trim
+        for k, (start, edge) in enumerate(network.nested_boxes(patch, edges)):
+            assert edge == edges[k]
+            for s, a in zip(start, low):
+                assert a + 1 <= s and s + edge <= a + size - 1  # one LR voxel to spare on both sides
+            seen[k].update((axis, s - a) for axis, (s, a) in enumerate(zip(start, low)))
+            low, size = start, edge
+    for k, free in enumerate((10 - 7 - 2, 7 - 4 - 2, 4 - 2 - 2)):
+        assert seen[k] == {(axis, 1 + i) for axis in range(3) for i in range(free + 1)}
+
+
+@pytest.mark.parametrize("edges", [[7, 4, 2], [3], [12, 10]])
+def test_patch_edge_is_the_smallest_that_holds_the_boxes(network, edges):
+    patch = network.patch_edge(edges)
+    assert len(network.nested_boxes(patch, edges)) == len(edges)
+    with pytest.raises(ValueError):
+        network.nested_boxes(patch - 1, edges)
+
+
+@pytest.mark.parametrize(("patch", "edges"), [(14, [7, 4, 2]), (16, [9, 4, 2]), (16, [7, 6, 2]), (16, [7, 4, 3])])
+def test_boxes_that_do_not_fit(network, patch, edges):
+    with pytest.raises(ValueError, match=f"LR patch of {patch} voxels is too small"):
+        network.nested_boxes(patch, edges)
+
+
+@pytest.mark.parametrize("bound", [1.5, 4.0])
+def test_logits_are_bounded(bound):
+    """However sure the network: two phases differ by at most 2 bound in their logits, and the gradient is that of b tanh(x/b)."""
+    level = make(logit_bound=bound).levels[-1]
+    x, before, noise = torch.randn(1, 4, 5, 5, 5), torch.randn(1, 2, 5, 5, 5), torch.randn(1, 1, 10, 10, 10)
+    _, logits = level(1e4 * x, before, noise)
+    assert 0.99 * bound < logits.abs().max() <= bound * (1 + 1e-6)
+    features, logits = level(x, before, noise)
+    before = F.interpolate(before, size=(10, 10, 10), mode="trilinear")[..., 2:-2, 2:-2, 2:-2]
+    torch.testing.assert_close(logits, bound * torch.tanh((before + level.head(features)) / bound))
+
+
+def test_what_forward_gives_is_the_softmax_of_bounded_logits():
+    """Two phases: log p1/p2 is a difference of two bounded logits."""
+    net = make(logit_bound=1.5)
+    image, noise = 1e4 * volume(0, *[2 * net.halo + 1] * 3), [torch.randn(1, 1, *shape) for _, _, shape in net.noise_windows([1, 1, 1])]
+    odds = net.forward_window(image, noise).log().diff(dim=1).abs()
+    assert 1.5 < odds.max() <= 3 + 1e-4
+
+
+@pytest.mark.parametrize("phases", [2, 3])
+def test_starts_as_the_enlarged_labels(phases):
+    """Before training: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
+    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, logit_bound=3.0)
+    labels = torch.nn.functional.one_hot(torch.randint(0, 2, (1, 3, 4, 2), generator=torch.Generator().manual_seed(0)), 2).movedim(-1, 1)
+    expected = F.pad(1.5 * labels.float(), [1, 1, 1, 1, 1, 1], mode="replicate")
+    expected = torch.cat([expected, torch.zeros(1, phases - 2, *expected.shape[2:])], 1)
+    for _ in range(2):
+        expected = 3.0 * torch.tanh(F.interpolate(expected, size=[2 * n for n in expected.shape[2:]], mode="trilinear") / 3.0)
+    torch.testing.assert_close(net(torch.cat([labels.float(), torch.randn(1, 1, 3, 4, 2)], 1)), expected[..., 4:-4, 4:-4, 4:-4].softmax(1))
+
+
+def test_subpixel_starts_without_a_checkerboard():
+    up = SubPixel2(5, 7)
+    x = torch.randn(2, 5, 2, 3, 4)
+    y = up(x)
+    assert y.shape == (2, 7, 4, 6, 8)
+    torch.testing.assert_close(y, F.interpolate(y[..., ::2, ::2, ::2], scale_factor=2, mode="nearest"))
+    assert y.unique(dim=1).shape[1] == 7  # the channels differ
+    # and it can leave the start: the eight sub-voxels have weights of their own
+    y[..., 1::2, ::2, ::2].sum().backward()
+    gradient = up.expand.weight.grad
+    assert (gradient[:, :, 1, 0, 0] != 0).all() and (gradient[:, :, 0] == 0).all()
+
+
+def test_blocks_start_as_the_identity():
+    """At the start a residual block is its cropped shortcut, so that depth costs nothing."""
+    block = LevelGenerator(3, 2, (4, 4), blocks=1).trunk[2]
+    x = torch.randn(1, 4, 7, 6, 5)
+    assert torch.equal(block(x), F.leaky_relu(x[..., 2:-2, 2:-2, 2:-2], 0.2))
+
+
+def test_every_parameter_learns():
+    """From the zero start of heads and residual blocks, within a few steps."""
+    torch.manual_seed(0)
+    net = LevelGenerator(3, 2, (4, 4, 4, 4), blocks=1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 14, 14, 14), [6, 4, 2])).backward()
+        optimizer.step()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_torchscript_equals_eager(network):
+    scripted = torch.jit.script(network)
+    size = [2, 3, 1]
+    image = volume(9, *size)
+    torch.manual_seed(1)
+    expected = network(image)
+    torch.manual_seed(1)
+    torch.testing.assert_close(scripted(image), expected)
+    assert scripted.noise_windows(size) == network.noise_windows(size)
+    assert (scripted.halo, scripted.scale_factor) == (network.halo, 8)
+    part = volume(10, *(n + 2 * network.halo for n in size))
+    noise = [torch.randn(1, 1, *shape) for _, _, shape in network.noise_windows(size)]
+    torch.testing.assert_close(scripted.forward_window(part, noise), network.forward_window(part, noise))

@@ -1,0 +1,205 @@
+"""`python -m monai.bundle run inference` as a user runs it, on a tiny volume with a tiny network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+import torch
+from monai.bundle import ConfigWorkflow
+
+from bundle.checkpoint import save_model
+from bundle.errors import find_input_error
+from bundle.inferer import WindowInferer
+from bundle.networks.generator import LevelGenerator
+
+PHASES = ["pore", "quartz", "feldspar", "clay"]
+SHAPE = (5, 4, 6)
+
+
+@pytest.fixture
+def case(tmp_path, bundle_root) -> SimpleNamespace:
+    """A volume of 3.5 µm voxels as TIFF, a network of 8x with its model.pt, and the settings that belong to them."""
+    labels = np.random.default_rng(1).integers(4, size=SHAPE, dtype=np.uint8)
+    options = {"imagej": True, "resolution": (1 / 3.5, 1 / 3.5), "metadata": {"axes": "ZYX", "spacing": 3.5, "unit": "um"}}
+    tifffile.imwrite(tmp_path / "rock.tif", labels, **options)
+    torch.manual_seed(0)
+    network = LevelGenerator(5, 4, channels=(4, 3, 2, 2), blocks=0).eval()
+    save_model(tmp_path / "model.pt", network, PHASES, PHASES)
+    settings = {
+        "lr_image": str(tmp_path / "rock.tif"),
+        "model_file": str(tmp_path / "model.pt"),
+        "output_dir": str(tmp_path / "out"),
+        "network_def#channels": [4, 3, 2, 2],
+        "network_def#blocks": 0,
+        "core": 4,
+        "device": "cpu",
+    }
+    config = str(bundle_root / "configs" / "inference.yaml")
+    return SimpleNamespace(labels=labels, network=network, settings=settings, out=tmp_path / "out", folder=tmp_path, config=config)
+
+
+def command(case, run_id: str | None = "inference", **changes) -> subprocess.CompletedProcess:
+    """The command line, from a folder that is not the bundle's."""
+    settings = [f"--{key}={value}" for key, value in (case.settings | changes).items()]
+    words = [sys.executable, "-m", "monai.bundle", "run", *([run_id] if run_id else []), "--config_file", case.config, *settings]
+    return subprocess.run(words, cwd=case.folder, capture_output=True, text=True)
+
+
+def in_process(case, **changes) -> None:
+    workflow = ConfigWorkflow(case.config, logging_file=False, run_id="inference", workflow_type="infer", **(case.settings | changes))
+    workflow.initialize()
+    workflow.run()
+
+
+def super_resolved(case, labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    return WindowInferer(seed=seed, progress=False)(torch.from_numpy(labels)[None, None], case.network)[0, 0].numpy()
+
+
+def test_tiff_by_the_command_line(case):
+    done = command(case)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in case.out.iterdir()) == ["rock_sr.png", "rock_sr.tif", "rock_sr_provenance.json"]
+    assert "voxel/s" in done.stderr
+    with tifffile.TiffFile(case.out / "rock_sr.tif") as file:
+        result = file.asarray()
+        assert file.imagej_metadata["unit"] == "um"
+        assert file.imagej_metadata["spacing"] == pytest.approx(3.5 / 8)
+        pixels, micrometres = file.pages[0].tags["XResolution"].value
+        assert micrometres / pixels == pytest.approx(3.5 / 8)
+    assert result.shape == tuple(8 * n for n in SHAPE) and result.dtype == np.uint8
+    assert (result != super_resolved(case, case.labels)).mean() < 1e-3  # cores of 4 against one: ties only
+    record = json.loads((case.out / "rock_sr_provenance.json").read_text())
+    assert record["input"]["sha256"] == hashlib.sha256((case.folder / "rock.tif").read_bytes()).hexdigest()
+    assert record["model"]["sha256"] == hashlib.sha256((case.folder / "model.pt").read_bytes()).hexdigest()
+    assert record["result"] == {
+        "shape": [40, 32, 48],
+        "voxel_size_um": [3.5 / 8] * 3,
+        "origin_um": pytest.approx([-3.5 * 7 / 16] * 3),
+        "phases": PHASES,
+    }
+    assert record["settings"]["seed"] == 0 and record["settings"]["core"] == 4
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_nifti_with_other_settings_by_the_command_line(case):
+    """Another rock: 4x, other phases and file values, a region, anisotropic voxels with an origin, another seed; default run id."""
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])  # (x, y, z)
+    affine[:3, 3] = (10.0, 20.0, 30.0)
+    values = np.array([0, 128, 255], np.int16)[case.labels % 3]
+    image = nib.Nifti1Image(values.T, affine)
+    image.header.set_xyzt_units("micron")
+    nib.save(image, case.folder / "other.nii.gz")
+    case.network = LevelGenerator(4, 5, channels=(4, 3, 2), blocks=0).eval()
+    phases = ["void", "metal", "ceramic", "crack", "glass"]
+    save_model(case.folder / "other.pt", case.network, phases, phases[:3])
+    changes = {
+        "lr_image": case.folder / "other.nii.gz",
+        "model_file": case.folder / "other.pt",
+        "phases": phases,
+        "lr_phases": phases[:3],
+        "lr_labels": {0: 0, 128: 1, 255: 2},
+        "lr_region": [[1, 4], [0, 4], [2, 6]],
+        "scale_factor": 4,
+        "hr_voxel_size": [1.0, 0.75, 0.5],
+        "network_def#channels": [4, 3, 2],
+        "output_ext": ".nii.gz",
+        "seed": 5,
+    }
+    done = command(case, run_id=None, **changes)
+    assert done.returncode == 0, done.stderr
+    result = nib.load(case.out / "other_sr.nii.gz")
+    assert result.header.get_xyzt_units()[0] == "micron"
+    np.testing.assert_allclose(result.affine.diagonal(), [0.5, 0.75, 1.0, 1.0])
+    # the region starts at (x, y, z) = (2, 0, 1); a fine voxel's centre lies 3/8 of a coarse voxel before the coarse one's
+    np.testing.assert_allclose(result.affine[:3, 3], [10 + 2 * (2 - 3 / 8), 20 + 3 * (0 - 3 / 8), 30 + 4 * (1 - 3 / 8)])
+    array = np.asarray(result.dataobj).T
+    assert array.dtype == np.uint8 and array.shape == (12, 16, 16)
+    expected = super_resolved(case, case.labels[1:4, 0:4, 2:6] % 3, seed=5)
+    assert (array != expected).mean() < 1e-3
+    assert len(np.unique(array)) > 1
+
+
+def test_probabilities_a_phase_a_file_and_a_result_on_disk(case):
+    in_process(case, output="probabilities", output_ext=".mhd", scratch_dir=str(case.folder / "scratch"))
+    names = {f"rock_sr_{p}{ext}" for p in PHASES for ext in (".mhd", ".raw")}
+    assert {p.name for p in case.out.iterdir()} == names | {"rock_sr.png", "rock_sr_provenance.json"}
+    channels = [np.fromfile(case.out / f"rock_sr_{p}.raw", np.float32) for p in PHASES]
+    np.testing.assert_allclose(np.sum(channels, 0), 1, atol=1e-5)
+    expected = super_resolved(case, case.labels).ravel()
+    assert (np.argmax(channels, 0) != expected).mean() < 1e-3
+    assert not list((case.folder / "scratch").iterdir())
+
+
+def float_volume(folder: Path) -> None:
+    tifffile.imwrite(folder / "rock.tif", np.full(SHAPE, np.nan, np.float32), photometric="minisblack")
+
+
+def unknown_label(folder: Path) -> None:
+    tifffile.imwrite(folder / "rock.tif", np.full(SHAPE, 9, np.uint8), photometric="minisblack")
+
+
+def truncated(folder: Path) -> None:
+    (folder / "rock.tif").write_bytes((folder / "rock.tif").read_bytes()[:-60])
+
+
+def corrupt_model(folder: Path) -> None:
+    (folder / "model.pt").write_bytes((folder / "model.pt").read_bytes()[:1000])
+
+
+def nothing(folder: Path) -> None:
+    (folder / "file").write_text("")
+
+
+BAD = {
+    "volume missing": (nothing, {"lr_image": "{}/no.tif"}, "no.tif: no such file"),
+    "volume truncated": (truncated, {}, "rock.tif: "),
+    "NaN": (float_volume, {"lr_voxel_size": 3.5}, "NaN"),
+    "unknown label": (unknown_label, {"lr_voxel_size": 3.5}, "lr_labels"),
+    "region outside": (nothing, {"lr_region": [[0, 4], [0, 4], [0, 7]]}, "lr_region"),
+    "region no region": (nothing, {"lr_region": [4, 4, 4]}, "lr_region"),
+    "voxel size no size": (nothing, {"lr_voxel_size": -1}, "lr_voxel_size"),
+    "ratio": (nothing, {"hr_voxel_size": 0.5}, "have a ratio of 7 along z, but scale_factor is 8"),
+    "model missing": (nothing, {"model_file": "{}/no.pt"}, "no.pt: no such file"),
+    "model corrupt": (corrupt_model, {}, "damaged or incomplete"),
+    "model of another network": (nothing, {"network_def#channels": [5, 3, 2, 2]}, "another network than network_def"),
+    "model of other phases": (nothing, {"phases": ["pore", "a", "b", "c"]}, "trained with phases"),
+    "model of another scale": (nothing, {"scale_factor": 4}, "scale_factor is 4"),
+    "core": (nothing, {"core": 0}, "core"),
+    "output folder": (nothing, {"output_dir": "{}/file/out"}, "cannot be written"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_nothing_written(case, name, monkeypatch):
+    spoil, changes, words = BAD[name]
+    spoil(case.folder)
+    changes = {k: v.format(case.folder) if isinstance(v, str) else v for k, v in changes.items()}
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the workflow sets it
+    before = sorted(case.folder.rglob("*"))
+    with pytest.raises(Exception) as caught:
+        in_process(case, **changes)
+    message = find_input_error(caught.value)
+    assert message and words in message and "\n" not in message
+    assert sorted(case.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["volume missing", "model of other phases", "output folder"])
+def test_bad_input_by_the_command_line(case, name):
+    spoil, changes, words = BAD[name]
+    spoil(case.folder)
+    before = sorted(case.folder.rglob("*"))
+    done = command(case, **{k: v.format(case.folder) if isinstance(v, str) else v for k, v in changes.items()})
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and words in last
+    assert "Traceback" not in done.stderr + done.stdout and done.stderr.count("error:") == 1
+    assert sorted(case.folder.rglob("*")) == before

@@ -1,0 +1,466 @@
+"""One iteration of training: which steps are taken, what each critic sees, what the losses add up to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from bundle.buffer import SliceBuffer
+from bundle.errors import InputError
+from bundle.losses.adversarial import WassersteinLoss
+from bundle.losses.consistency import BlockConsistency, NearestConsistency
+from bundle.networks.critic import SliceCritic, make_critics
+from bundle.networks.generator import LevelGenerator
+from bundle.networks.paper import PaperGenerator
+from bundle.trainer import SuperResolutionTrainer, straight_through
+
+PLANES = {"hr": ["xy", "xz", "yz"]}
+APART = {"hr_xy": ["xy"], "hr_xz": ["xz"], "hr_yz": ["yz"]}
+COST = [[0.0, 0.5], [0.7, 0.0]]
+
+
+class Items(Dataset):
+    """Random one-hot LR patches + noise, and random one-hot HR crops of `sizes` for every group."""
+
+    def __init__(self, length: int, edge: int, lr_phases: int, phases: int, sizes: list[int], groups: dict, crops: int, fill: dict | None):
+        self.length, self.edge, self.lr_phases, self.phases = length, edge, lr_phases, phases
+        self.sizes, self.groups, self.crops, self.fill = sizes, groups, crops, fill or {}
+        self.epochs: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        draw = torch.Generator().manual_seed(index)
+        labels = torch.randint(self.lr_phases, [self.edge] * 3, generator=draw)
+        onehot = nn.functional.one_hot(labels, self.lr_phases).movedim(-1, 0).float()
+        item: dict = {"image": torch.cat([onehot, torch.randn(1, *labels.shape, generator=draw)])}
+        for group, planes in self.groups.items():
+            item[group] = []
+            for size in self.sizes:
+                shape = (self.crops * len(planes), size, size)
+                crops = torch.randint(self.phases, shape, generator=draw) if group not in self.fill else torch.full(shape, self.fill[group])
+                item[group].append(nn.functional.one_hot(crops, self.phases).movedim(-1, 1).float())
+        return item
+
+
+class Stub(nn.Module):
+    """A generator of known volumes: `make(call)` gives the (P, s, s, s) probabilities of the n-th call."""
+
+    scale_factor = 2
+
+    def __init__(self, make):
+        super().__init__()
+        self.weight, self.make, self.calls = nn.Parameter(torch.zeros(())), make, 0
+
+    def forward_training(self, image: Tensor, edges) -> list:
+        self.calls += 1
+        edge = image.shape[-1]
+        return [(2, self.make(self.calls)[None].expand(len(image), -1, -1, -1, -1) + 0 * self.weight, ((0, 0, 0), edge))]
+
+
+class Spy:
+    """An adversarial loss that remembers what it was given."""
+
+    def __init__(self):
+        self.seen: dict[str, list] = {"critic": [], "generator": []}
+
+    def critic_loss(self, critic, real, fake):
+        self.seen["critic"].append((critic, real.clone(), fake.detach().clone()))
+        return critic(fake).mean() - critic(real).mean()
+
+    def generator_loss(self, critic, real, fake):
+        self.seen["generator"].append((critic, real.clone(), fake.detach().clone()))
+        return -critic(fake).mean()
+
+
+class Score(nn.Module):
+    """The smallest critic: a weight a phase."""
+
+    def __init__(self, phases: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, phases))
+
+    def forward(self, slices: Tensor) -> Tensor:
+        return slices.mean((2, 3)) @ self.weight
+
+
+def trainer_of(network: nn.Module, iterations: int = 6, epochs: int = 1, lr: float = 1e-3, edge: int = 4, lr_phases: int = 2, phases: int = 3,
+               boxes=(4,), scales=(2,), critic=None, crops: int = 2, fill=None, batch_size: int = 1, **options) -> SuperResolutionTrainer:  # fmt: skip
+    planes = options.pop("planes", PLANES)
+    critics = options.pop("critics", None)
+    if critics is None:
+        critics = make_critics(planes, scales, critic or (lambda: Score(phases)))
+    sizes = [network.scale_factor * box - 2 * options.get("border", 0) for box in boxes]
+    items = Items(iterations * batch_size, edge, lr_phases, phases, sizes, planes, crops, fill)
+    values = {
+        "adversarial": WassersteinLoss(), "consistency": BlockConsistency(COST, 0.1), "slices_per_plane": 2, **options,
+    }  # fmt: skip
+    return SuperResolutionTrainer(
+        "cpu", epochs, DataLoader(items, batch_size), network, critics, torch.optim.SGD(network.parameters(), lr),
+        torch.optim.SGD(critics.parameters(), lr) if critics else None, boxes=boxes, planes=planes, **values,
+    )  # fmt: skip
+
+
+def level_trainer(seed: int = 0, **options) -> SuperResolutionTrainer:
+    """The default networks, tiny: 4x, levels of 4 and 2 LR voxels of a patch of 12."""
+    torch.manual_seed(seed)
+    network = LevelGenerator(3, 3, channels=[8, 8, 8], blocks=1)
+    with torch.no_grad():
+        for level in network.levels:  # zero heads would hide the weights behind them
+            level.head.weight.normal_(std=0.3)
+    defaults = {"edge": 12, "boxes": (4, 2), "scales": (2, 4), "critic": lambda: SliceCritic(3, [4, 4])}
+    return trainer_of(network, **{**defaults, **options})
+
+
+def steps_of(trainer: SuperResolutionTrainer) -> dict[str, list[int]]:
+    """Iterations at which each optimizer stepped: filled while the trainer runs."""
+    steps: dict[str, list[int]] = {"g_optimizer": [], "d_optimizer": []}
+    for name, taken in steps.items():
+        getattr(trainer, name).register_step_post_hook(lambda *_, taken=taken: taken.append(trainer.state.iteration))
+    return steps
+
+
+def constant(call: int) -> Tensor:
+    """A volume that says the number of the call."""
+    return torch.full((3, 8, 8, 8), call / 64)
+
+
+def coordinates(_: int) -> Tensor:
+    """Channels z, y and x of each voxel: a slice of a plane is constant in the channel of its normal."""
+    return torch.stack(torch.meshgrid(*[torch.arange(8.0) / 8] * 3, indexing="ij"))
+
+
+def constant_channels(slices: Tensor) -> set[tuple[bool, ...]]:
+    return {tuple(bool((channel == channel[0, 0]).all()) for channel in image) for image in slices}
+
+
+NORMAL = {"xy": (True, False, False), "xz": (False, True, False), "yz": (False, False, True)}
+
+
+def test_straight_through_is_one_hot_with_the_gradient_of_the_softmax():
+    logits = torch.randn(2, 3, 4, 4, 4, requires_grad=True)
+    weight = torch.randn(2, 3, 4, 4, 4)
+    soft = torch.softmax(logits, 1)
+    hard = straight_through(soft)
+    expected = nn.functional.one_hot(soft.argmax(1), 3).movedim(-1, 1).float()
+    torch.testing.assert_close(hard.detach(), expected, rtol=0, atol=1e-6)
+    gradients = [torch.autograd.grad((x * weight).sum(), logits, retain_graph=True)[0] for x in (hard, soft)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert gradients[0].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("n_critic", "warmup", "generator", "critic"),
+    [(1, 0, [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]), (3, 0, [3, 6], [1, 2, 3, 4, 5, 6]), (2, 3, [1, 2, 3, 4, 6], [4, 5, 6])],
+)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_steps_of_critic_and_generator(n_critic, warmup, generator, critic, buffered):
+    network = Stub(constant)
+    trainer = trainer_of(network, n_critic=n_critic, warmup_iterations=warmup, buffer=SliceBuffer(2) if buffered else None)
+    steps = steps_of(trainer)
+    before = {name: value.clone() for name, value in trainer.critics.state_dict().items()}
+    untouched: list[bool] = []
+    trainer.g_optimizer.register_step_post_hook(
+        lambda *_: untouched.append(all(torch.equal(value, before[name]) for name, value in trainer.critics.state_dict().items()))
+    )
+    trainer.run()
+    assert steps == {"g_optimizer": generator, "d_optimizer": critic}
+    assert untouched[:warmup] == [True] * warmup
+    # with a buffer a volume is generated for a generator step only (and the first time), else for every critic step
+    assert network.calls == (len(set(generator) | {1}) if buffered else 6)
+
+
+def test_warmup_trains_on_consistency_alone():
+    trainer = level_trainer(iterations=1, warmup_iterations=1, consistency_weight=7.0)
+    trainer.run()
+    output = trainer.state.output
+    assert set(output) == {"loss", "consistency", "generator"}
+    assert output["generator"] == pytest.approx(7 * output["consistency"])
+
+
+@pytest.mark.parametrize("volumes", [3, None])
+def test_a_critic_sees_slices_of_earlier_volumes_only_with_a_buffer(volumes):
+    spy, network = Spy(), Stub(constant)
+    trainer = trainer_of(
+        network, iterations=24, n_critic=2, adversarial=spy, hard_labels=False, buffer=volumes and SliceBuffer(volumes), slices_per_plane=4
+    )
+    newest: list[int] = []
+    trainer.d_optimizer.register_step_post_hook(lambda *_: newest.append(network.calls))
+    trainer.run()
+    seen = [{round(float(image[0, 0, 0]) * 64) for image in fake} for _, _, fake in spy.seen["critic"]]
+    ages = {now - call for now, calls in zip(newest, seen, strict=True) for call in calls}
+    assert ages == ({0, 1, 2} if volumes else {0})
+    assert all(now in calls for now, calls in zip(newest, seen)) or volumes
+    # the generator is judged by its own volume, never by the memory
+    assert all(len({float(v) for v in fake.unique()}) == 1 for _, _, fake in spy.seen["generator"])
+
+
+def test_separate_planes_update_a_critic_once_a_plane():
+    spy = Spy()
+    trainer = trainer_of(
+        Stub(coordinates), iterations=1, adversarial=spy, hard_labels=False, separate_planes=True, slices_per_plane=None, crops=4
+    )
+    steps = steps_of(trainer)
+    trainer.run()
+    assert steps == {"g_optimizer": [1], "d_optimizer": [1, 1, 1]}
+    for kind in ("critic", "generator"):
+        assert [constant_channels(fake) for _, _, fake in spy.seen[kind]] == [{NORMAL[plane]} for plane in PLANES["hr"]]
+        assert [tuple(fake.shape) for _, _, fake in spy.seen[kind]] == [(8, 3, 8, 8)] * 3
+    reals = torch.cat([real for _, real, _ in spy.seen["critic"]])
+    assert torch.equal(reals, trainer.state.batch["hr"][0][0])  # 4 crops a plane, none twice
+    assert [len(real) for _, real, _ in spy.seen["critic"]] == [4, 4, 4]
+
+
+def test_all_planes_in_one_update():
+    spy = Spy()
+    trainer = trainer_of(Stub(coordinates), iterations=1, adversarial=spy, hard_labels=False)
+    steps = steps_of(trainer)
+    trainer.run()
+    assert steps["d_optimizer"] == [1]
+    ((_, real, fake),) = spy.seen["critic"]
+    assert constant_channels(fake) == set(NORMAL.values()) and len(fake) == len(real) == 6
+
+
+@pytest.mark.parametrize("separate", [True, False])
+@pytest.mark.parametrize("buffer", [SliceBuffer(2), None])
+def test_anisotropic_critics_judge_their_own_plane_and_images(separate, buffer):
+    spy = Spy()
+    fill = {"hr_xy": 0, "hr_xz": 1, "hr_yz": 2}
+    trainer = trainer_of(
+        Stub(coordinates), iterations=3, adversarial=spy, hard_labels=False, planes=APART, fill=fill, separate_planes=separate, buffer=buffer
+    )
+    names = {id(critic): name for name, critic in trainer.critics.items()}
+    trainer.run()
+    for kind in ("critic", "generator"):
+        assert [names[id(critic)] for critic, _, _ in spy.seen[kind]] == ["hr_xy_2x", "hr_xz_2x", "hr_yz_2x"] * 3
+        for critic, real, fake in spy.seen[kind]:
+            group = names[id(critic)].removesuffix("_2x")
+            assert constant_channels(fake) == {NORMAL[group.removeprefix("hr_")]}
+            assert (real.argmax(1) == fill[group]).all()
+
+
+def test_reals_are_block_averaged_to_the_scale_of_their_critic():
+    spy = Spy()
+    trainer = level_trainer(iterations=1, adversarial=spy)
+    trainer.run()
+    names = {id(critic): name for name, critic in trainer.critics.items()}
+    reals = {names[id(critic)]: real.numpy() for critic, real, _ in spy.seen["critic"]}
+    coarse, fine = (crops[0].numpy() for crops in trainer.state.batch["hr"])
+    expected = np.empty((6, 3, 8, 8), dtype=np.float32)
+    for y in range(8):
+        for x in range(8):
+            expected[:, :, y, x] = coarse[:, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((2, 3))
+    assert 0 < (expected == 0.25).sum()
+    np.testing.assert_array_equal(reals["hr_2x"], expected)
+    np.testing.assert_array_equal(reals["hr_4x"], fine)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_only_the_finest_critic_sees_hard_labels(hard):
+    spy = Spy()
+    trainer = level_trainer(iterations=1, adversarial=spy, hard_labels=hard)
+    trainer.run()
+    names = {id(critic): name for name, critic in trainer.critics.items()}
+    for critic, _, fake in spy.seen["critic"] + spy.seen["generator"]:
+        rounded = torch.allclose(fake, fake.round(), atol=1e-6)
+        assert rounded == (hard and names[id(critic)] == "hr_4x")
+
+
+def test_border_is_cut_in_finest_voxels_at_every_level():
+    spy = Spy()
+    trainer = level_trainer(iterations=1, adversarial=spy, border=2)
+    trainer.run()
+    shapes = {(tuple(real.shape[2:]), tuple(fake.shape[2:])) for _, real, fake in spy.seen["critic"]}
+    assert shapes == {((6, 6), (6, 6)), ((4, 4), (4, 4))}  # 2x: 8 - 2 x 1; 4x: 8 - 2 x 2
+
+
+def test_border_leaves_the_middle():
+    spy = Spy()
+    trainer = trainer_of(Stub(coordinates), iterations=1, adversarial=spy, hard_labels=False, border=3, slices_per_plane=None)
+    trainer.run()
+    ((_, _, fake),) = spy.seen["critic"]
+    assert fake.shape == (6, 3, 2, 2) and set(fake.unique().tolist()) == {3 / 8, 4 / 8}
+
+
+def consistency_by_loops(probabilities: np.ndarray, labels: np.ndarray, tolerance: float) -> float:
+    """The documented formula, voxel by voxel."""
+    s = probabilities.shape[-1] // labels.shape[-1]
+    charges = []
+    for z, y, x in np.ndindex(labels.shape):
+        block = probabilities[:, s * z : s * z + s, s * y : s * y + s, s * x : s * x + s].mean((1, 2, 3))
+        charges.append(max(0.0, sum(COST[labels[z, y, x]][p] * block[p] for p in range(2)) - tolerance))
+    return float(np.mean(charges))
+
+
+@pytest.mark.parametrize(("separate", "planes"), [(False, PLANES), (True, PLANES), (False, APART)])
+def test_generator_loss_is_the_weighted_sum_of_its_parts(separate, planes):
+    spy = Spy()
+    trainer = level_trainer(
+        iterations=1, lr=0.0, adversarial=spy, planes=planes, separate_planes=separate, adversarial_weight=0.7, consistency_weight=30.0
+    )
+    made: list = []
+    forward = trainer.network.forward_training
+    trainer.network.forward_training = lambda *args: made.extend(forward(*args)) or made
+    trainer.run()
+    output = trainer.state.output
+    labels = trainer.state.batch["image"][0, :-1].argmax(0).numpy()
+    assert [scale for scale, _, _ in made] == [2, 4]
+    by_level = []
+    for _, probabilities, (start, edge) in made:
+        z, y, x = (slice(s, s + edge) for s in start)
+        by_level.append(consistency_by_loops(probabilities[0].detach().numpy(), labels[z, y, x], 0.1))
+    assert output["consistency"] == pytest.approx(np.mean(by_level), rel=1e-4) and np.mean(by_level) > 0
+    scores: dict[str, list[float]] = {}
+    names = {id(critic): name for name, critic in trainer.critics.items()}
+    for critic, _, fake in spy.seen["generator"]:
+        scores.setdefault(names[id(critic)], []).append(-float(critic(fake).mean()))
+    assert {name: len(values) for name, values in scores.items()} == {name: 3 if separate else 1 for name in trainer.critics}
+    for name, values in scores.items():
+        assert output[f"adversarial_{name}"] == pytest.approx(np.mean(values), rel=1e-4)
+    adversarial = np.mean([np.mean(values) for values in scores.values()])
+    assert output["generator"] == output["loss"] == pytest.approx(30 * np.mean(by_level) + 0.7 * adversarial, rel=1e-4)
+
+
+def test_a_phase_that_the_lr_does_not_know_is_free():
+    volumes = {0: torch.eye(3)[2], 1: torch.eye(3)[1]}  # all of the third phase; all of the second
+    losses = {}
+    for known, volume in volumes.items():
+        for loss in (BlockConsistency(COST, 0.0), NearestConsistency()):
+            trainer = trainer_of(
+                Stub(lambda _, v=volume: v[:, None, None, None].expand(3, 8, 8, 8).clone()), iterations=1, critics=nn.ModuleDict(), consistency=loss
+            )
+            trainer.run()
+            losses[known, type(loss).__name__] = trainer.state.output["consistency"]
+    assert losses[0, "BlockConsistency"] == 0 < losses[1, "BlockConsistency"]
+    # the paper's: charged for the LR phase that is absent, not for the phase that is there
+    assert losses[0, "NearestConsistency"] == pytest.approx(0.5)
+
+
+def test_without_critics_it_trains_on_consistency():
+    trainer = level_trainer(iterations=3, critics=nn.ModuleDict(), n_critic=2, buffer=SliceBuffer(2), lr=0.1)
+    before = trainer.network.trunk[0].weight.clone()
+    steps: list[int] = []
+    trainer.g_optimizer.register_step_post_hook(lambda *_: steps.append(trainer.state.iteration))
+    trainer.run()
+    assert steps == [1, 2, 3] and "d_optimizer" not in trainer.parts()
+    assert set(trainer.state.output) == {"loss", "consistency", "generator"}
+    assert not torch.equal(trainer.network.trunk[0].weight, before)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    def gradients(limit):
+        trainer = level_trainer(iterations=1, max_grad_norm=limit, adversarial_weight=1000.0)
+        trainer.run()
+        return [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (trainer.network, trainer.critics)]
+
+    for clipped, free in zip(gradients(0.01), gradients(None), strict=True):
+        assert free.norm() > 0.02
+        assert float(clipped.norm()) == pytest.approx(0.01, rel=1e-3)
+        assert float(nn.functional.cosine_similarity(clipped, free, dim=0)) > 0.999
+
+
+def test_average_is_that_of_a_loop():
+    trainer = level_trainer(iterations=6, n_critic=2, ema_decay=0.8, lr=0.05)
+    steps: list[dict[str, Tensor]] = []
+    trainer.g_optimizer.register_step_post_hook(
+        lambda *_: steps.append({name: value.clone() for name, value in trainer.network.named_parameters()})
+    )
+    trainer.run()
+    assert len(steps) == 3
+    for name, value in trainer.ema.module.named_parameters():
+        expected = steps[0][name].double()  # the first step is where the average starts
+        for step in steps[1:]:
+            expected = 0.8 * expected + 0.2 * step[name].double()
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(trainer.ema.module.trunk[0].weight, trainer.network.trunk[0].weight)
+
+
+@pytest.mark.parametrize("other", [0, 1])
+def test_the_seed_decides_the_weights(other):
+    def weights(seed):
+        trainer = level_trainer(iterations=4, n_critic=2, warmup_iterations=1, buffer=SliceBuffer(2), seed=seed)
+        torch.manual_seed(99 + other)  # what was drawn before must not matter
+        trainer.run()
+        return torch.cat([p.detach().flatten() for p in (*trainer.network.parameters(), *trainer.critics.parameters())])
+
+    def build(seed):
+        torch.manual_seed(7)  # the same first weights: only the run differs
+        network = LevelGenerator(3, 3, channels=[8, 8, 8], blocks=1)
+        trainer = trainer_of(network, iterations=3, edge=12, boxes=(4, 2), scales=(2, 4), critic=lambda: SliceCritic(3, [4, 4]), seed=seed)
+        trainer.run()
+        return torch.cat([p.detach().flatten() for p in trainer.network.parameters()])
+
+    assert torch.equal(weights(other), weights(other))
+    assert not torch.equal(weights(0), weights(1))
+    assert torch.equal(build(3), build(3)) and not torch.equal(build(3), build(4))
+
+
+def test_every_epoch_draws_other_patches():
+    trainer = level_trainer(iterations=2, epochs=3)
+    trainer.run()
+    assert trainer.data_loader.dataset.epochs == [1, 2, 3]
+
+
+class Broken:
+    """Fails at an iteration, in the critic's or the generator's turn."""
+
+    def __init__(self, turn: str, iteration: int):
+        self.turn, self.iteration, self.loss = turn, iteration, WassersteinLoss()
+
+    def __getattr__(self, name):
+        def call(critic, real, fake):
+            value = getattr(self.loss, name)(critic, real, fake)
+            return value * float("nan") if name == self.turn and self.trainer.state.iteration == self.iteration else value
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("turn", "name"), [("critic_loss", "critic_hr_2x"), ("generator_loss", "adversarial_hr_2x"), ("consistency", "consistency")]
+)
+def test_stops_at_the_first_loss_that_is_no_number(turn, name):
+    trainer = level_trainer(iterations=8)
+    if turn == "consistency":
+        inner = trainer.consistency
+        trainer.consistency = lambda p, lr: inner(p, lr) * (float("inf") if trainer.state.iteration == 5 else 1.0)
+    else:
+        trainer.adversarial = Broken(turn, 5)
+        trainer.adversarial.trainer = trainer
+    with pytest.raises(InputError, match=rf"iteration 5: the loss '{name}' became (nan|inf).*last checkpoint is kept") as caught:
+        trainer.run()
+    assert "\n" not in str(caught.value) and trainer.state.iteration == 5
+
+
+def test_example_slices_are_label_images_of_lr_sr_and_hr():
+    trainer = level_trainer(iterations=1, fill={"hr": 2})
+    trainer.run()
+    lr, sr, hr = trainer.example_slices()
+    assert (lr.shape, sr.shape, hr.shape) == ((2, 2), (8, 8), (8, 8))
+    assert set(np.unique(lr)) <= {0, 1} and set(np.unique(sr)) <= {0, 1, 2} and set(np.unique(hr)) == {2}
+
+
+def test_looking_at_the_average_does_not_change_it():
+    torch.manual_seed(0)
+    trainer = trainer_of(
+        PaperGenerator(3, 3, width=16), iterations=1, edge=2, boxes=(2,), scales=(8,), batch_size=2, ema_decay=0.0, hard_labels=False
+    )
+    trainer.run()
+    before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+    assert torch.equal(before["module.stem.1.running_mean"], trainer.network.stem[1].running_mean)
+    trainer.example_slices()
+    for name, value in trainer.ema.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_bfloat16_autocast_trains():
+    trainer = level_trainer(iterations=2, amp=True)
+    trainer.run()
+    assert np.isfinite(list(trainer.state.output.values())).all()
+    assert all(p.dtype == torch.float32 for p in trainer.network.parameters())
