@@ -33,6 +33,8 @@ class RandomPatches(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < self.length:
+            raise IndexError(index)
         words = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)
         self.transform.set_random_state(seed=int(words[0]))
         return self.transform(self.data[0])

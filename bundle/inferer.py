@@ -143,7 +143,8 @@ def _finer(result: Tensor, inputs: MetaTensor, scale: int) -> MetaTensor:
     """`result` with the metadata of `inputs` on the finer grid; a batch of a DataLoader has one affine for each volume."""
     affine = np.asarray(inputs.affine, dtype=float)
     finer = np.stack([super_resolved_affine(a, scale) for a in affine.reshape(-1, 4, 4)]).reshape(affine.shape)
-    finer_image = MetaTensor(result, affine=torch.from_numpy(finer), meta=deepcopy(inputs.meta))
+    finer_image = MetaTensor(result, meta=deepcopy(inputs.meta))
+    finer_image.affine = torch.from_numpy(finer)
     finer_image.meta[MetaKeys.SPATIAL_SHAPE] = torch.tensor(result.shape[2:]).expand(*affine.shape[:-2], 3)
     finer_image.is_batch = inputs.is_batch
     return finer_image

@@ -53,7 +53,8 @@ class SuperResolutionTrainer(Trainer):
         n_critic: iterations (critic steps) per generator step.
         warmup_iterations: first iterations that train the generator on consistency alone.
         buffer: earlier fake slices for the critic; None uses the newest volume only, as published.
-        hard_labels: the finest level's critic sees labels (straight-through), not probabilities.
+        hard_labels: every loss sees labels (straight-through) of the finest level, not probabilities. Near-uniform probabilities would
+            satisfy the consistency while the labels, which are what the user gets, are anything.
         ema_decay: of the averaged generator, per generator step.
         max_grad_norm: clips the gradient norm of both optimizers; None does not clip.
         amp: runs the generator under bfloat16 autocast.
@@ -120,6 +121,9 @@ class SuperResolutionTrainer(Trainer):
         if generator_turn or self.buffer is None or not self.buffer.rings:
             with torch.set_grad_enabled(generator_turn), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
                 volumes = self.network.forward_training(image, self.boxes)
+            if self.hard_labels:
+                scale, probabilities, box = volumes[-1]
+                volumes[-1] = (scale, straight_through(probabilities), box)
         if self.critics:
             reals = self._reals(batchdata)
             fakes = self._fakes(volumes)
@@ -174,8 +178,6 @@ class SuperResolutionTrainer(Trainer):
         """Fake slices by critic, one tensor a critic update."""
         fakes = {}
         for scale, probabilities, _ in volumes:
-            if self.hard_labels and scale == self.network.scale_factor:
-                probabilities = straight_through(probabilities)
             for group, planes in self.planes.items():
                 slices = [random_slices(probabilities, plane, self.slices_per_plane, self.border) for plane in planes]
                 fakes[f"{group}_{scale}x"] = slices if self.separate_planes else [torch.cat(slices)]
@@ -211,7 +213,7 @@ class SuperResolutionTrainer(Trainer):
         losses["consistency"] = consistency
         losses["generator"] = self.consistency_weight * consistency
         if self.statistics is not None:
-            losses["statistics"] = self.statistics(straight_through(volumes[-1][1]))
+            losses["statistics"] = self.statistics(volumes[-1][1])
             losses["generator"] = losses["generator"] + self.statistics_weight * losses["statistics"]
         if fakes:
             self.critics.requires_grad_(False)

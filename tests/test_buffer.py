@@ -27,6 +27,24 @@ def test_the_ring_forgets_the_oldest_step():
         assert len(everything) == 3 * len(kept)  # each once: no more than there are
 
 
+@pytest.mark.parametrize(("number", "newest"), [(2, 1), (4, 2), (5, 3)])
+def test_half_of_a_sample_is_of_the_newest_step(number, newest):
+    """The odd one too; the other half is of the earlier steps alone."""
+    buffer = SliceBuffer(volumes=4)
+    for step in range(4):
+        buffer.push("a", slices(step, n=9))
+    for _ in range(10):
+        drawn = buffer.sample("a", number)[:, 0, 0, 0]
+        assert len(drawn) == number
+        assert int((drawn >= 3).sum()) == newest
+
+
+def test_the_first_step_gives_whole_samples():
+    buffer = SliceBuffer()
+    buffer.push("a", slices(0, n=6))
+    assert len(values(buffer.sample("a", 6))) == 6
+
+
 def test_one_ring_a_critic():
     buffer = SliceBuffer(volumes=1)
     buffer.push("a", slices(1))

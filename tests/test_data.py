@@ -15,9 +15,11 @@ def make(seed: int = 0, length: int = 4, calls: list | None = None) -> RandomPat
         if calls is not None:
             calls.append(dict(data))
         rng = np.random.default_rng(data["content"])
-        return {"image": torch.from_numpy(rng.integers(0, 2, (2, 12, 12, 12)).astype(np.uint8)), "hr": [rng.integers(0, 3, (20, 20)).astype(np.uint8)]}
+        image = torch.from_numpy(rng.integers(0, 2, (2, 12, 12, 12)).astype(np.uint8))
+        return {"image": image, "hr": [rng.integers(0, 3, (20, 20)).astype(np.uint8)]}
 
-    random = Compose([RandSpatialCropd("image", (6, 6, 6), random_size=False), RandNoiseChanneld("image"), RandSliceCropsd("hr", [8, 4], 2, 3)])
+    patch = RandSpatialCropd("image", (6, 6, 6), random_size=False)
+    random = Compose([patch, RandNoiseChanneld("image"), RandSliceCropsd("hr", [8, 4], 2, 3)])
     return RandomPatches({"content": 5}, fixed, random, length, seed)
 
 

@@ -80,7 +80,7 @@ def test_any_core_gives_the_whole_volume(network, labels, core):
     scale = network.scale_factor
     assert expected.shape == (N_HR, *(scale * n for n in SHAPE))
     probabilities = infer(labels, network, core=core, seed=7, output="probabilities")
-    np.testing.assert_allclose(probabilities[0].numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(probabilities[0].numpy(), expected, atol=1e-4)  # logits of tens in single precision
     result = infer(labels, network, core=core, seed=7)
     assert result.dtype == torch.uint8 and result.shape == (1, 1, *expected.shape[1:])
     different = result[0, 0].numpy() != expected.argmax(0)

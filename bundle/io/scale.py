@@ -8,22 +8,30 @@ from bundle.errors import InputError
 from bundle.io.volume import as_voxel_size
 
 
-def check_scale(lr_voxel_size: Sequence[float], hr_voxel_size: float | Sequence[float] | None, scale_factor: int) -> None:
-    """Compare the ratio of two voxel sizes, (z, y, x) or a number in µm, with the scale factor; an unknown HR size passes.
+def check_ratio(lr_voxel_size: Sequence[float], hr_voxel_size: Sequence[float], scale_factor: int, name: str = "voxel sizes") -> None:
+    """LR over HR voxel size (µm, the same axes) must be the scale factor on every axis, within 1 %.
 
     Raises:
-        InputError: the ratio is off by more than 1 % on an axis.
+        InputError: it is not.
     """
-    if hr_voxel_size is None:
-        return
-    lr, hr = np.array(as_voxel_size(lr_voxel_size, "lr_voxel_size")), np.array(as_voxel_size(hr_voxel_size, "hr_voxel_size"))
-    for axis, ratio in zip("zyx", lr / hr):
-        if not np.isclose(ratio, scale_factor, rtol=0.01):
-            raise InputError(
-                f"LR and HR voxel sizes ({_micrometres(lr)} and {_micrometres(hr)} µm) have a ratio of {ratio:.4g} along {axis}, but "
-                f"scale_factor is {scale_factor}; correct lr_voxel_size, hr_voxel_size or scale_factor"
-            )
+    ratio = np.asarray(lr_voxel_size, float) / np.asarray(hr_voxel_size, float)
+    if not np.allclose(ratio, scale_factor, rtol=0.01):
+        raise InputError(
+            f"{name}: the LR voxels ({_size(lr_voxel_size)} µm) are {_size(ratio)} times the HR pixels ({_size(hr_voxel_size)} µm), "
+            f"but scale_factor is {scale_factor}; correct lr_voxel_size, hr_voxel_size or scale_factor"
+        )
 
 
-def _micrometres(size: np.ndarray) -> str:
-    return " x ".join(f"{v:.6g}" for v in (size[:1] if np.ptp(size) == 0 else size))
+def check_scale(lr_voxel_size: Sequence[float], hr_voxel_size: float | Sequence[float] | None, scale_factor: int) -> None:
+    """`check_ratio` of two voxel sizes, (z, y, x) or a number in µm; an unknown HR size passes.
+
+    Raises:
+        InputError: the ratio is off.
+    """
+    if hr_voxel_size is not None:
+        check_ratio(as_voxel_size(lr_voxel_size, "lr_voxel_size"), as_voxel_size(hr_voxel_size, "hr_voxel_size"), scale_factor)
+
+
+def _size(values: Sequence[float]) -> str:
+    rounded = [f"{v:.6g}" for v in values]
+    return rounded[0] if len(set(rounded)) == 1 else " x ".join(rounded)

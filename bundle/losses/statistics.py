@@ -28,7 +28,7 @@ class StatisticsLoss(nn.Module):
         target = torch.as_tensor(target, dtype=torch.float32)
         self.register_buffer("target", target)
         self.register_buffer("mean", target.clone())
-        self.pairs = torch.triu_indices(n_phases, n_phases, offset=1)
+        self.register_buffer("pairs", torch.triu_indices(n_phases, n_phases, offset=1), persistent=False)
 
     def statistics(self, labels: Tensor) -> Tensor:
         """Of one-hot labels (B, n, D, H, W): fractions, and faces between each pair / all interior faces, differentiable."""

@@ -15,13 +15,21 @@ def crop(x: Tensor, start: list[int], size: list[int]) -> Tensor:
     return x[:, :, start[0] : start[0] + size[0], start[1] : start[1] + size[1], start[2] : start[2] + size[2]]
 
 
+def conv3(in_channels: int, out_channels: int) -> nn.Conv3d:
+    """3^3 convolution without padding, started so that the variance survives it (He et al. 2015); torch's default would lose the noise on its way."""
+    conv = nn.Conv3d(in_channels, out_channels, 3)
+    nn.init.kaiming_normal_(conv.weight, a=0.2)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
 class ResidualBlock(nn.Module):
     """Two 3^3 convolutions without padding and the shortcut, cropped to match: trims two voxels a side."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv1 = nn.Conv3d(channels, channels, 3)
-        self.conv2 = nn.Conv3d(channels, channels, 3)
+        self.conv1 = conv3(channels, channels)
+        self.conv2 = conv3(channels, channels)
         # Starts as the identity, so that depth costs no stability (Zhang et al. 2019, Fixup).
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
@@ -60,8 +68,8 @@ class Level(nn.Module):
         self.logit_bound = logit_bound
         self.up = SubPixel2(in_channels, channels)
         self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 0.3))
-        self.conv1 = nn.Conv3d(channels, channels, 3)
-        self.conv2 = nn.Conv3d(channels, channels, 3)
+        self.conv1 = conv3(channels, channels)
+        self.conv2 = conv3(channels, channels)
         self.head = nn.Conv3d(channels, out_channels, 1)
         nn.init.zeros_(self.head.weight)  # starts as the level before, enlarged
         nn.init.zeros_(self.head.bias)
@@ -100,13 +108,13 @@ class LevelGenerator(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 48, 32, 16),
         blocks: int = 4,
-        logit_bound: float = 4.0,
+        logit_bound: float = 3.0,
         noise_std: float = 1.0,
     ):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.trunk = nn.Sequential(
-            nn.Conv3d(in_channels, channels[0], 3), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
+            conv3(in_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
         )
         self.levels = nn.ModuleList(Level(a, b, out_channels, logit_bound) for a, b in zip(channels[:-1], channels[1:]))
         self.logit_bound, self.noise_std = logit_bound, noise_std

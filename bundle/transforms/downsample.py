@@ -24,7 +24,7 @@ def nearest(x: Tensor, factor: int) -> Tensor:
 
 
 class Downsampled(MapTransform):
-    """Down-samples channel-first arrays (C, …) by a whole factor.
+    """Down-samples channel-first arrays (C, …) by a whole factor; for what a loss or a critic sees: the affine is not changed.
 
     Args:
         keys: entries to change.

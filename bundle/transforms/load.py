@@ -1,4 +1,4 @@
-"""From files to label arrays in memory: HR images, and a part of the LR volume."""
+"""From files to label arrays in memory: phases and planes of a training, HR images, and whether the LR volume is large enough."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, SpatialCrop
+from monai.transforms import MapTransform
 
 from bundle.errors import InputError
 from bundle.io import check_labels, read_images
-from bundle.io.region import check_ratio, region_slices
+from bundle.io.scale import check_ratio
 
 PLANE_AXES = {"xy": (1, 2), "xz": (0, 2), "yz": (0, 1)}
 """Plane -> axes (of z, y, x) of its images' rows and columns."""
@@ -97,27 +97,6 @@ class LoadSlicesd(MapTransform):
                 for plane in planes:
                     check_ratio([float(voxel[axis]) for axis in PLANE_AXES[plane]], pixel, self.scale_factor, name)
             result[group] = [check_labels(image, self.n_phases, name, self.table, "hr_labels") for image in images]
-        return result
-
-
-class CropRegiond(MapTransform):
-    """Keeps a part of a volume (C, z, y, x); the affine follows.
-
-    Args:
-        keys: entries to crop.
-        region: [[z0, z1], [y0, y1], [x0, x1]] in voxels, or None for all.
-    """
-
-    def __init__(self, keys: KeysCollection, region: Sequence[Sequence[int]] | None = None):
-        super().__init__(keys)
-        self.region = region
-
-    def __call__(self, data: Mapping[Hashable, MetaTensor]) -> dict[Hashable, MetaTensor]:
-        """Returns a copy of the dictionary with the entries cropped."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            if self.region is not None:
-                result[key] = SpatialCrop(roi_slices=region_slices(result[key].shape[1:], self.region))(result[key])
         return result
 
 

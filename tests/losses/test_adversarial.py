@@ -58,7 +58,20 @@ def test_wasserstein_of_a_linear_critic(penalty):
 
 
 def test_the_default_penalty_is_the_published_one():
-    assert WassersteinLoss().penalty == 10
+    assert WassersteinLoss().penalty == 10 and not WassersteinLoss().rms
+
+
+def test_root_mean_square_distance():
+    """The critic that scores a slice by its distance to the origin, as root mean square over the pixels, has slope 1: no penalty."""
+
+    class Distance(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.square().sum(1).mean(dim=(1, 2)).sqrt()
+
+    x = draw(3)
+    assert WassersteinLoss(rms=True).critic_loss(Distance(), x, x.clone()).item() == pytest.approx(0, abs=1e-12)
+    # by the sum over the 3 x 4 pixels the same slope is 1 / sqrt(12)
+    assert WassersteinLoss().critic_loss(Distance(), x, x.clone()).item() == pytest.approx(10 * (12**-0.5 - 1) ** 2)
 
 
 def test_the_penalty_is_a_slice_s_own():
@@ -162,7 +175,7 @@ def test_relativistic_generator_loss_is_the_mirror():
 @pytest.mark.parametrize("loss", [WassersteinLoss(), RelativisticLoss()], ids=["wasserstein", "relativistic"])
 def test_float32_slices_and_their_graph(loss):
     """What the trainer passes: the penalty sends nothing back into the slices it is taken at."""
-    critic = nn.Sequential(nn.Conv2d(2, 3, 2), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(18, 1), nn.Flatten(0))
+    critic = smooth_critic().float()
     real, fake = draw(4, 1).float(), draw(4, 2).float().requires_grad_(True)
     value = loss.critic_loss(critic, real, fake)
     assert value.dtype == torch.float32 and value.shape == ()

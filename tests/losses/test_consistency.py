@@ -1,9 +1,13 @@
 """The consistency losses against plain loops."""
 
+from itertools import product
+
 import pytest
 import torch
 
 from bundle.losses.consistency import BlockConsistency, NearestConsistency, cost_matrix
+
+COST = [[0, 1, 2], [0.5, 0, 0.1], [3, 0.2, 0]]
 
 
 def case(phases: int = 3, lr_phases: int = 3, factor: int = 2, size=(2, 3, 4), batch: int = 2):
@@ -14,7 +18,7 @@ def case(phases: int = 3, lr_phases: int = 3, factor: int = 2, size=(2, 3, 4), b
 
 
 def voxels(labels):
-    return ((b, z, y, x) for b in range(len(labels)) for z in range(labels.shape[1]) for y in range(labels.shape[2]) for x in range(labels.shape[3]))
+    return product(*(range(n) for n in labels.shape))
 
 
 def block_loop(probabilities, labels, cost, tolerance, factor) -> float:
@@ -58,7 +62,7 @@ def test_nearest_reads_one_voxel_of_each_block():
 @pytest.mark.parametrize("tolerance", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize(
     ("phases", "cost"),
-    [(3, [[0, 1, 2], [0.5, 0, 0.1], [3, 0.2, 0]]), (4, [[0, 1, 2], [0.5, 0, 0.1], [3, 0.2, 0]]), (4, [[0, 1, 2, 9], [0.5, 0, 0.1, 1], [3, 0.2, 0, 4]])],
+    [(3, COST), (4, COST), (4, [[0, 1, 2, 9], [0.5, 0, 0.1, 1], [3, 0.2, 0, 4]])],
     ids=["same phases", "an extra phase, free", "an extra phase, charged"],
 )
 def test_block_equals_a_loop(phases, cost, tolerance):

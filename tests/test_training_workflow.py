@@ -1,0 +1,453 @@
+"""`run training` from the outside: kills and resumes, every override file, every wiring, and input that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from monai.bundle import ConfigParser
+
+from bundle.errors import InputError, find_input_error
+from bundle.losses.adversarial import RelativisticLoss, WassersteinLoss
+from bundle.losses.consistency import NearestConsistency
+
+TINY = {  # the default networks on a few voxels
+    "network_def#channels": [8, 8, 8, 8],
+    "network_def#blocks": 1,
+    "critic_def#channels": [4, 4],
+    "boxes": [6, 4, 2],
+    "slices_per_plane": 2,
+    "epoch_length": 3,
+    "max_epochs": 1,
+    "warmup_iterations": 1,
+    "amp": False,
+}
+
+KILLER = '''
+"""Kills its process (SIGKILL) at an iteration, or in the middle of the writing of a checkpoint."""
+import os
+import signal
+from pathlib import Path
+
+import torch
+from ignite.engine import Events
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at(trainer, iteration):
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), kill)
+
+
+def writing(trainer, epoch):
+    save = torch.save
+
+    def torn(content, path):
+        save(content, path)
+        if trainer.state.epoch == epoch and Path(path).name.endswith("checkpoint.pt"):
+            os.truncate(path, os.path.getsize(path) // 2)
+            kill()
+
+    torch.save = torn
+'''
+
+
+@pytest.fixture
+def cli(tmp_path, bundle_root) -> Callable[..., subprocess.CompletedProcess]:
+    """`python -m monai.bundle run training`, tiny, from a folder that is not the bundle's."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "killer.py").write_text(KILLER)
+
+    def run(output: str | Path, *, kill: str | None = None, **overrides) -> subprocess.CompletedProcess:
+        files = [str(bundle_root / "configs" / "train.yaml")]
+        if kill:
+            files.append(str(folder / "kill.yaml"))
+            Path(files[1]).write_text(f'+imports: ["$import killer"]\n+initialize: ["$killer.{kill}"]\n')
+        command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files)]
+        for key, value in ({"output_dir": str(tmp_path / output)} | TINY | overrides).items():
+            command += [f"--{key}", str(value)]
+        environment = os.environ | {"PYTHONPATH": str(bundle_root), "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the bit, but for the seconds that it took."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a if key != "seconds")
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def error_line(result: subprocess.CompletedProcess) -> str:
+    """The one line that a failed run ends with."""
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr, result.stderr[-2000:]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and result.stderr.strip().endswith(lines[0])
+    return lines[0]
+
+
+def test_killed_twice_and_resumed_it_has_the_weights_of_the_uninterrupted_run(cli, tmp_path):
+    settings = {"max_epochs": 4, "amp": True}
+    assert cli("whole", **settings).returncode == 0
+
+    assert cli("broken", kill="at(@train#trainer, 8)", **settings).returncode == -signal.SIGKILL
+    path = tmp_path / "broken" / "checkpoint.pt"
+    assert load(path)["position"]["iteration"] == 6  # the last whole epoch
+
+    result = cli("broken", kill="writing(@train#trainer, 3)", resume=True, **settings)
+    assert result.returncode == -signal.SIGKILL and "at epoch 2" in result.stdout
+    assert load(path)["position"]["iteration"] == 6  # half a file lies beside it, not in its place
+    assert [name for name in os.listdir(path.parent) if name.startswith(".partial-")]
+
+    result = cli("broken", resume=True, **settings)
+    assert result.returncode == 0 and "at epoch 2" in result.stdout
+    for name in ("checkpoint.pt", "model.pt"):
+        assert same(load(tmp_path / "broken" / name), load(tmp_path / "whole" / name)), name
+    assert load(path)["position"] | {"seconds": 0} == {"epoch": 4, "iteration": 12, "seconds": 0}
+    model = load(tmp_path / "whole" / "model.pt")
+    assert (model["phases"], model["scale_factor"]) == (["pore", "quartz", "feldspar", "clay"], 8)
+
+    before = {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()}
+    message = error_line(cli("broken", resume=True, **settings))
+    assert str(path) in message and "trained for 4 epochs already; raise max_epochs (now 4)" in message
+    assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == before
+
+
+def test_bad_input_is_one_line_of_the_command(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = error_line(cli("file/output"))
+    assert str(tmp_path / "file" / "output") in message and "cannot be written" in message
+    # boxes of 66 LR voxels take crops of 528 pixels of the sample's 512
+    message = error_line(cli("absent", boxes=[66, 4, 2], lr_image=write_lr(tmp_path / "large.tif", 80)))
+    assert "(512, 512) pixels, but the critics' crops take 528" in message
+    assert not (tmp_path / "absent").exists()
+
+
+# --- Inside this process -------------------------------------------------------------------------------------------------------------
+
+
+def write_lr(path: Path, edge: int = 20, phases: int = 4) -> str:
+    labels = np.random.default_rng(0).integers(0, phases, (edge,) * 3, dtype=np.uint8)
+    tifffile.imwrite(path, labels, imagej=True, resolution=(1 / 4, 1 / 4), metadata={"axes": "ZYX", "unit": "um", "spacing": 4.0})
+    return str(path)
+
+
+def write_hr(path: Path, values: np.ndarray, pixel_size: float = 0.5) -> str:
+    metadata = {"axes": "ZYX", "unit": "um", "spacing": 1.0}
+    tifffile.imwrite(path, values.astype(np.uint8), imagej=True, resolution=(1 / pixel_size,) * 2, metadata=metadata)
+    return str(path)
+
+
+@pytest.fixture
+def rock(tmp_path) -> dict[str, str]:
+    """A volume of 20^3 voxels of 4 µm and two images of 64^2 pixels of 0.5 µm, four phases."""
+    hr = np.random.default_rng(1).integers(0, 4, (2, 64, 64))
+    return {"lr_image": write_lr(tmp_path / "lr.tif"), "hr_images": write_hr(tmp_path / "hr.tif", hr)}
+
+
+@pytest.fixture
+def parse(bundle_root, tmp_path, monkeypatch) -> Callable[..., ConfigParser]:
+    """A tiny training from train.yaml, override files and keys."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # `training` sets its own
+
+    def build(*files: str, **overrides) -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config([str(bundle_root / "configs" / name) for name in ("train.yaml", *files)])
+        parser.update({"output_dir": str(tmp_path / "output"), "device": "cpu"} | overrides)
+        return parser
+
+    return build
+
+
+def train(parser: ConfigParser):
+    parser.get_parsed_content("initialize")
+    parser.get_parsed_content("training")
+    return parser.get_parsed_content("train#trainer")
+
+
+def weights(trainer) -> torch.Tensor:
+    return torch.cat([value.flatten().double() for value in trainer.ema.module.state_dict().values()])
+
+
+def test_the_seed_decides_the_weights(parse, rock, tmp_path):
+    found = []
+    for n, seed in enumerate([5, 5, 6]):
+        torch.manual_seed(n)
+        found.append(weights(train(parse(**TINY, **rock, seed=seed, output_dir=str(tmp_path / str(n))))))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_training_without_resume_starts_anew(parse, rock, tmp_path):
+    first = train(parse(**TINY, **rock))
+    again = train(parse(**TINY, **rock))
+    assert torch.equal(weights(first), weights(again)) and again.state.iteration == 3
+
+
+def test_it_writes_what_the_config_says(parse, rock, tmp_path):
+    train(parse(**TINY, **rock))
+    names = sorted(os.listdir(tmp_path / "output"))
+    assert names == ["checkpoint.pt", "model.pt", "tensorboard"]
+    (log,) = os.listdir(tmp_path / "output" / "tensorboard")
+    assert log.startswith("events.out.tfevents")
+
+
+@pytest.mark.parametrize("scale_factor", [2, 4])
+def test_other_scale_factors(parse, rock, tmp_path, scale_factor):
+    levels = {2: 1, 4: 2}[scale_factor]
+    overrides = {"network_def#channels": [8] * (levels + 1), "boxes": [6, 4][:levels], "hr_voxel_size": 4 / scale_factor}
+    trainer = train(parse(**TINY | rock | overrides, scale_factor=scale_factor))
+    assert sorted(trainer.critics) == [f"hr_{2 ** (k + 1)}x" for k in range(levels)]
+    model = load(tmp_path / "output" / "model.pt")
+    assert model["scale_factor"] == scale_factor
+    assert [tuple(crops.shape) for crops in trainer.state.batch["hr"]] == [(1, 6, 4, scale_factor * e, scale_factor * e) for e in [6, 4][:levels]]
+
+
+@pytest.mark.parametrize("scale_factor", [2, 4, 8])
+def test_the_default_networks_have_the_levels_of_the_scale_factor(parse, scale_factor):
+    parser = parse(scale_factor=scale_factor)
+    network = parser.get_parsed_content("network_def")
+    assert network.scale_factor == scale_factor and len(parser.get_parsed_content("boxes")) == len(network.levels)
+    network.nested_boxes(parser.get_parsed_content("patch"), parser.get_parsed_content("boxes"))  # they fit
+
+
+def test_hr_with_a_phase_that_the_lr_does_not_know(parse, rock, tmp_path):
+    two = {"lr_image": write_lr(tmp_path / "two.tif", phases=2), "lr_phases": ["pore", "quartz"]}
+    trainer = train(parse(**TINY | rock | two))
+    assert trainer.state.batch["image"].shape[1] == 3  # two labels and noise
+    assert trainer.state.batch["hr"][0].shape[2] == trainer.network.out_channels == 4
+    assert trainer.consistency.cost.shape == (2, 2)
+    model = load(tmp_path / "output" / "model.pt")
+    assert (model["lr_phases"], len(model["phases"])) == (["pore", "quartz"], 4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "attribute"),
+    [
+        ("adversarial_weight", 0.3, "adversarial_weight"),
+        ("consistency_weight", 7.0, "consistency_weight"),
+        ("n_critic", 4, "n_critic"),
+        ("warmup_iterations", 9, "warmup_iterations"),
+        ("slices_per_plane", 3, "slices_per_plane"),
+        ("border", 1, "border"),
+        ("separate_planes", True, "separate_planes"),
+        ("hard_labels", False, "hard_labels"),
+        ("buffer_volumes", 5, "buffer.volumes"),
+        ("tolerance", 0.21, "consistency.tolerance"),
+        ("amp", True, "bfloat16"),
+        ("seed", 12, "seed"),
+        ("max_epochs", 6, "state.max_epochs"),
+        ("epoch_length", 8, "state.epoch_length"),
+        ("batch_size", 2, "data_loader.batch_size"),
+        ("noise_std", 0.5, "network.noise_std"),
+        ("g_learning_rate", 0.02, "g_optimizer.defaults.lr"),
+        ("d_learning_rate", 0.03, "d_optimizer.defaults.lr"),
+        ("betas", [0.1, 0.2], "d_optimizer.defaults.betas"),
+    ],
+)
+def test_keys_reach_the_trainer(parse, rock, key, value, attribute):
+    found = parse(**TINY | rock | {key: value}).get_parsed_content("train#trainer")
+    for name in attribute.split("."):
+        found = found[name] if isinstance(found, dict) else getattr(found, name)
+    assert (list(found) if isinstance(value, list) else found) == value
+
+
+def test_ema_decay_reaches_the_average(parse, rock):
+    trainer = parse(**TINY | rock | {"ema_decay": 0.25}).get_parsed_content("train#trainer")
+    for value in (0.0, 1.0):  # the first is the start of the average
+        for parameter in trainer.network.parameters():
+            parameter.data.fill_(value)
+        trainer.ema.update_parameters(trainer.network)
+    assert {float(p.unique()) for p in trainer.ema.module.parameters()} == {0.75}
+
+
+def test_mse_only_has_no_critic(parse, rock):
+    trainer = train(parse("mse_only.yaml", **TINY | rock))
+    assert len(trainer.critics) == 0 and trainer.d_optimizer is None and isinstance(trainer.consistency, NearestConsistency)
+    assert trainer.state.output["generator"] == pytest.approx(trainer.consistency_weight * trainer.state.output["consistency"])
+
+
+def test_zero_noise_is_without_noise(parse, rock):
+    trainer = train(parse("zero_noise.yaml", **TINY | rock))
+    assert (trainer.state.batch["image"][:, -1] == 0).all() and (trainer.state.batch["image"][:, :-1].sum(1) == 1).all()
+    image = torch.as_tensor(trainer.state.batch["image"])
+    with torch.no_grad():  # the finer levels draw none either
+        assert torch.equal(trainer.network(image), trainer.network(image))
+
+
+def test_the_default_has_noise(parse, rock):
+    trainer = train(parse(**TINY | rock))
+    assert 0.9 < float(trainer.state.batch["image"][:, -1].std()) < 1.1
+    image = torch.as_tensor(trainer.state.batch["image"])
+    for level in trainer.network.levels:
+        torch.nn.init.normal_(level.head.weight)
+    with torch.no_grad():
+        assert not torch.equal(trainer.network(image), trainer.network(image))
+
+
+def test_relativistic(parse, rock):
+    trainer = train(parse("relativistic.yaml", **TINY | rock))
+    assert isinstance(trainer.adversarial, RelativisticLoss) and (trainer.adversarial.r1, trainer.adversarial.r2) == (1.0, 1.0)
+    assert trainer.n_critic == 1 and np.isfinite(list(trainer.state.output.values())).all()
+
+
+def test_anisotropic_shows_each_critic_its_plane_and_images(parse, rock, tmp_path):
+    """HR images of one phase a plane, rows half as high as columns are wide: each critic's crops have its phase."""
+    files = {
+        f"hr_images#{plane}": write_hr(tmp_path / f"{plane}.tif", np.full((1, 48, 96), phase)) for phase, plane in enumerate(["xy", "xz", "yz"])
+    }
+    trainer = parse("anisotropic.yaml", **TINY | {"lr_image": rock["lr_image"]} | files)
+    trainer.get_parsed_content("initialize")
+    trainer = trainer.get_parsed_content("train#trainer")
+    assert sorted(trainer.critics) == sorted(f"hr_{plane}_{scale}x" for plane in ("xy", "xz", "yz") for scale in (2, 4, 8))
+    assert trainer.planes == {f"hr_{plane}": [plane] for plane in ("xy", "xz", "yz")} and trainer.statistics is None
+    seen: dict[str, set[int]] = {}
+    names = {id(critic): name for name, critic in trainer.critics.items()}
+    loss = trainer.adversarial.critic_loss
+
+    def spy(critic, real, fake):
+        seen.setdefault(names[id(critic)], set()).update(real.argmax(1).unique().tolist())
+        return loss(critic, real, fake)
+
+    trainer.adversarial.critic_loss = spy
+    trainer.run()
+    assert seen == {f"hr_{plane}_{scale}x": {phase} for phase, plane in enumerate(["xy", "xz", "yz"]) for scale in (2, 4, 8)}
+
+
+def test_paper_has_the_published_values(parse, sample_paths):
+    """Against /reference: the facts of the published code, written down by hand."""
+    parser = parse("paper.yaml", lr_image=str(sample_paths["lr"]), hr_images=str(sample_paths["hr"]))
+    trainer = parser.get_parsed_content("train#trainer")
+    assert sum(p.numel() for p in trainer.network.parameters()) == 20_146_980
+    assert parser.get_parsed_content("patch") == 32 and trainer.network.scale_factor == 8  # 32^3 -> 256^3
+    for optimizer in (trainer.g_optimizer, trainer.d_optimizer):
+        assert type(optimizer) is torch.optim.Adam
+        assert (optimizer.defaults["lr"], tuple(optimizer.defaults["betas"])) == (1e-4, (0.5, 0.999))
+    assert type(trainer.adversarial) is WassersteinLoss and trainer.adversarial.penalty == 10 and not trainer.adversarial.rms
+    assert isinstance(trainer.consistency, NearestConsistency)  # contains classes / 2
+    assert (trainer.consistency_weight, trainer.adversarial_weight) == (300, 3)  # 3 x 100; the trainer takes the mean over three planes
+    assert trainer.separate_planes and not trainer.hard_labels and trainer.statistics is None and trainer.buffer is None
+    assert (trainer.n_critic, trainer.warmup_iterations, trainer.max_grad_norm) == (5, 0, None)
+    assert (trainer.border, trainer.slices_per_plane, trainer.boxes) == (8, None, [32])
+    assert list(trainer.critics) == ["hr_8x"]  # one for three planes
+    convolutions = [layer for layer in trainer.critics["hr_8x"].layers if isinstance(layer, torch.nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [16, 32, 64, 128, 256, 512, 1]
+    assert trainer.data_loader.batch_size == 2
+    assert (trainer.state.max_epochs, trainer.state.epoch_length) == (500, 10000 // 32)
+    item = trainer.data_loader.dataset[0]
+    assert tuple(item["image"].shape) == (5, 32, 32, 32)
+    assert [tuple(crops.shape) for crops in item["hr"]] == [(128 // 2 * 3, 4, 240, 240)]  # 128 a plane and batch of 2
+    trainer.ema.update_parameters(trainer.network)
+    torch.nn.init.ones_(trainer.network.stem[0].weight)
+    trainer.ema.update_parameters(trainer.network)
+    assert (trainer.ema.module.stem[0].weight == 1).all()  # no averaging
+
+
+def test_paper_trains_and_its_model_fits_its_inference(parse, rock, tmp_path, bundle_root):
+    """Narrow and small: 10^3 -> 80^3, of which slices of 64^2 are judged, the least that the published critic takes."""
+    small = {
+        "network_def#width": 16, "critic_def#last_kernel": 1, "boxes": [10], "crops_per_plane": 2, "epoch_length": 2, "max_epochs": 1, "n_critic": 2,
+    }  # fmt: skip
+    trainer = train(parse("paper.yaml", **small | rock))
+    output = trainer.state.output
+    assert output["generator"] == pytest.approx(300 * output["consistency"] + 3 * output["adversarial_hr_8x"], rel=1e-4)
+    assert [tuple(crops.shape) for crops in trainer.state.batch["hr"]] == [(2, 6, 4, 64, 64)]
+    parser = ConfigParser()
+    parser.read_config([str(bundle_root / "configs" / name) for name in ("inference.yaml", "paper_network.yaml")])
+    parser["network_def#width"] = 16
+    parser.get_parsed_content("network_def").load_state_dict(load(tmp_path / "output" / "model.pt")["model"])
+
+
+def test_resume_with_another_network_or_epoch_length(parse, rock):
+    train(parse(**TINY | rock))
+    more = TINY | rock | {"max_epochs": 2, "resume": True}
+    for change, words in [
+        ({"network_def#channels": [8, 8, 8, 4]}, "another configuration"),
+        ({"epoch_length": 4}, "had epochs of 3 iterations, now 4"),
+        ({"buffer_volumes": 3}, None),  # a shorter memory goes on
+    ]:
+        if words:
+            assert words in failure(parse(**more | change))
+        else:
+            assert train(parse(**more | change)).state.iteration == 6
+
+
+def failure(parser: ConfigParser) -> str:
+    """The line that the command would print."""
+    with pytest.raises(Exception) as caught:
+        train(parser)
+    message = find_input_error(caught.value)
+    assert message is not None, caught.value
+    assert "\n" not in message and len(message) < 600
+    return message
+
+
+
+BAD_INPUT: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
+    "images smaller than the crop": (lambda f: {"hr_images": write_hr(f / "s.tif", np.zeros((1, 64, 47)))}, r"s.tif.*(64, 47).*take 48"),
+    "HR with fewer phases": (lambda f: {"phases": ["pore", "quartz"], "lr_phases": ["pore", "quartz", "clay"]}, "2 phases, fewer than the 3"),
+    "an LR label without a phase": (lambda f: {"phases": ["pore", "quartz"]}, "lr.tif.*values (2, 3) where 0, 1 are known"),
+    "an HR label without a phase": (lambda f: {"hr_images": write_hr(f / "five.tif", np.full((1, 64, 64), 4))}, "five.tif.*values (4)"),
+    "a table that lacks a value": (lambda f: {"lr_labels": {0: 0, 1: 1, 2: 2}}, "lr.tif.*values (3).*lr_labels"),
+    "voxel ratio": (lambda f: {"hr_voxel_size": 1.0}, "4 times the HR pixels.*scale_factor is 8"),
+    "voxel ratio of a file": (lambda f: {"hr_images": write_hr(f / "c.tif", np.zeros((1, 64, 64)), 0.6)}, "c.tif.*scale_factor is 8"),
+    "missing LR": (lambda f: {"lr_image": str(f / "absent.tif")}, "absent.tif: no such file"),
+    "missing HR": (lambda f: {"hr_images": [str(f / "hr.tif"), str(f / "absent.tif")]}, "absent.tif: no such file"),
+    "LR smaller than a patch": (lambda f: {"boxes": [14, 4, 2]}, "lr.tif: (20, 20, 20) LR voxels.*patch takes 22"),
+    "a region smaller than a patch": (lambda f: {"lr_region": [[0, 20], [0, 13], [0, 20]]}, "(20, 13, 20) LR voxels.*patch takes 14"),
+    "a region outside": (lambda f: {"lr_region": [[0, 20], [0, 20], [0, 21]]}, "lr_region.*(20, 20, 20)"),
+    "wrong planes": (lambda f: {"hr_images": {"xy": "a.tif", "zx": "b.tif"}}, "hr_images: has the planes xy, zx"),
+    "a truncated file": (lambda f: {"lr_image": truncated(f)}, "cut.tif: cannot be read"),
+}
+
+
+def truncated(folder: Path) -> str:
+    (folder / "cut.tif").write_bytes((folder / "lr.tif").read_bytes()[:3000])
+    return str(folder / "cut.tif")
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_nothing_is_written(parse, rock, tmp_path, case):
+    make, words = BAD_INPUT[case]
+    message = failure(parse(**TINY | rock | make(tmp_path)))
+    position = 0
+    for part in words.split(".*"):
+        position = message.find(part, position)
+        assert position >= 0, message
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(parse, rock, tmp_path):
+    parser = parse(**TINY | rock | {"max_epochs": 3, "g_learning_rate": 0.01})
+    parser.get_parsed_content("initialize")
+    trainer = parser.get_parsed_content("train#trainer")
+    loss = trainer.adversarial.critic_loss
+    trainer.adversarial.critic_loss = lambda *args: loss(*args) * (float("nan") if trainer.state.iteration == 5 else 1.0)
+    with pytest.raises(InputError, match="iteration 5: the loss 'critic_hr_2x' became nan"):
+        trainer.run()
+    content = load(tmp_path / "output" / "checkpoint.pt")
+    assert content["position"]["iteration"] == 3
+    assert all(value.isfinite().all() for part in ("network", "ema", "critics") for value in content[part].values())
+    resumed = train(parse(**TINY | rock | {"max_epochs": 3, "resume": True}))
+    assert resumed.state.iteration == 9
