@@ -43,18 +43,17 @@ class SuperResolutionTrainer(Trainer):
         g_optimizer, d_optimizer: of the generator; of all critics.
         adversarial: the adversarial loss.
         consistency: the loss between probabilities and LR one-hot labels.
-        statistics: the loss on fractions and areas of the finest level's labels, or None.
-        adversarial_weight, consistency_weight, statistics_weight: of the three in the generator's loss.
+        adversarial_weight, consistency_weight: of the two in the generator's loss.
         boxes: edge (LR voxels) of the box that each level decodes.
         planes: plane group -> planes that its critics judge, e.g. {"hr": ["xy", "xz", "yz"]}.
         slices_per_plane: slices drawn from each plane of a volume; None takes all.
         border: voxels cut from a volume before slicing.
         separate_planes: one critic update a plane, one after the other, as published; else one for all planes of the group.
         n_critic: iterations (critic steps) per generator step.
-        warmup_iterations: first iterations that train the generator on consistency alone.
+        warmup_iterations: first iterations, in which the generator learns from the consistency alone and the critics catch up.
         buffer: earlier fake slices for the critic; None uses the newest volume only, as published.
-        hard_labels: every loss sees labels (straight-through) of the finest level, not probabilities. Near-uniform probabilities would
-            satisfy the consistency while the labels, which are what the user gets, are anything.
+        hard_labels: every loss sees labels (straight-through), not probabilities, and the reals of coarser scales are majority labels.
+            Near-uniform probabilities would satisfy the consistency while the labels, which are what the user gets, are anything.
         ema_decay: of the averaged generator, per generator step.
         max_grad_norm: clips the gradient norm of both optimizers; None does not clip.
         amp: runs the generator under bfloat16 autocast.
@@ -75,10 +74,8 @@ class SuperResolutionTrainer(Trainer):
         consistency: nn.Module,
         boxes: Sequence[int],
         planes: Mapping[str, Sequence[str]],
-        statistics: nn.Module | None = None,
         adversarial_weight: float = 1.0,
         consistency_weight: float = 1.0,
-        statistics_weight: float = 1.0,
         slices_per_plane: int | None = None,
         border: int = 0,
         separate_planes: bool = False,
@@ -98,8 +95,7 @@ class SuperResolutionTrainer(Trainer):
         self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.adversarial, self.consistency = adversarial, consistency.to(device)
-        self.statistics = None if statistics is None else statistics.to(device)
-        self.adversarial_weight, self.consistency_weight, self.statistics_weight = adversarial_weight, consistency_weight, statistics_weight
+        self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
         self.boxes, self.planes = list(boxes), {group: list(names) for group, names in planes.items()}
         self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, separate_planes
         self.n_critic, self.warmup_iterations = n_critic, warmup_iterations
@@ -114,7 +110,7 @@ class SuperResolutionTrainer(Trainer):
         torch.manual_seed((self.seed * 1_000_003 + iteration) & 0x7FFFFFFFFFFFFFFF)
         image = convert_to_tensor(batchdata["image"], track_meta=False).to(self.state.device, memory_format=torch.channels_last_3d)
         adversarial = bool(self.critics) and iteration > self.warmup_iterations
-        generator_turn = iteration % self.n_critic == 0 or not adversarial
+        generator_turn = iteration % self.n_critic == 0 or not self.critics
         losses: dict[str, Tensor] = {}
 
         volumes = []
@@ -122,15 +118,13 @@ class SuperResolutionTrainer(Trainer):
             with torch.set_grad_enabled(generator_turn), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
                 volumes = self.network.forward_training(image, self.boxes)
             if self.hard_labels:
-                scale, probabilities, box = volumes[-1]
-                volumes[-1] = (scale, straight_through(probabilities), box)
+                volumes = [(scale, straight_through(probabilities), box) for scale, probabilities, box in volumes]
         if self.critics:
             reals = self._reals(batchdata)
             fakes = self._fakes(volumes)
             if self.buffer is not None:
                 for name, per_plane in fakes.items():
                     self.buffer.push(name, torch.cat(per_plane))
-        if adversarial:
             self._critic_step(reals, fakes, losses)
         if generator_turn:
             self._generator_step(image[:, :-1], volumes, reals if adversarial else {}, fakes if adversarial else {}, losses)
@@ -144,8 +138,6 @@ class SuperResolutionTrainer(Trainer):
     def parts(self) -> dict[str, Any]:
         """Everything with a state that a checkpoint must hold, by name."""
         parts = {"network": self.network, "ema": self.ema, "critics": self.critics, "g_optimizer": self.g_optimizer}
-        if self.statistics is not None:
-            parts["statistics"] = self.statistics
         if self.d_optimizer is not None:
             parts["d_optimizer"] = self.d_optimizer
         if self.buffer is not None:
@@ -164,13 +156,15 @@ class SuperResolutionTrainer(Trainer):
         return [labels.cpu().numpy() for labels in (lr, sr, hr)]
 
     def _reals(self, batch: Mapping[str, Any]) -> dict[str, list[Tensor]]:
-        """Real slices by critic, block-averaged to its scale; one tensor a critic update."""
+        """Real slices by critic, block-averaged to its scale (and labelled by majority); one tensor a critic update."""
         scales = [self.network.scale_factor // 2**k for k in reversed(range(len(self.boxes)))]
         reals = {}
         for group, planes in self.planes.items():
             for scale, crops in zip(scales, batch[group]):
                 crops = convert_to_tensor(crops, track_meta=False).flatten(0, 1).to(self.state.device)
                 crops = block_mean(crops, self.network.scale_factor // scale)
+                if self.hard_labels:
+                    crops = straight_through(crops)
                 reals[f"{group}_{scale}x"] = list(crops.chunk(len(planes))) if self.separate_planes else [crops]
         return reals
 
@@ -212,9 +206,6 @@ class SuperResolutionTrainer(Trainer):
             consistency = consistency + self.consistency(probabilities, lr_onehot[:, :, z, y, x]) / len(volumes)
         losses["consistency"] = consistency
         losses["generator"] = self.consistency_weight * consistency
-        if self.statistics is not None:
-            losses["statistics"] = self.statistics(volumes[-1][1])
-            losses["generator"] = losses["generator"] + self.statistics_weight * losses["statistics"]
         if fakes:
             self.critics.requires_grad_(False)
             for name, critic in self.critics.items():

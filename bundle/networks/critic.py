@@ -22,6 +22,10 @@ class SliceCritic(nn.Module):
             layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         layers += [nn.Conv2d(channels[-1], channels[-1], 3), nn.LeakyReLU(0.2), nn.Conv2d(channels[-1], 1, 1)]
         self.layers = nn.Sequential(*layers)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):  # torch's default lets the scores vanish with depth, and the critic say nothing for long
+                nn.init.kaiming_normal_(layer.weight, a=0.2)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, slices: Tensor) -> Tensor:
         """(N, phases, h, w) -> (N,) scores."""

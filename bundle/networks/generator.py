@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+HEAD_GAIN = 8.0
+"""Adam moves all weights alike, and a head that starts at zero has far to go: the gain lets it arrive in hundreds of steps, not thousands."""
+
 Box = tuple[tuple[int, int, int], int]
 """A cube in LR voxels: start (z, y, x) relative to the first voxel of the patch, and edge length."""
 
@@ -63,9 +66,8 @@ class SubPixel2(nn.Module):
 class Level(nn.Module):
     """One x2 level: sub-pixel upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before."""
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int, logit_bound: float):
+    def __init__(self, in_channels: int, channels: int, out_channels: int):
         super().__init__()
-        self.logit_bound = logit_bound
         self.up = SubPixel2(in_channels, channels)
         self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 0.3))
         self.conv1 = conv3(channels, channels)
@@ -81,8 +83,7 @@ class Level(nn.Module):
         y = F.leaky_relu(self.conv2(y), 0.2)
         # smooth from the start: the surface of interpolated labels has no staircase to unlearn
         before = F.interpolate(logits.float(), scale_factor=2.0, mode="trilinear", align_corners=False)[:, :, 2:-2, 2:-2, 2:-2]
-        # bounded by b tanh(x/b): a saturated softmax stops learning
-        return y, self.logit_bound * torch.tanh((before + self.head(y)).float() / self.logit_bound)
+        return y, before + HEAD_GAIN * self.head(y).float()
 
 
 class LevelGenerator(nn.Module):
@@ -108,7 +109,7 @@ class LevelGenerator(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 48, 32, 16),
         blocks: int = 4,
-        logit_bound: float = 3.0,
+        logit_bound: float = 4.0,
         noise_std: float = 1.0,
     ):
         super().__init__()
@@ -116,7 +117,7 @@ class LevelGenerator(nn.Module):
         self.trunk = nn.Sequential(
             conv3(in_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
         )
-        self.levels = nn.ModuleList(Level(a, b, out_channels, logit_bound) for a, b in zip(channels[:-1], channels[1:]))
+        self.levels = nn.ModuleList(Level(a, b, out_channels) for a, b in zip(channels[:-1], channels[1:]))
         self.logit_bound, self.noise_std = logit_bound, noise_std
         self.scale_factor: int = 2 ** len(self.levels)
         self.trunk_trim: int = 1 + 2 * blocks
@@ -159,14 +160,18 @@ class LevelGenerator(nn.Module):
             low, size = [cut, cut, cut], [x.shape[2] - 2 * cut, x.shape[3] - 2 * cut, x.shape[4] - 2 * cut]
             x, logits = crop(x, low, size), crop(logits, low, size)
             i += 1
-        return torch.softmax(logits, dim=1)
+        return self.probabilities(logits)
 
     def lr_logits(self, image: Tensor) -> Tensor:
         """Logits that say what the LR label says, where the trunk has features: the levels learn corrections of them."""
         t = self.trunk_trim
-        labels = image[:, : self.in_channels - 1, t:-t, t:-t, t:-t] * (0.5 * self.logit_bound)
+        labels = image[:, : self.in_channels - 1, t:-t, t:-t, t:-t] * (0.75 * self.logit_bound)
         # phases that the LR does not know start from zero
         return F.pad(labels, [0, 0, 0, 0, 0, 0, 0, self.out_channels - self.in_channels + 1])
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax over the phases; logits bounded by b tanh(x/b), since a saturated softmax stops learning."""
+        return torch.softmax(self.logit_bound * torch.tanh(logits / self.logit_bound), dim=1)
 
     @torch.jit.unused
     def forward_training(self, image: Tensor, edges: Sequence[int]) -> list[tuple[int, Tensor, Box]]:
@@ -196,7 +201,7 @@ class LevelGenerator(nn.Module):
             noise = self.noise_std * torch.randn(x.shape[0], 1, *(2 * n for n in x.shape[2:]), device=x.device)
             x, logits = level(x, logits, noise)
             origin = [2 * a + 2 for a in low]
-            result.append(torch.softmax(logits, dim=1))
+            result.append(self.probabilities(logits))
         return result
 
     @torch.jit.unused

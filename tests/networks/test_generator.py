@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.networks.generator import LevelGenerator, SubPixel2
+from bundle.networks.generator import HEAD_GAIN, LevelGenerator, SubPixel2
 from bundle.networks.noise import coordinate_noise
 
 
@@ -225,13 +225,19 @@ def test_boxes_that_do_not_fit(network, patch, edges):
 @pytest.mark.parametrize("bound", [1.5, 4.0])
 def test_logits_are_bounded(bound):
     """However sure the network: two phases differ by at most 2 bound in their logits, and the gradient is that of b tanh(x/b)."""
-    level = make(logit_bound=bound).levels[-1]
+    net = make(logit_bound=bound)
+    logits = torch.randn(1, 2, 3, 3, 3)
+    odds = net.probabilities(1e4 * logits).log().diff(dim=1).abs()
+    assert odds.max() <= 2 * bound + 1e-4 and odds.max() > 1.9 * bound
+    torch.testing.assert_close(net.probabilities(logits), (bound * torch.tanh(logits / bound)).softmax(1))
+
+
+def test_a_level_corrects_the_logits_of_the_one_before():
+    level = make().levels[-1]
     x, before, noise = torch.randn(1, 4, 5, 5, 5), torch.randn(1, 2, 5, 5, 5), torch.randn(1, 1, 10, 10, 10)
-    _, logits = level(1e4 * x, before, noise)
-    assert 0.99 * bound < logits.abs().max() <= bound * (1 + 1e-6)
     features, logits = level(x, before, noise)
     before = F.interpolate(before, size=(10, 10, 10), mode="trilinear")[..., 2:-2, 2:-2, 2:-2]
-    torch.testing.assert_close(logits, bound * torch.tanh((before + level.head(features)) / bound))
+    torch.testing.assert_close(logits, before + HEAD_GAIN * level.head(features))
 
 
 def test_what_forward_gives_is_the_softmax_of_bounded_logits():
@@ -247,10 +253,11 @@ def test_starts_as_the_enlarged_labels(phases):
     """Before training: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
     net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, logit_bound=3.0)
     labels = torch.nn.functional.one_hot(torch.randint(0, 2, (1, 3, 4, 2), generator=torch.Generator().manual_seed(0)), 2).movedim(-1, 1)
-    expected = F.pad(1.5 * labels.float(), [1, 1, 1, 1, 1, 1], mode="replicate")
+    expected = F.pad(0.75 * 3.0 * labels.float(), [1, 1, 1, 1, 1, 1], mode="replicate")
     expected = torch.cat([expected, torch.zeros(1, phases - 2, *expected.shape[2:])], 1)
     for _ in range(2):
-        expected = 3.0 * torch.tanh(F.interpolate(expected, size=[2 * n for n in expected.shape[2:]], mode="trilinear") / 3.0)
+        expected = F.interpolate(expected, size=[2 * n for n in expected.shape[2:]], mode="trilinear")
+    expected = 3.0 * torch.tanh(expected / 3.0)
     torch.testing.assert_close(net(torch.cat([labels.float(), torch.randn(1, 1, 3, 4, 2)], 1)), expected[..., 4:-4, 4:-4, 4:-4].softmax(1))
 
 
