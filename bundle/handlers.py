@@ -199,3 +199,18 @@ class TrainingCheckpoint:
                 f"{self.path}: trained for {engine.state.epoch} epochs already; raise max_epochs (now {engine.state.max_epochs}) to go on"
             )
         logger.info(f"resumed from {self.path} at epoch {engine.state.epoch}, {self.seconds / 3600:.2f} h of training behind it")
+
+
+def warm_start(engine: SuperResolutionTrainer, path: str | Path) -> None:
+    """Starts a new training from the generator, its average and the critics of an earlier checkpoint: fine-tuning.
+
+    Raises:
+        InputError: missing, damaged, or of other networks.
+    """
+    state = load_checkpoint(path)
+    try:
+        for name in ("network", "ema", "critics"):
+            engine.parts()[name].load_state_dict(state[name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path}: holds other networks than this configuration ({reason}); correct start_from") from error

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bundle.buffer import SliceBuffer
 from bundle.errors import InputError
-from bundle.handlers import EpochLog, ProgressBar, TensorBoardLog, TrainingCheckpoint
+from bundle.handlers import EpochLog, ProgressBar, TensorBoardLog, TrainingCheckpoint, warm_start
 from bundle.report import colour_labels
 
 
@@ -285,3 +285,20 @@ def test_a_checkpoint_without_the_buffer_does_not_fit(tmp_path):
     Trainer([checkpoint_of(tmp_path)], epochs=2, buffer=False).start()
     with pytest.raises(InputError, match="lacks buffer"):
         checkpoint_of(tmp_path).restore(Trainer())
+
+
+def test_warm_start_takes_the_networks_and_nothing_else(tmp_path):
+    trained = Trainer([checkpoint_of(tmp_path)])
+    trained.run([None] * 4, max_epochs=3)
+    new = Trainer()
+    optimizer = new.g_optimizer.state_dict()["state"]
+    warm_start(new, tmp_path / "checkpoint.pt")
+    for name in ("network", "ema", "critics"):
+        assert same(new.parts()[name].state_dict(), trained.parts()[name].state_dict()), name
+    assert new.state.epoch == new.state.iteration == 0 and new.g_optimizer.state_dict()["state"] == optimizer == {}
+
+
+def test_warm_start_from_another_network(tmp_path):
+    Trainer([checkpoint_of(tmp_path)], width=3).run([None] * 4, max_epochs=3)
+    with pytest.raises(InputError, match="checkpoint.pt: holds other networks.*start_from"):
+        warm_start(Trainer(), tmp_path / "checkpoint.pt")

@@ -64,7 +64,7 @@ def infer(labels: torch.Tensor, network: nn.Module, **options) -> torch.Tensor:
     return WindowInferer(progress=False, **options)(labels, network)
 
 
-def whole(labels: torch.Tensor, network: nn.Module, seed: int, extra: int = 3) -> np.ndarray:
+def whole(labels: torch.Tensor, network: nn.Module, seed: int, extra: int = 2) -> np.ndarray:
     """Probabilities of the whole volume in one pass with `extra` more LR voxels of context than `halo` on every side, by numpy."""
     margin, scale = network.halo + extra, network.scale_factor
     padded = np.pad(labels[0, 0].numpy(), margin, mode="edge")

@@ -259,6 +259,7 @@ def test_hr_with_a_phase_that_the_lr_does_not_know(parse, rock, tmp_path):
         ("buffer_volumes", 5, "buffer.volumes"),
         ("tolerance", 0.21, "consistency.tolerance"),
         ("amp", True, "bfloat16"),
+        ("max_grad_norm", 0.5, "max_grad_norm"),
         ("seed", 12, "seed"),
         ("max_epochs", 6, "state.max_epochs"),
         ("epoch_length", 8, "state.epoch_length"),
@@ -324,7 +325,7 @@ def test_anisotropic_shows_each_critic_its_plane_and_images(parse, rock, tmp_pat
     trainer.get_parsed_content("initialize")
     trainer = trainer.get_parsed_content("train#trainer")
     assert sorted(trainer.critics) == sorted(f"hr_{plane}_{scale}x" for plane in ("xy", "xz", "yz") for scale in (2, 4, 8))
-    assert trainer.planes == {f"hr_{plane}": [plane] for plane in ("xy", "xz", "yz")} and trainer.statistics is None
+    assert trainer.planes == {f"hr_{plane}": [plane] for plane in ("xy", "xz", "yz")}
     seen: dict[str, set[int]] = {}
     names = {id(critic): name for name, critic in trainer.critics.items()}
     loss = trainer.adversarial.critic_loss
@@ -350,7 +351,7 @@ def test_paper_has_the_published_values(parse, sample_paths):
     assert type(trainer.adversarial) is WassersteinLoss and trainer.adversarial.penalty == 10 and not trainer.adversarial.rms
     assert isinstance(trainer.consistency, NearestConsistency)  # contains classes / 2
     assert (trainer.consistency_weight, trainer.adversarial_weight) == (300, 3)  # 3 x 100; the trainer takes the mean over three planes
-    assert not trainer.bfloat16 and trainer.separate_planes and not trainer.hard_labels and trainer.statistics is None and trainer.buffer is None
+    assert not trainer.bfloat16 and trainer.separate_planes and not trainer.hard_labels and trainer.buffer is None
     assert (trainer.n_critic, trainer.warmup_iterations, trainer.max_grad_norm) == (5, 0, None)
     assert (trainer.border, trainer.slices_per_plane, trainer.boxes) == (8, None, [32])
     assert list(trainer.critics) == ["hr_8x"]  # one for three planes

@@ -6,9 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HEAD_GAIN = 8.0
-"""Adam moves all weights alike, and a head that starts at zero has far to go: the gain lets it arrive in hundreds of steps, not thousands."""
-
 Box = tuple[tuple[int, int, int], int]
 """A cube in LR voxels: start (z, y, x) relative to the first voxel of the patch, and edge length."""
 
@@ -73,6 +70,8 @@ class Level(nn.Module):
         self.conv1 = conv3(channels, channels)
         self.conv2 = conv3(channels, channels)
         self.head = nn.Conv3d(channels, out_channels, 1)
+        # Adam moves all weights alike, and a head that starts at zero has far to go: with the gain hundreds of steps, not thousands
+        self.head_gain = 8.0
         nn.init.zeros_(self.head.weight)  # starts as the level before, enlarged
         nn.init.zeros_(self.head.bias)
 
@@ -83,7 +82,7 @@ class Level(nn.Module):
         y = F.leaky_relu(self.conv2(y), 0.2)
         # smooth from the start: the surface of interpolated labels has no staircase to unlearn
         before = F.interpolate(logits.float(), scale_factor=2.0, mode="trilinear", align_corners=False)[:, :, 2:-2, 2:-2, 2:-2]
-        return y, before + HEAD_GAIN * self.head(y).float()
+        return y, before + self.head_gain * self.head(y).float()
 
 
 class LevelGenerator(nn.Module):

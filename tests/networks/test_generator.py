@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.networks.generator import HEAD_GAIN, LevelGenerator, SubPixel2
+from bundle.networks.generator import LevelGenerator, SubPixel2
 from bundle.networks.noise import coordinate_noise
 
 
@@ -237,7 +237,7 @@ def test_a_level_corrects_the_logits_of_the_one_before():
     x, before, noise = torch.randn(1, 4, 5, 5, 5), torch.randn(1, 2, 5, 5, 5), torch.randn(1, 1, 10, 10, 10)
     features, logits = level(x, before, noise)
     before = F.interpolate(before, size=(10, 10, 10), mode="trilinear")[..., 2:-2, 2:-2, 2:-2]
-    torch.testing.assert_close(logits, before + HEAD_GAIN * level.head(features))
+    torch.testing.assert_close(logits, before + level.head_gain * level.head(features))
 
 
 def test_what_forward_gives_is_the_softmax_of_bounded_logits():
