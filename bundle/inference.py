@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -22,10 +19,9 @@ from monai.utils import ImageMetaKey
 from bundle import report
 from bundle.errors import InputError
 from bundle.io import Volume, atomic_path
+from bundle.provenance import sha256, versions
 
 logger = logging.getLogger(__name__)
-
-METADATA = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
 
 
 def check_output_dir(output_dir: str | Path) -> None:
@@ -88,20 +84,8 @@ class InferenceRecord:
             "result": {**_grid(_volume(pred)), "phases": self.phases},
             "model": {"file": str(self.model_file), "sha256": sha256(self.model_file)},
             "settings": self.settings,
-            "versions": {
-                "bundle": json.loads(METADATA.read_text(encoding="utf-8"))["version"] if METADATA.is_file() else None,
-                "monai": monai.__version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
-
-
-def sha256(path: str | Path) -> str:
-    """Checksum of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _volume(image: MetaTensor) -> Volume:

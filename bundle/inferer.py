@@ -48,7 +48,7 @@ class WindowInferer(Inferer):
 
     def __init__(
         self,
-        core: int = 32,
+        core: int = 16,
         seed: int = 0,
         output: str = "labels",
         noise_std: float = 1.0,
@@ -58,7 +58,7 @@ class WindowInferer(Inferer):
     ):
         super().__init__()
         if int(core) != core or core < 1:
-            raise InputError(f"core: {core} is not a window size; give a whole number of LR voxels, such as 32")
+            raise InputError(f"core: {core} is not a window size; give a whole number of LR voxels, such as 16")
         if output not in ("labels", "probabilities"):
             raise InputError(f"output: {output} is neither labels nor probabilities")
         if noise_std < 0:

@@ -47,7 +47,7 @@ class SuperResolutionTrainer(Trainer):
         boxes: edge (LR voxels) of the box that each level decodes.
         planes: plane group -> planes that its critics judge, e.g. {"hr": ["xy", "xz", "yz"]}.
         slices_per_plane: slices drawn from each plane of a volume; None takes all.
-        border: voxels cut from a volume before slicing.
+        border: finest voxels cut from a volume before slicing.
         separate_planes: one critic update a plane, one after the other, as published; else one for all planes of the group.
         n_critic: iterations (critic steps) per generator step.
         warmup_iterations: first iterations, in which the generator learns from the consistency alone and the critics catch up.
@@ -92,7 +92,7 @@ class SuperResolutionTrainer(Trainer):
         super().__init__(device, max_epochs, train_data_loader, handlers=None, decollate=False)
         self.network = network.to(device, memory_format=torch.channels_last_3d)
         self.critics = critics.to(device, memory_format=torch.channels_last)
-        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).eval()  # pictures leave batch statistics alone
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.adversarial, self.consistency = adversarial, consistency.to(device)
         self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
@@ -172,8 +172,9 @@ class SuperResolutionTrainer(Trainer):
         """Fake slices by critic, one tensor a critic update."""
         fakes = {}
         for scale, probabilities, _ in volumes:
+            border = self.border * scale // self.network.scale_factor
             for group, planes in self.planes.items():
-                slices = [random_slices(probabilities, plane, self.slices_per_plane, self.border) for plane in planes]
+                slices = [random_slices(probabilities, plane, self.slices_per_plane, border) for plane in planes]
                 fakes[f"{group}_{scale}x"] = slices if self.separate_planes else [torch.cat(slices)]
         return fakes
 
@@ -205,16 +206,17 @@ class SuperResolutionTrainer(Trainer):
             z, y, x = (slice(s, s + edge) for s in start)
             consistency = consistency + self.consistency(probabilities, lr_onehot[:, :, z, y, x]) / len(volumes)
         losses["consistency"] = consistency
-        losses["generator"] = self.consistency_weight * consistency
+        total = self.consistency_weight * consistency
         if fakes:
             self.critics.requires_grad_(False)
             for name, critic in self.critics.items():
                 for real, fake in zip(reals[name], fakes[name]):
                     score = self.adversarial.generator_loss(critic, real, fake) / len(fakes[name])
                     losses[f"adversarial_{name}"] = losses.get(f"adversarial_{name}", 0.0) + score
-                losses["generator"] = losses["generator"] + self.adversarial_weight * losses[f"adversarial_{name}"] / len(self.critics)
+                total = total + self.adversarial_weight * losses[f"adversarial_{name}"] / len(self.critics)
             self.critics.requires_grad_(True)
-        self._step(self.g_optimizer, losses["generator"], self.network)
+        losses["generator"] = total  # after its parts: the guard names the part that broke
+        self._step(self.g_optimizer, total, self.network)
 
     def _step(self, optimizer: Optimizer, loss: Tensor, module: nn.Module) -> None:
         optimizer.zero_grad(set_to_none=True)

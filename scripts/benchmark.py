@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -17,6 +16,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bundle.provenance import processor  # noqa: E402
 
 # The published crop of 32^3 LR voxels and batch of 2 needs some 25 GB; 16^3 and 1 is what fits beside ours, the critic's last kernel shrunk to match.
 SMALL_PAPER = {"boxes": [16], "batch_size": 1, "crops_per_plane": 64, "critic_def#last_kernel": 1}
@@ -49,13 +51,6 @@ def measure(case: str, steps: int) -> dict[str, float]:
     edge = parser.get_parsed_content("boxes")[-1] * scale
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"seconds": sorted(times)[len(times) // 2], "memory": peak, "voxels": parser.get_parsed_content("batch_size") * edge**3}
-
-
-def processor() -> str:
-    """Name of the processor, as far as the system says."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return f"{names[0] if names else platform.processor()}, {len(names) or '?'} cores"
 
 
 def main() -> None:

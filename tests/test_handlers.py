@@ -187,7 +187,8 @@ def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_one(tmp_path):
     content = load(whole / "checkpoint.pt")
     assert list(content) == ["position", "network", "ema", "critics", "g_optimizer", "buffer"]
     assert (content["position"]["epoch"], content["position"]["iteration"]) == (3, 12)
-    assert same(load(whole / "model.pt"), {name.removeprefix("module."): value for name, value in content["ema"].items() if name != "n_averaged"})
+    average = {name.removeprefix("module."): value for name, value in content["ema"].items() if name != "n_averaged"}
+    assert same(load(whole / "model.pt"), average)
 
 
 def test_seconds_add_up_over_a_resume(tmp_path):

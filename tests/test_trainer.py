@@ -92,8 +92,9 @@ class Score(nn.Module):
         return slices.mean((2, 3)) @ self.weight
 
 
-def trainer_of(network: nn.Module, iterations: int = 6, epochs: int = 1, lr: float = 1e-3, edge: int = 4, lr_phases: int = 2, phases: int = 3,
-               boxes=(4,), scales=(2,), critic=None, crops: int = 2, fill=None, batch_size: int = 1, **options) -> SuperResolutionTrainer:  # fmt: skip
+def trainer_of(network: nn.Module, iterations: int = 6, epochs: int = 1, lr: float = 1e-3, edge: int = 4, lr_phases: int = 2,
+               phases: int = 3, boxes=(4,), scales=(2,), critic=None, crops: int = 2, fill=None, batch_size: int = 1,
+               **options) -> SuperResolutionTrainer:  # fmt: skip
     planes = options.pop("planes", PLANES)
     critics = options.pop("critics", None)
     if critics is None:
@@ -233,8 +234,9 @@ def test_anisotropic_critics_judge_their_own_plane_and_images(separate, buffer):
     spy = Spy()
     fill = {"hr_xy": 0, "hr_xz": 1, "hr_yz": 2}
     trainer = trainer_of(
-        Stub(coordinates), iterations=3, adversarial=spy, hard_labels=False, planes=APART, fill=fill, separate_planes=separate, buffer=buffer
-    )
+        Stub(coordinates), iterations=3, adversarial=spy, hard_labels=False, planes=APART, fill=fill,
+        separate_planes=separate, buffer=buffer,
+    )  # fmt: skip
     names = {id(critic): name for name, critic in trainer.critics.items()}
     trainer.run()
     for kind in ("critic", "generator"):
@@ -346,9 +348,8 @@ def test_a_phase_that_the_lr_does_not_know_is_free():
     losses = {}
     for known, volume in volumes.items():
         for loss in (BlockConsistency(COST, 0.0), NearestConsistency()):
-            trainer = trainer_of(
-                Stub(lambda _, v=volume: v[:, None, None, None].expand(3, 8, 8, 8).clone()), iterations=1, critics=nn.ModuleDict(), consistency=loss
-            )
+            stub = Stub(lambda _, v=volume: v[:, None, None, None].expand(3, 8, 8, 8).clone())
+            trainer = trainer_of(stub, iterations=1, critics=nn.ModuleDict(), consistency=loss)
             trainer.run()
             losses[known, type(loss).__name__] = trainer.state.output["consistency"]
     assert losses[0, "BlockConsistency"] == 0 < losses[1, "BlockConsistency"]

@@ -32,7 +32,7 @@ def read_images(
     """
     images: list[np.ndarray] = []
     sizes: dict[tuple[float, float], Path] = {}
-    for path in _expand(paths):
+    for path in image_files(paths):
         if suffix_of(path) not in IMAGE_SUFFIXES:
             raise InputError(f"{path}: images are read as {', '.join(IMAGE_SUFFIXES)}; export it as one of them")
         with readable(path):
@@ -51,11 +51,16 @@ def read_images(
     return images, next(iter(sizes), None)
 
 
-def _expand(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files that a file, folder, pattern or list of them stands for, in order.
+
+    Raises:
+        InputError: an empty list or folder, or a pattern that nothing fits.
+    """
     if not isinstance(paths, (str, Path)):
         if not paths:
             raise InputError("hr_images: an empty list; give at least one image")
-        return [file for path in paths for file in _expand(path)]
+        return [file for path in paths for file in image_files(path)]
     path = Path(paths).expanduser()
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if suffix_of(p) in IMAGE_SUFFIXES and not p.name.startswith("."))

@@ -45,7 +45,7 @@ class PaperGenerator(nn.Module):
         x = F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)
         x = self.stage2(self.stage1(x))
         x = F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)
-        return torch.softmax(self.stage3(x), dim=1)
+        return torch.softmax(self.stage3(x).float(), dim=1)  # single precision under autocast, too
 
     @torch.jit.export
     def noise_windows(self, size: list[int]) -> list[tuple[int, int, list[int]]]:

@@ -1,0 +1,95 @@
+"""Where a result comes from: checksums, versions, processor, commit; and the record beside trained weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from bundle.io import atomic_path
+from bundle.io.images import image_files
+
+ROOT = Path(__file__).resolve().parents[1]
+METADATA = ROOT / "configs" / "metadata.json"
+
+
+def sha256(path: str | Path) -> str:
+    """Checksum of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str | None]:
+    """Of the bundle and of what it computes with."""
+    return {
+        "bundle": json.loads(METADATA.read_text(encoding="utf-8"))["version"] if METADATA.is_file() else None,
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    """Name of the processor and its cores, as far as the system says."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return f"{names[0] if names else platform.processor()}, {len(names) or 'unknown number of'} cores"
+
+
+def commit() -> str | None:
+    """Of the repository that the bundle lies in, with a + where files differ from it; None outside a repository."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class TrainingRecord:
+    """Writes a JSON beside the weights at the end of every epoch: data, settings, commit, seed, steps, hours and hardware.
+
+    Args:
+        path: of the JSON.
+        data: file names by entry, as `training_files` gives them; only names and checksums are noted, no folders.
+        settings: of the config, to be noted.
+        checkpoint: the `TrainingCheckpoint`, which counts the seconds over resumed runs; put it before this handler.
+    """
+
+    def __init__(self, path: str | Path, data: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Any):
+        self.path, self.data, self.settings, self.checkpoint = Path(path), data, dict(settings), checkpoint
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with a trainer."""
+        engine.add_event_handler(Events.STARTED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _collect(self, engine: Engine) -> None:
+        files = {entry: image_files(paths) if entry != "image" else [Path(paths)] for entry, paths in self.data.items()}
+        self.fixed = {
+            "data": {entry: [{"file": path.name, "sha256": sha256(path)} for path in paths] for entry, paths in files.items()},
+            "settings": self.settings,
+            "commit": commit(),
+            "versions": versions(),
+            "hardware": torch.cuda.get_device_name() if engine.state.device.type == "cuda" else processor(),
+        }
+
+    def _write(self, engine: Engine) -> None:
+        steps = {
+            "epochs": engine.state.epoch,
+            "iterations": engine.state.iteration,
+            "generator_steps": engine.state.iteration // engine.n_critic,
+            "hours": round(self.checkpoint.seconds / 3600, 3),
+        }
+        with atomic_path(self.path) as partial:
+            partial.write_text(json.dumps({**self.fixed, **steps}, indent=2, default=str) + "\n", encoding="utf-8")

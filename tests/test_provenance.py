@@ -1,0 +1,71 @@
+"""The record beside trained weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from types import SimpleNamespace
+
+import monai
+import pytest
+import torch
+from ignite.engine import Engine
+
+from bundle import provenance
+from bundle.provenance import TrainingRecord, commit, processor, sha256, versions
+
+
+def test_checksum_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"rock" * 100_000)
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"rock" * 100_000).hexdigest()
+
+
+def test_versions_are_those_installed(bundle_root):
+    metadata = json.loads((bundle_root / "configs" / "metadata.json").read_text())
+    found = versions()
+    assert (found["bundle"], found["monai"], found["torch"]) == (metadata["version"], monai.__version__, torch.__version__)
+
+
+def test_processor_has_a_name():
+    assert "cores" in processor()
+
+
+def test_commit_is_that_of_git_and_shows_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert commit() is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "file").write_text("one")
+    for arguments in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *arguments], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert head.startswith(commit()) and len(commit()) == 12
+    (tmp_path / "file").write_text("two")
+    assert commit().endswith("+") and head.startswith(commit()[:-1])
+
+
+def test_training_record(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("lr.tif", "images/b.tif", "images/a.tif"):
+        (tmp_path / name).write_text(name)
+    checkpoint = SimpleNamespace(seconds=1800.0)
+    data = {"image": str(tmp_path / "lr.tif"), "hr": str(tmp_path / "images")}
+    record = TrainingRecord(tmp_path / "model.json", data, {"seed": 3}, checkpoint)
+    engine = Engine(lambda *_: None)
+    engine.n_critic = 2
+    engine.state.device = torch.device("cpu")
+    record.attach(engine)
+    engine.run([0] * 3, max_epochs=2)
+    text = (tmp_path / "model.json").read_text()
+    found = json.loads(text)
+    assert (found["epochs"], found["iterations"], found["generator_steps"], found["hours"]) == (2, 6, 3, 0.5)
+    assert found["settings"] == {"seed": 3} and found["versions"] == versions() and found["hardware"] == processor()
+    assert [item["file"] for item in found["data"]["hr"]] == ["a.tif", "b.tif"]
+    assert found["data"]["image"] == [{"file": "lr.tif", "sha256": hashlib.sha256(b"lr.tif").hexdigest()}]
+    assert str(tmp_path) not in text  # no folders of the machine
+
+
+@pytest.mark.parametrize("name", ["phases", "commit", "hardware"])
+def test_the_shipped_record_says(bundle_root, name):
+    record = json.loads((bundle_root / "models" / "model.json").read_text())
+    assert record.get(name) or record["settings"].get(name)
