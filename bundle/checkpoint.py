@@ -76,14 +76,16 @@ def load_model(network: nn.Module, path: str | Path, phases: Sequence[str], lr_p
         InputError: the file cannot be read, or belongs to another network, other phases or another scale factor.
     """
     if network.scale_factor != scale_factor:
-        raise InputError(f"network_def makes voxels {network.scale_factor} times finer, but scale_factor is {scale_factor}; correct one of them")
+        finer = f"network_def makes voxels {network.scale_factor} times finer"
+        raise InputError(f"{finer}, but scale_factor is {scale_factor}; correct one of them")
     model = load_checkpoint(path)
     missing = [key for key in ("model", "phases", "lr_phases", "scale_factor") if not isinstance(model, dict) or key not in model]
     if missing:
         raise InputError(f"{path}: no trained model (it lacks {', '.join(missing)}); give the model.pt that training writes")
     for key, expected in (("phases", list(phases)), ("lr_phases", list(lr_phases)), ("scale_factor", scale_factor)):
         if model[key] != expected:
-            raise InputError(f"{path}: was trained with {key} {model[key]}, but the config has {expected}; correct {key} or give another model")
+            trained = f"{path}: was trained with {key} {model[key]}"
+            raise InputError(f"{trained}, but the config has {expected}; correct {key} or give another model")
     difference = _first_difference(model["model"], network.state_dict())
     if difference:
         raise InputError(f"{path}: holds another network than network_def ({difference}); set network_def as it was in training")

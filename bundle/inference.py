@@ -76,7 +76,8 @@ class InferenceRecord:
                 f"SR, {_size(sr)} µm": (_slices(sr), sr.voxel_size),
             }
             report.plot_slices(f"{base}.png", columns, self.phases)
-            logger.info(f"{source}: {_shape(lr)} voxels of {_size(lr)} µm became {_shape(sr)} of {_size(sr)} µm; results in {self.output_dir}")
+            logger.info(f"{source}: {_shape(lr)} voxels of {_size(lr)} µm became {_shape(sr)} of {_size(sr)} µm")
+            logger.info(f"wrote {base}.png, {base}_provenance.json and the volume to {self.output_dir}")
 
     def _provenance(self, source: str, image: MetaTensor, pred: MetaTensor) -> dict[str, Any]:
         return {

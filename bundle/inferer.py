@@ -132,11 +132,13 @@ class WindowInferer(Inferer):
             Path(self.scratch_dir).mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.scratch_dir).free
             if free < needed:  # a map of a full disk would kill the process without a word
-                raise InputError(f"{self.scratch_dir}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed; set scratch_dir to another disk")
+                sizes = f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed"
+                raise InputError(f"{self.scratch_dir}: {sizes}; set scratch_dir to another disk")
             with tempfile.TemporaryFile(dir=self.scratch_dir) as file:
                 return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(needed,))).view(dtype).view(shape)
         except OSError as error:
-            raise InputError(f"{self.scratch_dir}: cannot be written ({error.strerror or error}); set scratch_dir to another folder") from error
+            reason = error.strerror or error
+            raise InputError(f"{self.scratch_dir}: cannot be written ({reason}); set scratch_dir to another folder") from error
 
 
 def _finer(result: Tensor, inputs: MetaTensor, scale: int) -> MetaTensor:
