@@ -211,7 +211,7 @@ def test_training_without_resume_starts_anew(parse, rock, tmp_path):
 def test_it_writes_what_the_config_says(parse, rock, tmp_path):
     train(parse(**TINY, **rock))
     names = sorted(os.listdir(tmp_path / "output"))
-    assert names == ["checkpoint.pt", "model.pt", "tensorboard"]
+    assert names == ["checkpoint.pt", "model.json", "model.pt", "tensorboard"]
     (log,) = os.listdir(tmp_path / "output" / "tensorboard")
     assert log.startswith("events.out.tfevents")
 

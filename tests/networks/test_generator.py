@@ -125,7 +125,7 @@ def test_no_statistics_of_the_whole_tensor(network):
     assert torch.equal(a[..., :16, :16, :16], b[..., :16, :16, :16])  # the last core voxel's block alone may differ
     assert not torch.equal(a, b)
     batch = make().train().forward_window(torch.cat([image, far * 3]), [torch.cat([x, 2 * x]) for x in noise])
-    torch.testing.assert_close(batch[:1], a, rtol=0, atol=1e-5)
+    torch.testing.assert_close(batch[:1], a, rtol=0, atol=1e-4)  # float order
 
 
 def test_forward_replicates_the_border(network, monkeypatch):
