@@ -220,7 +220,7 @@ def find_sr(lr_image: Path, output_dir: Path) -> Path:
         InputError: there is none, or more than one.
     """
     name = re.sub(r"(\.nii|\.ome)?\.[^.]+$", "", lr_image.name)
-    pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
+    pattern = re.escape(name) + r"(\.ome)?_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
     found = [path for path in sorted(output_dir.glob("*")) if re.fullmatch(pattern, path.name)]
     if len(found) != 1:
         what = f"{len(found)} SR volumes {name}_sr.*" if found else f"no SR volume {name}_sr.*"

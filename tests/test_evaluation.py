@@ -111,6 +111,11 @@ def test_voxel_size_of_the_images_alone_is_enough(files, no_pictures):
     assert evaluation(files, lr_voxel_size=None).run()["voxel_size"]["lr"] == [2.0] * 3
 
 
+def test_find_sr_of_an_ome_tiff(tmp_path):
+    (tmp_path / "lr.ome_sr.tif").touch()  # MONAI takes off one suffix only
+    assert find_sr(tmp_path / "lr.ome.tif", tmp_path).name == "lr.ome_sr.tif"
+
+
 def test_find_sr_keeps_points_in_the_name(tmp_path):
     for name in ("rock_3.5um_sr.nii.gz", "rock_3.5um_sr.png", "rock_3_sr.tif"):
         (tmp_path / name).touch()
