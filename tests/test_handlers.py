@@ -19,6 +19,7 @@ from bundle.buffer import SliceBuffer
 from bundle.errors import InputError
 from bundle.handlers import EpochLog, ProgressBar, TensorBoardLog, TrainingCheckpoint, warm_start
 from bundle.report import colour_labels
+from tests.comparison import same
 
 
 class Trainer(Engine):
@@ -68,17 +69,6 @@ class Trainer(Engine):
 
 def checkpoint_of(folder: Path, **options) -> TrainingCheckpoint:
     return TrainingCheckpoint(folder / "checkpoint.pt", lambda network: torch.save(network.state_dict(), folder / "model.pt"), **options)
-
-
-def same(a, b) -> bool:
-    """Equal to the bit, but for the seconds that it took."""
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a if key != "seconds")
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def load(path: Path) -> dict:

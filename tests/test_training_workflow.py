@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bundle.errors import InputError, find_input_error
 from bundle.losses.adversarial import RelativisticLoss, WassersteinLoss
 from bundle.losses.consistency import NearestConsistency
+from tests.comparison import same
 
 TINY = {  # the default networks on a few voxels
     "network_def#channels": [8, 8, 8, 8],
@@ -87,17 +88,6 @@ def cli(tmp_path, bundle_root) -> Callable[..., subprocess.CompletedProcess]:
 
 def load(path: Path) -> dict:
     return torch.load(path, weights_only=True)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the bit, but for the seconds that it took."""
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a if key != "seconds")
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def error_line(result: subprocess.CompletedProcess) -> str:
