@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,34 +17,38 @@ class SliceBuffer:
 
     def __init__(self, volumes: int = 12):
         self.volumes = volumes
-        self.rings: dict[str, list[Tensor]] = {}
+        self.rings: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
-    def push(self, name: str, slices: Tensor) -> None:
-        """Remembers the slices (N, phases, h, w) of one generator step for the critic `name`; the oldest step is forgotten."""
+    def push(self, name: str, slices: Tensor, shares: Tensor) -> None:
+        """Remembers the slices (N, phases, h, w) of one generator step for the critic `name`, and a number (N,) that belongs to each."""
         ring = self.rings.setdefault(name, [])
-        ring.append(slices.detach().half())  # probabilities need no more than half precision
+        ring.append((slices.detach().half(), shares))  # probabilities need no more than half precision
         del ring[: -self.volumes]
 
-    def sample(self, name: str, number: int) -> Tensor:
-        """`number` slices, half of the newest step and half of the earlier ones, drawn at random: (number, phases, h, w) float32.
+    def sample(self, name: str) -> tuple[Tensor, Tensor]:
+        """As many slices as the newest step has, half of them its own and half of the earlier steps, at random; and their numbers.
 
         The newest must weigh as much as all others together: a generator that has found a way past the critic would otherwise be
         many steps ahead before the critic sees it.
         """
         ring = self.rings[name]
-        newest = _draw(ring[-1], number - number // 2 if len(ring) > 1 else number)
+        newest, number = ring[-1], len(ring[-1][0])
         if len(ring) == 1:
-            return newest.float()
-        return torch.cat([newest, _draw(torch.cat(ring[:-1]), number - len(newest))]).float()
+            drawn = [newest]
+        else:
+            drawn = [_draw(newest, number - number // 2), _draw([torch.cat(parts) for parts in zip(*ring[:-1])], number // 2)]
+        slices, shares = (torch.cat(parts) for parts in zip(*drawn))
+        return slices.float(), shares
 
-    def state_dict(self) -> dict[str, list[Tensor]]:
+    def state_dict(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """For the checkpoint."""
         return {name: list(ring) for name, ring in self.rings.items()}
 
-    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+    def load_state_dict(self, state: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
         """From a checkpoint."""
         self.rings = {name: list(ring) for name, ring in state.items()}
 
 
-def _draw(pool: Tensor, number: int) -> Tensor:
-    return pool[torch.randperm(len(pool), device="cpu")[:number].to(pool.device)]
+def _draw(pool: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
+    index = torch.randperm(len(pool[0]), device="cpu")[:number].to(pool[0].device)
+    return tuple(part[index] for part in pool)

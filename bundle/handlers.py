@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,14 +127,18 @@ class TrainingCheckpoint:
     Args:
         path: of the training checkpoint (state of generator, average, critics, optimizers, buffer, position).
         save_weights: called with the averaged generator each time: writes model.pt.
+        names: what the channels mean, e.g. {"phases": [...], "lr_phases": [...]}; a checkpoint with other names is refused.
         interval: epochs between saves; the last epoch is always saved.
 
     Raises:
         InputError: when it saves, a weight is no number (the files stay as they were), or the files cannot be written.
     """
 
-    def __init__(self, path: str | Path, save_weights: Callable[[torch.nn.Module], None], interval: int = 1):
+    def __init__(
+        self, path: str | Path, save_weights: Callable[[torch.nn.Module], None], names: Mapping[str, Sequence[str]], interval: int = 1
+    ):
         self.path, self.save_weights, self.interval = Path(path), save_weights, interval
+        self.names = {key: [str(name) for name in value] for key, value in names.items()}
         self.seconds = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -161,7 +165,7 @@ class TrainingCheckpoint:
                     )
         self.save_weights(engine.ema.module)  # first: killed in between, a resume makes both again
         with atomic_path(self.path) as partial:
-            torch.save({"position": position, **state}, partial)
+            torch.save({"position": position, "names": self.names, **state}, partial)
 
     def restore(self, engine: SuperResolutionTrainer, optional: bool = False) -> None:
         """Puts a trainer where the checkpoint left it; learning rates and other settings are those of the trainer.
@@ -177,9 +181,13 @@ class TrainingCheckpoint:
             return
         state = load_checkpoint(self.path)
         parts = engine.parts()
-        missing = [name for name in (*parts, "position") if not isinstance(state, dict) or name not in state]
+        missing = [name for name in (*parts, "position", "names") if not isinstance(state, dict) or name not in state]
         if missing:
             raise InputError(f"{self.path}: lacks {', '.join(missing)}: no training checkpoint of this configuration; choose another output_dir")
+        for key, names in self.names.items():
+            if state["names"].get(key) != names:
+                was = f"{self.path}: was trained with {key} {state['names'].get(key)}, now {names}"
+                raise InputError(f"{was}; give them as they were, or choose another output_dir")
         try:
             for name, part in parts.items():
                 settings = [{k: v for k, v in group.items() if k != "params"} for group in getattr(part, "param_groups", [])]

@@ -17,8 +17,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bundle.buffer import SliceBuffer
 from bundle.errors import InputError
+from bundle.networks.generator import Box
 from bundle.transforms.downsample import block_mean
 from bundle.transforms.slices import random_slices
+
+
+Slices = tuple[Tensor, Tensor]
+"""2D slices (N, phases, h, w) and the share (N,) of each that the LR labels with the matched phase."""
+
+
+def of_box(x: Tensor, box: Box) -> Tensor:
+    """The box of an LR patch (B, C, N, N, N)."""
+    z, y, x_ = (slice(start, start + box[1]) for start in box[0])
+    return x[:, :, z, y, x_]
 
 
 def straight_through(probabilities: Tensor) -> Tensor:
@@ -47,6 +58,9 @@ class SuperResolutionTrainer(Trainer):
         boxes: edge (LR voxels) of the box that each level decodes.
         planes: plane group -> planes that its critics judge, e.g. {"hr": ["xy", "xz", "yz"]}.
         slices_per_plane: slices drawn from each plane of a volume; None takes all.
+        match_label: LR label that is trusted: out of the real crops, which may be more than the fake slices, those are set against the
+            fakes whose share of it (by majority of LR voxels) is nearest. A batch is a few places of the rock; without the match the
+            critic learns how these places differ from the others. None takes the real crops as they come.
         border: finest voxels cut from a volume before slicing.
         separate_planes: one critic update a plane, one after the other, as published; else one for all planes of the group.
         n_critic: iterations (critic steps) per generator step.
@@ -77,6 +91,7 @@ class SuperResolutionTrainer(Trainer):
         adversarial_weight: float = 1.0,
         consistency_weight: float = 1.0,
         slices_per_plane: int | None = None,
+        match_label: int | None = None,
         border: int = 0,
         separate_planes: bool = False,
         n_critic: int = 1,
@@ -98,6 +113,7 @@ class SuperResolutionTrainer(Trainer):
         self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
         self.boxes, self.planes = list(boxes), {group: list(names) for group, names in planes.items()}
         self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, separate_planes
+        self.match_label = match_label
         self.n_critic, self.warmup_iterations = n_critic, warmup_iterations
         self.buffer, self.hard_labels = buffer, hard_labels
         self.max_grad_norm, self.bfloat16, self.seed = max_grad_norm, amp, seed
@@ -121,10 +137,10 @@ class SuperResolutionTrainer(Trainer):
                 volumes = [(scale, straight_through(probabilities), box) for scale, probabilities, box in volumes]
         if self.critics:
             reals = self._reals(batchdata)
-            fakes = self._fakes(volumes)
+            fakes = self._fakes(volumes, image)
             if self.buffer is not None:
                 for name, per_plane in fakes.items():
-                    self.buffer.push(name, torch.cat(per_plane))
+                    self.buffer.push(name, *(torch.cat(parts) for parts in zip(*per_plane)))
             self._critic_step(reals, fakes, losses)
         if generator_turn:
             self._generator_step(image[:, :-1], volumes, reals if adversarial else {}, fakes if adversarial else {}, losses)
@@ -148,70 +164,87 @@ class SuperResolutionTrainer(Trainer):
         """Label slices (y, x) of the last batch through the middle: LR, SR of the averaged generator, and an HR crop."""
         image = convert_to_tensor(self.state.batch["image"], track_meta=False)[:1].to(self.state.device)
         with torch.no_grad():
-            scale, probabilities, (start, edge) = self.ema.module.forward_training(image, self.boxes)[-1]
-        z, y, x = (slice(s, s + edge) for s in start)
-        lr = image[0, :-1, z, y, x].argmax(0)[edge // 2]
-        sr = probabilities[0].argmax(0)[scale * edge // 2]
+            scale, probabilities, box = self.ema.module.forward_training(image, self.boxes)[-1]
+        lr = of_box(image, box)[0, :-1].argmax(0)[box[1] // 2]
+        sr = probabilities[0].argmax(0)[scale * box[1] // 2]
         hr = convert_to_tensor(self.state.batch[next(iter(self.planes))][-1], track_meta=False)[0, 0].argmax(0)
         return [labels.cpu().numpy() for labels in (lr, sr, hr)]
 
-    def _reals(self, batch: Mapping[str, Any]) -> dict[str, list[Tensor]]:
-        """Real slices by critic, block-averaged to its scale (and labelled by majority); one tensor a critic update."""
-        scales = [self.network.scale_factor // 2**k for k in reversed(range(len(self.boxes)))]
+    def _reals(self, batch: Mapping[str, Any]) -> dict[str, list[Slices]]:
+        """Real slices by critic, block-averaged to its scale (and labelled by majority); one pair of slices and shares a critic update."""
+        factor = self.network.scale_factor
+        scales = [factor // 2**k for k in reversed(range(len(self.boxes)))]
         reals = {}
         for group, planes in self.planes.items():
             for scale, crops in zip(scales, batch[group]):
                 crops = convert_to_tensor(crops, track_meta=False).flatten(0, 1).to(self.state.device)
-                crops = block_mean(crops, self.network.scale_factor // scale)
+                shares = torch.zeros(len(crops), device=crops.device)
+                if self.match_label is not None:
+                    shares = (block_mean(crops, factor).argmax(1) == self.match_label).float().mean((1, 2))
+                crops = block_mean(crops, factor // scale)
                 if self.hard_labels:
                     crops = straight_through(crops)
-                reals[f"{group}_{scale}x"] = list(crops.chunk(len(planes))) if self.separate_planes else [crops]
+                n = len(planes) if self.separate_planes else 1
+                reals[f"{group}_{scale}x"] = list(zip(crops.chunk(n), shares.chunk(n)))
         return reals
 
-    def _fakes(self, volumes: Sequence[tuple[int, Tensor, Any]]) -> dict[str, list[Tensor]]:
-        """Fake slices by critic, one tensor a critic update."""
+    def _fakes(self, volumes: Sequence[tuple[int, Tensor, Box]], image: Tensor) -> dict[str, list[Slices]]:
+        """Fake slices by critic, one pair of slices and shares a critic update."""
         fakes = {}
-        for scale, probabilities, _ in volumes:
+        for scale, probabilities, box in volumes:
             border = self.border * scale // self.network.scale_factor
+            label = of_box(image, box)[:, [self.match_label or 0]]
+            volume = torch.cat([probabilities, nn.functional.interpolate(label, scale_factor=scale)], 1)
             for group, planes in self.planes.items():
-                slices = [random_slices(probabilities, plane, self.slices_per_plane, border) for plane in planes]
-                fakes[f"{group}_{scale}x"] = slices if self.separate_planes else [torch.cat(slices)]
+                slices = [random_slices(volume, plane, self.slices_per_plane, border) for plane in planes]
+                slices = slices if self.separate_planes else [torch.cat(slices)]
+                fakes[f"{group}_{scale}x"] = [(both[:, :-1], both[:, -1].detach().mean((1, 2))) for both in slices]
         return fakes
 
-    def _critic_step(self, reals: Mapping[str, list[Tensor]], fakes: Mapping[str, list[Tensor]], losses: dict[str, Tensor]) -> None:
+    def _match(self, reals: Slices, shares: Tensor) -> Tensor:
+        """Real slices to set against fake ones with these shares of the matched label: as many, each the nearest that is left."""
+        slices, candidates = reals
+        if self.match_label is None or len(slices) <= len(shares):
+            return slices[: len(shares)]
+        left, chosen = candidates.clone(), torch.empty(len(shares), dtype=torch.long, device=slices.device)
+        for i in torch.randperm(len(shares)).tolist():
+            chosen[i] = (left - shares[i]).abs().argmin()
+            left[chosen[i]] = torch.inf
+        return slices[chosen]
+
+    def _critic_step(self, reals: Mapping[str, list[Slices]], fakes: Mapping[str, list[Slices]], losses: dict[str, Tensor]) -> None:
         """Updates every critic once, or once a plane."""
         for turn in range(max(len(planes) for planes in self.planes.values()) if self.separate_planes else 1):
             total = torch.zeros((), device=self.state.device)
             for name, critic in self.critics.items():
                 if turn >= len(reals[name]):
                     continue
-                real = reals[name][turn]
-                fake = fakes[name][turn].detach() if self.buffer is None else self.buffer.sample(name, len(real))
-                losses[f"critic_{name}"] = self.adversarial.critic_loss(critic, real, fake)
-                total = total + losses[f"critic_{name}"]
+                fake, shares = fakes[name][turn] if self.buffer is None else self.buffer.sample(name)
+                loss = self.adversarial.critic_loss(critic, self._match(reals[name][turn], shares), fake.detach())
+                losses[f"critic_{name}"] = losses.get(f"critic_{name}", 0.0) + loss / len(reals[name])
+                total = total + loss
             self._step(self.d_optimizer, total, self.critics)
         losses["critic"] = total
 
     def _generator_step(
         self,
         lr_onehot: Tensor,
-        volumes: Sequence[tuple[int, Tensor, Any]],
-        reals: Mapping[str, list[Tensor]],
-        fakes: Mapping[str, list[Tensor]],
+        volumes: Sequence[tuple[int, Tensor, Box]],
+        reals: Mapping[str, list[Slices]],
+        fakes: Mapping[str, list[Slices]],
         losses: dict[str, Tensor],
     ) -> None:
         """Updates the generator; levels count equally."""
         consistency = torch.zeros((), device=self.state.device)
-        for _, probabilities, (start, edge) in volumes:
-            z, y, x = (slice(s, s + edge) for s in start)
-            consistency = consistency + self.consistency(probabilities, lr_onehot[:, :, z, y, x]) / len(volumes)
+        for _, probabilities, box in volumes:
+            consistency = consistency + self.consistency(probabilities, of_box(lr_onehot, box)) / len(volumes)
         losses["consistency"] = consistency
         total = self.consistency_weight * consistency
         if fakes:
             self.critics.requires_grad_(False)
             for name, critic in self.critics.items():
-                for real, fake in zip(reals[name], fakes[name]):
-                    score = self.adversarial.generator_loss(critic, real, fake) / len(fakes[name])
+                for real, (fake, shares) in zip(reals[name], fakes[name]):
+                    score = self.adversarial.generator_loss(critic, self._match(real, shares), fake) / len(fakes[name])
                     losses[f"adversarial_{name}"] = losses.get(f"adversarial_{name}", 0.0) + score
                 total = total + self.adversarial_weight * losses[f"adversarial_{name}"] / len(self.critics)
             self.critics.requires_grad_(True)

@@ -50,7 +50,7 @@ class Trainer(Engine):
         self.g_optimizer.step()
         self.ema.update_parameters(self.network)
         if self.buffer:
-            self.buffer.push("hr_2x", torch.randn(2, 3, 4, 4))
+            self.buffer.push("hr_2x", torch.randn(2, 3, 4, 4), torch.rand(2))
         if iteration == self.spoil_at:
             self.network.weight.data[0, 0] = float("nan")
         return {"loss": float(loss.detach()), "generator": float(loss.detach()), "critic_hr_2x": float(iteration)}
@@ -67,8 +67,12 @@ class Trainer(Engine):
         return self
 
 
+NAMES = {"phases": ["pore", "quartz"], "lr_phases": ["pore"]}
+
+
 def checkpoint_of(folder: Path, **options) -> TrainingCheckpoint:
-    return TrainingCheckpoint(folder / "checkpoint.pt", lambda network: torch.save(network.state_dict(), folder / "model.pt"), **options)
+    names = options.pop("names", NAMES)
+    return TrainingCheckpoint(folder / "checkpoint.pt", lambda network: torch.save(network.state_dict(), folder / "model.pt"), names, **options)
 
 
 def load(path: Path) -> dict:
@@ -198,7 +202,7 @@ def test_seconds_add_up_over_a_resume(tmp_path):
 @pytest.mark.parametrize(("interval", "saved"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
 def test_saves_every_few_epochs_and_the_last(tmp_path, interval, saved):
     seen: list[int] = []
-    handler = TrainingCheckpoint(tmp_path / "checkpoint.pt", lambda _: seen.append(trainer.state.epoch), interval)
+    handler = TrainingCheckpoint(tmp_path / "checkpoint.pt", lambda _: seen.append(trainer.state.epoch), NAMES, interval)
     trainer = Trainer([handler], epochs=5)
     trainer.start()
     assert seen == saved and load(tmp_path / "checkpoint.pt")["position"]["epoch"] == 5
@@ -211,7 +215,7 @@ def test_weights_are_never_older_than_the_checkpoint(tmp_path):
         path = tmp_path / "checkpoint.pt"
         assert (load(path)["position"]["epoch"] if path.exists() else 0) == trainer.state.epoch - 1
 
-    trainer = Trainer([TrainingCheckpoint(tmp_path / "checkpoint.pt", save_weights)])
+    trainer = Trainer([TrainingCheckpoint(tmp_path / "checkpoint.pt", save_weights, NAMES)])
     trainer.start()
     assert trainer.state.epoch == 3
 
@@ -251,7 +255,7 @@ def change(**entries):
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), {}, "damaged"),
         (lambda path: path.write_text("text"), {}, "not a checkpoint"),
-        (lambda path: torch.save([1, 2], path), {}, "lacks network, ema, critics, g_optimizer, buffer, position"),
+        (lambda path: torch.save([1, 2], path), {}, "lacks network, ema, critics, g_optimizer, buffer, position, names"),
         (lambda path: torch.save({"model": {}, "phases": []}, path), {}, "lacks network"),
         (change(network={"weight": torch.zeros(2, 2)}), {}, "another configuration.*Missing key"),
         (change(g_optimizer={"state": {}, "param_groups": []}), {}, "another configuration"),
@@ -270,6 +274,16 @@ def test_checkpoints_that_do_not_fit(tmp_path, spoil, options, words):
         checkpoint_of(tmp_path).restore(Trainer(**options), optional=True)
     message = str(caught.value)
     assert str(path) in message and "\n" not in message and len(message) < 500
+
+
+@pytest.mark.parametrize("key", ["phases", "lr_phases"])
+def test_a_checkpoint_of_other_phases_does_not_fit(tmp_path, key):
+    """As many as before, so the networks alone would not notice."""
+    Trainer([checkpoint_of(tmp_path)], epochs=2).start()
+    trainer = Trainer()
+    with pytest.raises(InputError, match=f"checkpoint.pt: was trained with {key} .*, now ..*grain"):
+        checkpoint_of(tmp_path, names=NAMES | {key: ["grain"]}).restore(trainer)
+    assert trainer.state.iteration == 0
 
 
 def test_a_checkpoint_without_the_buffer_does_not_fit(tmp_path):

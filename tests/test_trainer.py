@@ -228,6 +228,41 @@ def test_all_planes_in_one_update():
     assert constant_channels(fake) == set(NORMAL.values()) and len(fake) == len(real) == 6
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("label", [0, 1])
+def test_reals_hold_as_much_of_the_matched_label_as_the_fakes(buffered, label):
+    """Label 0 below, 1 above: xy slices are of one label, the others half and half. Each fake finds a real crop of its kind."""
+    spy = Spy()
+    trainer = trainer_of(
+        Stub(coordinates), iterations=4, n_critic=2, adversarial=spy, hard_labels=False, match_label=label, crops=12,
+        buffer=SliceBuffer(2) if buffered else None,
+    )  # fmt: skip
+    lr = torch.zeros(4, 4, 4, dtype=torch.long)
+    lr[2:] = 1
+    image = torch.cat([nn.functional.one_hot(lr, 2).movedim(-1, 0).float(), torch.zeros(1, 4, 4, 4)])
+    kinds = torch.zeros(3, 8, 8, dtype=torch.long)
+    kinds[1, 4:], kinds[2] = 1, 1
+    kinds[1, 0, 0] = 1  # a pixel less than the LR can see
+    pool = nn.functional.one_hot(kinds.repeat(12, 1, 1), 3).movedim(-1, 1).float()
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda: trainer.state.batch.update(image=image[None], hr=[pool[None]]))
+    trainer.run()
+    assert len(spy.seen["critic"]) == 4 and len(spy.seen["generator"]) == 2
+    for _, real, fake in spy.seen["critic"] + spy.seen["generator"]:
+        assert len(real) == len(fake) == 6
+        for crop, image in zip(real, fake):
+            flat = bool((image[0] == image[0, 0, 0]).all())  # an xy slice: z is constant
+            expected = float(image[0, 0, 0] >= 0.5) if flat else 0.5
+            assert crop[1].mean() == pytest.approx(expected, abs=0.02)
+
+
+def test_without_a_matched_label_the_first_reals_are_taken():
+    spy = Spy()
+    trainer = trainer_of(Stub(coordinates), iterations=1, adversarial=spy, hard_labels=False, crops=6)
+    trainer.run()
+    ((_, real, _),) = spy.seen["critic"]
+    assert torch.equal(real, trainer.state.batch["hr"][0][0][:6])
+
+
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("buffer", [SliceBuffer(2), None])
 def test_anisotropic_critics_judge_their_own_plane_and_images(separate, buffer):

@@ -63,16 +63,17 @@ class SubPixel2(nn.Module):
 class Level(nn.Module):
     """One x2 level: sub-pixel upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before."""
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int):
+    def __init__(self, in_channels: int, channels: int, out_channels: int, texture: float):
         super().__init__()
         self.up = SubPixel2(in_channels, channels)
-        self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 0.3))
+        self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 1.0))
         self.conv1 = conv3(channels, channels)
         self.conv2 = conv3(channels, channels)
         self.head = nn.Conv3d(channels, out_channels, 1)
-        # Adam moves all weights alike, and a head that starts at zero has far to go: with the gain hundreds of steps, not thousands
-        self.head_gain = 8.0
-        nn.init.zeros_(self.head.weight)  # starts as the level before, enlarged
+        self.head_gain = 8.0  # Adam moves all weights alike: with the gain a head changes its mind in hundreds of steps, not thousands
+        # Noise must show in the labels from the start: the gradient that a critic sends into a uniform region is uniform, so specks
+        # never appear there by themselves; those that are there are shaped or removed (docs/training.md).
+        nn.init.normal_(self.head.weight, std=texture / channels**0.5 / self.head_gain)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,9 @@ class LevelGenerator(nn.Module):
         out_channels: phases of the result.
         channels: features on the LR grid and then on each finer level; the number of levels is `len(channels) - 1`.
         blocks: residual blocks on the LR grid, two convolutions each.
-        logit_bound: bound of the class logits.
+        logit_bound: bound of the class logits. Labels do not depend on it, but their gradients do: with 4 they hardly pass where a
+            phase is certain, and nothing new appears there.
+        texture: standard deviation of the corrections that the heads make before any training; 0 starts from the enlarged labels.
         noise_std: of the noise that `forward` and `forward_training` draw for the finer levels; 0 is the paper's ablation.
     """
 
@@ -108,7 +111,8 @@ class LevelGenerator(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 48, 32, 16),
         blocks: int = 4,
-        logit_bound: float = 4.0,
+        logit_bound: float = 1.5,
+        texture: float = 0.7,
         noise_std: float = 1.0,
     ):
         super().__init__()
@@ -116,7 +120,7 @@ class LevelGenerator(nn.Module):
         self.trunk = nn.Sequential(
             conv3(in_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
         )
-        self.levels = nn.ModuleList(Level(a, b, out_channels) for a, b in zip(channels[:-1], channels[1:]))
+        self.levels = nn.ModuleList(Level(a, b, out_channels, texture) for a, b in zip(channels[:-1], channels[1:]))
         self.logit_bound, self.noise_std = logit_bound, noise_std
         self.scale_factor: int = 2 ** len(self.levels)
         self.trunk_trim: int = 1 + 2 * blocks

@@ -12,7 +12,7 @@ from bundle.networks.noise import coordinate_noise
 def make(channels=(6, 5, 4, 4), blocks=1, seed=0, **kwargs) -> LevelGenerator:
     """A small network with weights as after training: no zeros left of the initialisation."""
     torch.manual_seed(seed)
-    net = LevelGenerator(3, 2, channels, blocks=blocks, **kwargs)
+    net = LevelGenerator(3, 2, channels, blocks=blocks, **{"logit_bound": 4.0, **kwargs})
     for name, parameter in net.named_parameters():
         if parameter.ndim == 1 or name.endswith("noise_gain"):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -249,9 +249,9 @@ def test_what_forward_gives_is_the_softmax_of_bounded_logits():
 
 
 @pytest.mark.parametrize("phases", [2, 3])
-def test_starts_as_the_enlarged_labels(phases):
-    """Before training: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
-    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, logit_bound=3.0)
+def test_starts_as_the_enlarged_labels_without_texture(phases):
+    """Before training and with texture 0: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
+    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, logit_bound=3.0, texture=0.0)
     labels = torch.nn.functional.one_hot(torch.randint(0, 2, (1, 3, 4, 2), generator=torch.Generator().manual_seed(0)), 2).movedim(-1, 1)
     expected = F.pad(0.75 * 3.0 * labels.float(), [1, 1, 1, 1, 1, 1], mode="replicate")
     expected = torch.cat([expected, torch.zeros(1, phases - 2, *expected.shape[2:])], 1)
@@ -259,6 +259,18 @@ def test_starts_as_the_enlarged_labels(phases):
         expected = F.interpolate(expected, size=[2 * n for n in expected.shape[2:]], mode="trilinear")
     expected = 3.0 * torch.tanh(expected / 3.0)
     torch.testing.assert_close(net(torch.cat([labels.float(), torch.randn(1, 1, 3, 4, 2)], 1)), expected[..., 4:-4, 4:-4, 4:-4].softmax(1))
+
+
+@pytest.mark.parametrize("texture", [0.3, 0.7])
+def test_starts_with_specks_of_noise(texture):
+    """Two phases that the LR does not know start at equal odds; the heads' corrections move them as far as asked, and follow the noise."""
+    torch.manual_seed(0)
+    net = LevelGenerator(2, 3, (16, 64), blocks=1, logit_bound=20.0, texture=texture)
+    with torch.no_grad():
+        odds = torch.stack([net(torch.ones(1, 2, 8, 8, 8)).log()[0, 1:].diff(dim=0)[0] for _ in range(2)])
+    # unit variance survives the convolutions (within a factor of two for one draw of weights); two logits
+    assert 0.5 < odds.double().std() / (texture * 2**0.5) < 2
+    assert abs(torch.corrcoef((odds - odds.mean((1, 2, 3), keepdim=True)).flatten(1))[0, 1]) < 0.1
 
 
 def test_subpixel_starts_without_a_checkerboard():
@@ -282,10 +294,10 @@ def test_blocks_start_as_the_identity():
 
 
 def test_every_parameter_learns():
-    """From the zero start of heads and residual blocks, within a few steps."""
+    """From the zero start of the residual blocks, within a few steps."""
     torch.manual_seed(0)
     net = LevelGenerator(3, 2, (4, 4, 4, 4), blocks=1)
-    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4)
     for _ in range(3):
         optimizer.zero_grad()
         sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 14, 14, 14), [6, 4, 2])).backward()
