@@ -179,7 +179,7 @@ def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_one(tmp_path):
     for name in ("checkpoint.pt", "model.pt"):
         assert same(load(broken / name), load(whole / name)), name
     content = load(whole / "checkpoint.pt")
-    assert list(content) == ["position", "network", "ema", "critics", "g_optimizer", "buffer"]
+    assert list(content) == ["position", "names", "network", "ema", "critics", "g_optimizer", "buffer"]
     assert (content["position"]["epoch"], content["position"]["iteration"]) == (3, 12)
     average = {name.removeprefix("module."): value for name, value in content["ema"].items() if name != "n_averaged"}
     assert same(load(whole / "model.pt"), average)

@@ -1,6 +1,7 @@
 """The default generator: levels of x2, most of the work on the LR grid, valid convolutions only."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,20 @@ def conv3(in_channels: int, out_channels: int) -> nn.Conv3d:
     nn.init.kaiming_normal_(conv.weight, a=0.2)
     nn.init.zeros_(conv.bias)
     return conv
+
+
+def shells(number: int) -> Tensor:
+    """Fixed 5^3 kernels (number, 1, 5, 5, 5) that make fields of unit variance, independent at every voxel and alike in all directions, of one noise.
+
+    Kernel k averages the voxels at the k-th distance from the centre, so no two kernels share a voxel. There are ten
+    distances.
+    """
+    axis = torch.arange(-2, 3) ** 2
+    distance = axis[:, None, None] + axis[None, :, None] + axis[None, None, :]
+    kernels = torch.stack([(distance == d).float() for d in distance.unique()])
+    if number > len(kernels):
+        raise ValueError(f"{number} phases, at most {len(kernels)} are possible")
+    return (kernels / kernels.square().sum((1, 2, 3), keepdim=True).sqrt())[:number, None]
 
 
 class ResidualBlock(nn.Module):
@@ -61,20 +76,31 @@ class SubPixel2(nn.Module):
 
 
 class Level(nn.Module):
-    """One x2 level: sub-pixel upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before."""
+    """One x2 level: sub-pixel upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before.
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int, texture: float):
+    With `perturbation` the logits get a share of the noise that training cannot take away: where they are nearly equal it decides, in
+    blobs of the size of the level, and where one is far ahead it does nothing. A network that may silence its noise does so early, and
+    then turns whole regions from one phase to another and back, since the gradient of a critic in a uniform region is uniform; with the
+    noise the same gradient moves a fraction.
+    """
+
+    perturbed: Final[bool]
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int, texture: float, perturbation: float):
         super().__init__()
         self.up = SubPixel2(in_channels, channels)
         self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 1.0))
         self.conv1 = conv3(channels, channels)
         self.conv2 = conv3(channels, channels)
         self.head = nn.Conv3d(channels, out_channels, 1)
-        self.head_gain = 8.0  # Adam moves all weights alike: with the gain a head changes its mind in hundreds of steps, not thousands
+        self.head_gain = 4.0  # Adam moves all weights alike: with the gain a head changes its mind in hundreds of steps, not thousands
         # Noise must show in the labels from the start: the gradient that a critic sends into a uniform region is uniform, so specks
         # never appear there by themselves; those that are there are shaped or removed (docs/training.md).
         nn.init.normal_(self.head.weight, std=texture / channels**0.5 / self.head_gain)
         nn.init.zeros_(self.head.bias)
+        self.perturbed = perturbation > 0
+        if self.perturbed:
+            self.register_buffer("perturb", perturbation * shells(out_channels))
 
     def forward(self, x: Tensor, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d, 2h, 2w) -> features and logits (B, …, 2d-4, 2h-4, 2w-4)."""
@@ -83,7 +109,10 @@ class Level(nn.Module):
         y = F.leaky_relu(self.conv2(y), 0.2)
         # smooth from the start: the surface of interpolated labels has no staircase to unlearn
         before = F.interpolate(logits.float(), scale_factor=2.0, mode="trilinear", align_corners=False)[:, :, 2:-2, 2:-2, 2:-2]
-        return y, before + self.head_gain * self.head(y).float()
+        after = before + self.head_gain * self.head(y).float()
+        if self.perturbed:
+            after = after + F.conv3d(noise, self.perturb)
+        return y, after
 
 
 class LevelGenerator(nn.Module):
@@ -100,6 +129,7 @@ class LevelGenerator(nn.Module):
         logit_bound: bound of the class logits. Labels do not depend on it, but their gradients do: with 4 they hardly pass where a
             phase is certain, and nothing new appears there.
         texture: standard deviation of the corrections that the heads make before any training; 0 starts from the enlarged labels.
+        perturbation: standard deviation of the noise that every level but the finest adds to the logits.
         noise_std: of the noise that `forward` and `forward_training` draw for the finer levels; 0 is the paper's ablation.
     """
 
@@ -111,8 +141,9 @@ class LevelGenerator(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 48, 32, 16),
         blocks: int = 4,
-        logit_bound: float = 1.5,
-        texture: float = 0.7,
+        logit_bound: float = 2.5,
+        texture: float = 0.6,
+        perturbation: float = 0.5,
         noise_std: float = 1.0,
     ):
         super().__init__()
@@ -120,7 +151,8 @@ class LevelGenerator(nn.Module):
         self.trunk = nn.Sequential(
             conv3(in_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
         )
-        self.levels = nn.ModuleList(Level(a, b, out_channels, texture) for a, b in zip(channels[:-1], channels[1:]))
+        perturbations = [perturbation] * (len(channels) - 2) + [0.0]  # blobs of a single voxel would be salt and pepper
+        self.levels = nn.ModuleList(Level(a, b, out_channels, texture, p) for a, b, p in zip(channels[:-1], channels[1:], perturbations))
         self.logit_bound, self.noise_std = logit_bound, noise_std
         self.scale_factor: int = 2 ** len(self.levels)
         self.trunk_trim: int = 1 + 2 * blocks

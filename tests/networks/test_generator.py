@@ -1,11 +1,13 @@
 """The default generator: exact windows, a halo that is the receptive field, nested boxes, levels of x2."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.networks.generator import LevelGenerator, SubPixel2
+from bundle.networks.generator import LevelGenerator, SubPixel2, shells
 from bundle.networks.noise import coordinate_noise
 
 
@@ -171,7 +173,7 @@ def test_boxes_equal_windows_of_the_same_place(network, monkeypatch, value):
     assert len({start for start, _ in boxes}) == 3
     for k, (result, (start, edge)) in enumerate(zip(results, boxes), start=1):
         shallow = make((6, 5, 4, 4)[: k + 1])
-        shallow.load_state_dict({name: network.state_dict()[name] for name in shallow.state_dict()})
+        shallow.trunk, shallow.levels = network.trunk, network.levels[:k]
         h = shallow.halo
         part = image[(..., *(slice(s - h, s + edge + h) for s in start))]
         noise = [torch.full((1, 1, *shape), value) for _, _, shape in shallow.noise_windows([edge] * 3)]
@@ -233,11 +235,29 @@ def test_logits_are_bounded(bound):
 
 
 def test_a_level_corrects_the_logits_of_the_one_before():
-    level = make().levels[-1]
-    x, before, noise = torch.randn(1, 4, 5, 5, 5), torch.randn(1, 2, 5, 5, 5), torch.randn(1, 1, 10, 10, 10)
-    features, logits = level(x, before, noise)
-    before = F.interpolate(before, size=(10, 10, 10), mode="trilinear")[..., 2:-2, 2:-2, 2:-2]
-    torch.testing.assert_close(logits, before + level.head_gain * level.head(features))
+    *coarser, finest = make(perturbation=0.5).levels
+    x, logits, noise = torch.randn(1, 4, 5, 5, 5), torch.randn(1, 2, 5, 5, 5), torch.randn(1, 1, 10, 10, 10)
+    before = F.interpolate(logits, size=(10, 10, 10), mode="trilinear")[..., 2:-2, 2:-2, 2:-2]
+    features, after = finest(x, logits, noise)
+    torch.testing.assert_close(after, before + finest.head_gain * finest.head(features))
+    level = coarser[-1]
+    features, after = level(torch.randn(1, 5, 5, 5, 5), logits, noise)
+    correction = after - before - level.head_gain * level.head(features)
+    # what remains is noise alone: a field a phase, each the mean of the voxels at one distance, of the standard deviation 0.5
+    for phase, squared in enumerate([0, 1]):
+        near = [o for o in itertools.product(range(-2, 3), repeat=3) if sum(a * a for a in o) == squared]
+        moved = [noise[0, 0, 2 + z : 8 + z, 2 + y : 8 + y, 2 + x : 8 + x] for z, y, x in near]
+        torch.testing.assert_close(correction[0, phase], 0.5 * sum(moved) / len(near) ** 0.5, rtol=0, atol=1e-5)
+
+
+def test_shells_are_fields_of_unit_variance_apart_from_each_other():
+    kernels = shells(10)[:, 0].double().flatten(1)
+    torch.testing.assert_close(kernels @ kernels.T, torch.eye(10, dtype=torch.float64), rtol=0, atol=1e-6)
+    for kernel in shells(10)[:, 0]:  # the 48 symmetries of the cube
+        for turned in (kernel.flip(0), kernel.flip(1), kernel.transpose(0, 1), kernel.transpose(1, 2)):
+            assert torch.equal(turned, kernel)
+    with pytest.raises(ValueError, match="11 phases, at most 10"):
+        shells(11)
 
 
 def test_what_forward_gives_is_the_softmax_of_bounded_logits():
@@ -250,8 +270,8 @@ def test_what_forward_gives_is_the_softmax_of_bounded_logits():
 
 @pytest.mark.parametrize("phases", [2, 3])
 def test_starts_as_the_enlarged_labels_without_texture(phases):
-    """Before training and with texture 0: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
-    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, logit_bound=3.0, texture=0.0)
+    """Before training and without texture and perturbation: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
+    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, logit_bound=3.0, texture=0.0, perturbation=0.0)
     labels = torch.nn.functional.one_hot(torch.randint(0, 2, (1, 3, 4, 2), generator=torch.Generator().manual_seed(0)), 2).movedim(-1, 1)
     expected = F.pad(0.75 * 3.0 * labels.float(), [1, 1, 1, 1, 1, 1], mode="replicate")
     expected = torch.cat([expected, torch.zeros(1, phases - 2, *expected.shape[2:])], 1)
@@ -265,7 +285,7 @@ def test_starts_as_the_enlarged_labels_without_texture(phases):
 def test_starts_with_specks_of_noise(texture):
     """Two phases that the LR does not know start at equal odds; the heads' corrections move them as far as asked, and follow the noise."""
     torch.manual_seed(0)
-    net = LevelGenerator(2, 3, (16, 64), blocks=1, logit_bound=20.0, texture=texture)
+    net = LevelGenerator(2, 3, (16, 64), blocks=1, logit_bound=20.0, texture=texture, perturbation=0.0)
     with torch.no_grad():
         odds = torch.stack([net(torch.ones(1, 2, 8, 8, 8)).log()[0, 1:].diff(dim=0)[0] for _ in range(2)])
     # unit variance survives the convolutions (within a factor of two for one draw of weights); two logits
