@@ -38,6 +38,19 @@ def shells(number: int) -> Tensor:
     return (kernels / kernels.square().sum((1, 2, 3), keepdim=True).sqrt())[:number, None]
 
 
+def waves(number: int, radius: int) -> Tensor:
+    """Fixed kernels (number, 1, d, d, d), d = 2 radius + 1, that make smooth fields of unit variance, independent at every voxel, of one noise.
+
+    Gaussian (standard deviation radius / 2) times even polynomials of the distance, orthogonal to each other: alike in all directions.
+    """
+    axis = torch.arange(-radius, radius + 1, dtype=torch.float64) / (radius / 2)
+    squared = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2).flatten()
+    basis = torch.stack([squared**k * torch.exp(-squared / 2) for k in range(number)], dim=1)
+    orthogonal = torch.linalg.qr(basis)[0] if number > 1 else basis / basis.norm()
+    d = 2 * radius + 1
+    return orthogonal.T.reshape(number, 1, d, d, d).float()
+
+
 class ResidualBlock(nn.Module):
     """Two 3^3 convolutions without padding and the shortcut, cropped to match: trims two voxels a side."""
 
@@ -130,6 +143,8 @@ class LevelGenerator(nn.Module):
             phase is certain, and nothing new appears there.
         texture: standard deviation of the corrections that the heads make before any training; 0 starts from the enlarged labels.
         perturbation: standard deviation of the noise that every level but the finest adds to the logits.
+        grain_perturbation: standard deviation of smooth noise, some LR voxels wide, that is added to the logits of the LR labels: it decides
+            which grains turn, where the LR does not say. Without it all of a phase turns at once.
         noise_std: of the noise that `forward` and `forward_training` draw for the finer levels; 0 is the paper's ablation.
     """
 
@@ -144,6 +159,7 @@ class LevelGenerator(nn.Module):
         logit_bound: float = 2.5,
         texture: float = 0.6,
         perturbation: float = 0.5,
+        grain_perturbation: float = 0.7,
         noise_std: float = 1.0,
     ):
         super().__init__()
@@ -154,6 +170,7 @@ class LevelGenerator(nn.Module):
         perturbations = [perturbation] * (len(channels) - 2) + [0.0]  # blobs of a single voxel would be salt and pepper
         self.levels = nn.ModuleList(Level(a, b, out_channels, texture, p) for a, b, p in zip(channels[:-1], channels[1:], perturbations))
         self.logit_bound, self.noise_std = logit_bound, noise_std
+        self.register_buffer("grains", grain_perturbation * waves(out_channels, 1 + 2 * blocks))
         self.scale_factor: int = 2 ** len(self.levels)
         self.trunk_trim: int = 1 + 2 * blocks
         margin = [0]
@@ -198,11 +215,11 @@ class LevelGenerator(nn.Module):
         return self.probabilities(logits)
 
     def lr_logits(self, image: Tensor) -> Tensor:
-        """Logits that say what the LR label says, where the trunk has features: the levels learn corrections of them."""
+        """Logits that say what the LR label says, and smooth noise, where the trunk has features: the levels learn corrections of them."""
         t = self.trunk_trim
         labels = image[:, : self.in_channels - 1, t:-t, t:-t, t:-t] * (0.75 * self.logit_bound)
         # phases that the LR does not know start from zero
-        return F.pad(labels, [0, 0, 0, 0, 0, 0, 0, self.out_channels - self.in_channels + 1])
+        return F.pad(labels, [0, 0, 0, 0, 0, 0, 0, self.out_channels - self.in_channels + 1]) + F.conv3d(image[:, -1:], self.grains)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over the phases; logits bounded by b tanh(x/b), since a saturated softmax stops learning."""

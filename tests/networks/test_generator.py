@@ -1,13 +1,14 @@
 """The default generator: exact windows, a halo that is the receptive field, nested boxes, levels of x2."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.networks.generator import LevelGenerator, SubPixel2, shells
+from bundle.networks.generator import LevelGenerator, SubPixel2, shells, waves
 from bundle.networks.noise import coordinate_noise
 
 
@@ -253,11 +254,40 @@ def test_a_level_corrects_the_logits_of_the_one_before():
 def test_shells_are_fields_of_unit_variance_apart_from_each_other():
     kernels = shells(10)[:, 0].double().flatten(1)
     torch.testing.assert_close(kernels @ kernels.T, torch.eye(10, dtype=torch.float64), rtol=0, atol=1e-6)
-    for kernel in shells(10)[:, 0]:  # the 48 symmetries of the cube
-        for turned in (kernel.flip(0), kernel.flip(1), kernel.transpose(0, 1), kernel.transpose(1, 2)):
-            assert torch.equal(turned, kernel)
+    for kernel in shells(10)[:, 0]:
+        assert all(torch.equal(other, kernel) for other in turned(kernel))
     with pytest.raises(ValueError, match="11 phases, at most 10"):
         shells(11)
+
+
+def turned(kernel: Tensor) -> list[Tensor]:
+    """The generators of the 48 symmetries of the cube."""
+    return [kernel.flip(0), kernel.flip(1), kernel.transpose(0, 1), kernel.transpose(1, 2)]
+
+
+def test_waves_are_smooth_fields_of_unit_variance_apart_from_each_other():
+    kernels = waves(4, 5)
+    flat = kernels[:, 0].double().flatten(1)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-5)
+    for kernel in kernels[:, 0]:
+        for other in turned(kernel):
+            torch.testing.assert_close(other, kernel, rtol=0, atol=1e-6)
+    field = F.conv3d(torch.randn(1, 1, 40, 40, 40, generator=torch.Generator().manual_seed(0)), kernels[:1])[0, 0]
+    # the first is a Gaussian of standard deviation radius / 2; of the field it makes, neighbours agree as exp(-1 / (4 sigma^2))
+    neighbours = torch.corrcoef(torch.stack([field[1:].flatten(), field[:-1].flatten()]))[0, 1].item()
+    assert neighbours == pytest.approx(math.exp(-1 / (4 * 2.5**2)), abs=0.02)
+
+
+def test_lr_logits_are_the_label_and_smooth_noise():
+    net = LevelGenerator(3, 3, (4, 4), blocks=1, logit_bound=2.0, grain_perturbation=0.7)
+    image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 9, 8, 7)), 2).movedim(-1, 1).float(), torch.randn(1, 1, 9, 8, 7)], 1)
+    expected = torch.zeros(1, 3, 3, 2, 1)
+    expected[:, :2] = 1.5 * image[:, :2, 3:-3, 3:-3, 3:-3]
+    for phase in range(3):
+        for z, y, x in itertools.product(range(3), range(2), range(1)):
+            near = image[0, 2, z : z + 7, y : y + 7, x : x + 7]
+            expected[0, phase, z, y, x] += 0.7 * (near * waves(3, 3)[phase, 0]).sum()
+    torch.testing.assert_close(net.lr_logits(image), expected, rtol=0, atol=1e-5)
 
 
 def test_what_forward_gives_is_the_softmax_of_bounded_logits():
@@ -270,8 +300,8 @@ def test_what_forward_gives_is_the_softmax_of_bounded_logits():
 
 @pytest.mark.parametrize("phases", [2, 3])
 def test_starts_as_the_enlarged_labels_without_texture(phases):
-    """Before training and without texture and perturbation: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
-    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, logit_bound=3.0, texture=0.0, perturbation=0.0)
+    """Before training and without texture and perturbations: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
+    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, logit_bound=3.0, texture=0.0, perturbation=0.0, grain_perturbation=0.0)
     labels = torch.nn.functional.one_hot(torch.randint(0, 2, (1, 3, 4, 2), generator=torch.Generator().manual_seed(0)), 2).movedim(-1, 1)
     expected = F.pad(0.75 * 3.0 * labels.float(), [1, 1, 1, 1, 1, 1], mode="replicate")
     expected = torch.cat([expected, torch.zeros(1, phases - 2, *expected.shape[2:])], 1)
@@ -285,7 +315,7 @@ def test_starts_as_the_enlarged_labels_without_texture(phases):
 def test_starts_with_specks_of_noise(texture):
     """Two phases that the LR does not know start at equal odds; the heads' corrections move them as far as asked, and follow the noise."""
     torch.manual_seed(0)
-    net = LevelGenerator(2, 3, (16, 64), blocks=1, logit_bound=20.0, texture=texture, perturbation=0.0)
+    net = LevelGenerator(2, 3, (16, 64), blocks=1, logit_bound=20.0, texture=texture, perturbation=0.0, grain_perturbation=0.0)
     with torch.no_grad():
         odds = torch.stack([net(torch.ones(1, 2, 8, 8, 8)).log()[0, 1:].diff(dim=0)[0] for _ in range(2)])
     # unit variance survives the convolutions (within a factor of two for one draw of weights); two logits
