@@ -215,7 +215,8 @@ def test_other_scale_factors(parse, rock, tmp_path, scale_factor):
     model = load(tmp_path / "output" / "model.pt")
     assert model["scale_factor"] == scale_factor
     sizes = [scale_factor * edge for edge in [6, 4][:levels]]
-    assert [tuple(crops.shape) for crops in trainer.state.batch["hr"]] == [(1, 6, 4, size, size) for size in sizes]
+    # four real crops to choose from for each slice of each of the three planes
+    assert [tuple(crops.shape) for crops in trainer.state.batch["hr"]] == [(1, 4 * 3 * 2, 4, size, size) for size in sizes]
 
 
 @pytest.mark.parametrize("scale_factor", [2, 4, 8])

@@ -156,10 +156,10 @@ class LevelGenerator(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 48, 32, 16),
         blocks: int = 4,
-        logit_bound: float = 2.5,
-        texture: float = 0.6,
-        perturbation: float = 0.5,
-        grain_perturbation: float = 0.7,
+        logit_bound: float = 4.0,
+        texture: float = 1.0,
+        perturbation: float = 1.0,
+        grain_perturbation: float = 1.0,
         noise_std: float = 1.0,
     ):
         super().__init__()
