@@ -171,19 +171,15 @@ class SuperResolutionTrainer(Trainer):
         return [labels.cpu().numpy() for labels in (lr, sr, hr)]
 
     def _reals(self, batch: Mapping[str, Any]) -> dict[str, list[Slices]]:
-        """Real slices by critic, block-averaged to its scale (and labelled by majority); one pair of slices and shares a critic update."""
-        factor = self.network.scale_factor
-        scales = [factor // 2**k for k in reversed(range(len(self.boxes)))]
+        """HR crops by critic, one pair of crops and shares a critic update."""
+        scales = [self.network.scale_factor // 2**k for k in reversed(range(len(self.boxes)))]
         reals = {}
         for group, planes in self.planes.items():
             for scale, crops in zip(scales, batch[group]):
                 crops = convert_to_tensor(crops, track_meta=False).flatten(0, 1).to(self.state.device)
                 shares = torch.zeros(len(crops), device=crops.device)
                 if self.match_label is not None:
-                    shares = (block_mean(crops, factor).argmax(1) == self.match_label).float().mean((1, 2))
-                crops = block_mean(crops, factor // scale)
-                if self.hard_labels:
-                    crops = straight_through(crops)
+                    shares = (block_mean(crops, self.network.scale_factor).argmax(1) == self.match_label).float().mean((1, 2))
                 n = len(planes) if self.separate_planes else 1
                 reals[f"{group}_{scale}x"] = list(zip(crops.chunk(n), shares.chunk(n)))
         return reals
@@ -201,16 +197,18 @@ class SuperResolutionTrainer(Trainer):
                 fakes[f"{group}_{scale}x"] = [(both[:, :-1], both[:, -1].detach().mean((1, 2))) for both in slices]
         return fakes
 
-    def _match(self, reals: Slices, shares: Tensor) -> Tensor:
-        """Real slices to set against fake ones with these shares of the matched label: as many, each the nearest that is left."""
-        slices, candidates = reals
-        if self.match_label is None or len(slices) <= len(shares):
-            return slices[: len(shares)]
-        left, chosen = candidates.clone(), torch.empty(len(shares), dtype=torch.long, device=slices.device)
-        for i in torch.randperm(len(shares)).tolist():
-            chosen[i] = (left - shares[i]).abs().argmin()
-            left[chosen[i]] = torch.inf
-        return slices[chosen]
+    def _match(self, reals: Slices, fake: Tensor, shares: Tensor) -> Tensor:
+        """Real slices to set against fake ones: as many, each the nearest in share that is left; block-averaged to their scale (and labelled by majority)."""
+        crops, candidates = reals
+        if self.match_label is None or len(crops) <= len(shares):
+            chosen = torch.arange(min(len(crops), len(shares)), device=crops.device)
+        else:
+            left, chosen = candidates.clone(), torch.empty(len(shares), dtype=torch.long, device=crops.device)
+            for i in torch.randperm(len(shares)).tolist():
+                chosen[i] = (left - shares[i]).abs().argmin()
+                left[chosen[i]] = torch.inf
+        real = block_mean(crops[chosen], crops.shape[-1] // fake.shape[-1])
+        return straight_through(real) if self.hard_labels else real
 
     def _critic_step(self, reals: Mapping[str, list[Slices]], fakes: Mapping[str, list[Slices]], losses: dict[str, Tensor]) -> None:
         """Updates every critic once, or once a plane."""
@@ -220,7 +218,7 @@ class SuperResolutionTrainer(Trainer):
                 if turn >= len(reals[name]):
                     continue
                 fake, shares = fakes[name][turn] if self.buffer is None else self.buffer.sample(name)
-                loss = self.adversarial.critic_loss(critic, self._match(reals[name][turn], shares), fake.detach())
+                loss = self.adversarial.critic_loss(critic, self._match(reals[name][turn], fake, shares), fake.detach())
                 losses[f"critic_{name}"] = losses.get(f"critic_{name}", 0.0) + loss / len(reals[name])
                 total = total + loss
             self._step(self.d_optimizer, total, self.critics)
@@ -244,7 +242,7 @@ class SuperResolutionTrainer(Trainer):
             self.critics.requires_grad_(False)
             for name, critic in self.critics.items():
                 for real, (fake, shares) in zip(reals[name], fakes[name]):
-                    score = self.adversarial.generator_loss(critic, self._match(real, shares), fake) / len(fakes[name])
+                    score = self.adversarial.generator_loss(critic, self._match(real, fake, shares), fake) / len(fakes[name])
                     losses[f"adversarial_{name}"] = losses.get(f"adversarial_{name}", 0.0) + score
                 total = total + self.adversarial_weight * losses[f"adversarial_{name}"] / len(self.critics)
             self.critics.requires_grad_(True)
