@@ -97,12 +97,13 @@ def load_model(network: nn.Module, path: str | Path, phases: Sequence[str], lr_p
 
 
 def _first_difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> str | None:
-    """The first entry, in the order of the network, that one state lacks or that differs in shape."""
+    """The first entry, in the order of the network, that one state lacks, or else that differs in shape."""
     for name in [*expected, *found]:
         if name not in found:
             return f"{name} is not in the file"
         if name not in expected:
             return f"{name} is only in the file"
+    for name in expected:
         if found[name].shape != expected[name].shape:
             return f"{name} is {tuple(found[name].shape)} in the file, {tuple(expected[name].shape)} in network_def"
     return None
