@@ -189,12 +189,14 @@ class SuperResolutionTrainer(Trainer):
         fakes = {}
         for scale, probabilities, box in volumes:
             border = self.border * scale // self.network.scale_factor
-            label = of_box(image, box)[:, [self.match_label or 0]]
-            volume = torch.cat([probabilities, nn.functional.interpolate(label, scale_factor=scale)], 1)
+            n, volume = probabilities.shape[1], probabilities
+            if self.match_label is not None:  # the label rides along as one more channel, so that every slice brings its own
+                label = of_box(image, box)[:, [self.match_label]]
+                volume = torch.cat([volume, nn.functional.interpolate(label, scale_factor=scale)], 1)
             for group, planes in self.planes.items():
                 slices = [random_slices(volume, plane, self.slices_per_plane, border) for plane in planes]
                 slices = slices if self.separate_planes else [torch.cat(slices)]
-                fakes[f"{group}_{scale}x"] = [(both[:, :-1], both[:, -1].detach().mean((1, 2))) for both in slices]
+                fakes[f"{group}_{scale}x"] = [(both[:, :n], both[:, n:].detach().sum(1).mean((1, 2))) for both in slices]
         return fakes
 
     def _match(self, reals: Slices, fake: Tensor, shares: Tensor) -> Tensor:
