@@ -255,6 +255,28 @@ def test_reals_hold_as_much_of_the_matched_label_as_the_fakes(buffered, label):
             assert crop[1].mean() == pytest.approx(expected, abs=0.02)
 
 
+def test_no_real_crop_is_matched_twice():
+    """Where many crops hold as much of the label, each fake gets its own."""
+    spy = Spy()
+    trainer = trainer_of(Stub(coordinates), iterations=1, adversarial=spy, hard_labels=False, match_label=0, crops=6)
+    pool = torch.zeros(18, 3, 8, 8)
+    pool[:, 1] = torch.arange(18.0).view(-1, 1, 1)  # told apart by value; none holds label 0
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda: trainer.state.batch.update(hr=[pool[None]]))
+    trainer.run()
+    ((_, real, _),) = spy.seen["critic"]
+    assert len({float(crop.max()) for crop in real}) == len(real) == 6
+
+
+def test_the_critic_s_loss_is_the_mean_over_its_separate_planes():
+    spy = Spy()
+    trainer = trainer_of(Stub(coordinates), iterations=1, adversarial=spy, hard_labels=False, separate_planes=True, lr=0.0)
+    trainer.run()
+    (critic,) = trainer.critics.values()
+    expected = [float((critic(fake).mean() - critic(real).mean()).detach()) for _, real, fake in spy.seen["critic"]]
+    assert len(set(expected)) == 3
+    assert trainer.state.output["critic_hr_2x"] == pytest.approx(sum(expected) / 3, abs=1e-6)
+
+
 def test_without_a_matched_label_the_first_reals_are_taken():
     spy = Spy()
     trainer = trainer_of(Stub(coordinates), iterations=1, adversarial=spy, hard_labels=False, crops=6)
