@@ -40,6 +40,13 @@ class SliceBuffer:
         slices, shares = (torch.cat(parts) for parts in zip(*drawn))
         return slices.float(), shares
 
+    def earlier(self, name: str, number: int) -> Tensor:
+        """At most `number` slices of the steps before the newest, at random; none at the first step."""
+        ring = self.rings[name]
+        if len(ring) == 1:
+            return ring[0][0][:0].float()
+        return _draw([torch.cat([slices for slices, _ in ring[:-1]])], number)[0].float()
+
     def state_dict(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """For the checkpoint."""
         return {name: list(ring) for name, ring in self.rings.items()}

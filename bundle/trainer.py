@@ -54,7 +54,8 @@ class SuperResolutionTrainer(Trainer):
         g_optimizer, d_optimizer: of the generator; of all critics.
         adversarial: the adversarial loss.
         consistency: the loss between probabilities and LR one-hot labels.
-        adversarial_weight, consistency_weight: of the two in the generator's loss.
+        patches: a distance between fake, earlier and real slices that teaches in the critics' place or beside them; None leaves it out.
+        adversarial_weight, consistency_weight, patch_weight: of the three in the generator's loss.
         boxes: edge (LR voxels) of the box that each level decodes.
         planes: plane group -> planes that its critics judge, e.g. {"hr": ["xy", "xz", "yz"]}.
         slices_per_plane: slices drawn from each plane of a volume; None takes all.
@@ -88,8 +89,10 @@ class SuperResolutionTrainer(Trainer):
         consistency: nn.Module,
         boxes: Sequence[int],
         planes: Mapping[str, Sequence[str]],
+        patches: Any = None,
         adversarial_weight: float = 1.0,
         consistency_weight: float = 1.0,
+        patch_weight: float = 1.0,
         slices_per_plane: int | None = None,
         match_label: int | None = None,
         border: int = 0,
@@ -110,6 +113,7 @@ class SuperResolutionTrainer(Trainer):
         self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).eval()  # pictures leave batch statistics alone
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.adversarial, self.consistency = adversarial, consistency.to(device)
+        self.patches, self.patch_weight = patches, patch_weight
         self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
         self.boxes, self.planes = list(boxes), {group: list(names) for group, names in planes.items()}
         self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, separate_planes
@@ -135,15 +139,17 @@ class SuperResolutionTrainer(Trainer):
                 volumes = self.network.forward_training(image, self.boxes)
             if self.hard_labels:
                 volumes = [(scale, straight_through(probabilities), box) for scale, probabilities, box in volumes]
-        if self.critics:
+        reals, fakes = {}, {}
+        if self.critics or self.patches is not None:
             reals = self._reals(batchdata)
             fakes = self._fakes(volumes, image)
             if self.buffer is not None:
                 for name, per_plane in fakes.items():
                     self.buffer.push(name, *(torch.cat(parts) for parts in zip(*per_plane)))
+        if self.critics:
             self._critic_step(reals, fakes, losses)
         if generator_turn:
-            self._generator_step(image[:, :-1], volumes, reals if adversarial else {}, fakes if adversarial else {}, losses)
+            self._generator_step(image[:, :-1], volumes, reals, fakes, adversarial, losses)
             self.ema.update_parameters(self.network)
         output = {name: float(value.detach()) for name, value in losses.items()}
         self._guard(output, iteration)
@@ -232,6 +238,7 @@ class SuperResolutionTrainer(Trainer):
         volumes: Sequence[tuple[int, Tensor, Box]],
         reals: Mapping[str, list[Slices]],
         fakes: Mapping[str, list[Slices]],
+        adversarial: bool,
         losses: dict[str, Tensor],
     ) -> None:
         """Updates the generator; levels count equally."""
@@ -240,7 +247,12 @@ class SuperResolutionTrainer(Trainer):
             consistency = consistency + self.consistency(probabilities, of_box(lr_onehot, box)) / len(volumes)
         losses["consistency"] = consistency
         total = self.consistency_weight * consistency
-        if fakes:
+        if self.patches is not None:
+            for name in fakes:
+                distance = self._patch_distance(name, reals[name], fakes[name])
+                losses[f"patches_{name}"] = distance
+                total = total + self.patch_weight * distance / len(fakes)
+        if adversarial:
             self.critics.requires_grad_(False)
             for name, critic in self.critics.items():
                 for real, (fake, shares) in zip(reals[name], fakes[name]):
@@ -250,6 +262,14 @@ class SuperResolutionTrainer(Trainer):
             self.critics.requires_grad_(True)
         losses["generator"] = total  # after its parts: the guard names the part that broke
         self._step(self.g_optimizer, total, self.network)
+
+    def _patch_distance(self, name: str, reals: Sequence[Slices], fakes: Sequence[Slices]) -> Tensor:
+        """Of one scale and plane group; reals are labels, majority labels on the coarser scales."""
+        fake = torch.cat([slices for slices, _ in fakes])
+        crops = torch.cat([slices for slices, _ in reals])
+        real = straight_through(block_mean(crops, crops.shape[-1] // fake.shape[-1]))
+        earlier = fake[:0].detach() if self.buffer is None else self.buffer.earlier(name, 2 * len(fake))
+        return self.patches(fake, earlier, real)
 
     def _step(self, optimizer: Optimizer, loss: Tensor, module: nn.Module) -> None:
         optimizer.zero_grad(set_to_none=True)
