@@ -531,3 +531,43 @@ def test_bfloat16_autocast_trains(network):
     trainer.run()
     assert np.isfinite(list(trainer.state.output.values())).all()
     assert all(p.dtype == torch.float32 for p in trainer.network.parameters())
+
+
+class Distance:
+    """A patch distance that remembers what it was given."""
+
+    def __init__(self):
+        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __call__(self, fake: Tensor, earlier: Tensor, real: Tensor) -> Tensor:
+        self.seen.append((fake.detach().clone(), earlier.clone(), real.clone()))
+        return fake.square().mean()
+
+
+@pytest.mark.parametrize("volumes", [0, 3])
+def test_the_patch_distance_teaches_without_critics(volumes):
+    patches = Distance()
+    trainer = level_trainer(
+        iterations=3, critics=nn.ModuleDict(), hard_labels=False, patches=patches, patch_weight=6.0, consistency_weight=0.0,
+        buffer=SliceBuffer(volumes) if volumes else None,
+    )  # fmt: skip
+    trainer.run()
+    output = trainer.state.output
+    assert output["generator"] == pytest.approx(6.0 * (output["patches_hr_2x"] + output["patches_hr_4x"]) / 2)
+    for step in range(3):
+        for level, edge in enumerate((8, 8)):  # 4 LR voxels at 2x, 2 at 4x
+            fake, earlier, real = patches.seen[2 * step + level]
+            assert fake.shape == (6, 3, edge, edge) and real.shape == (6, 3, edge, edge)
+            assert not torch.equal(fake, fake.round()) and torch.equal(real.unique(), torch.tensor([0.0, 1.0]))
+            assert len(earlier) == (min(2, step) * 6 if volumes else 0)
+            if len(earlier):
+                before = torch.cat([patches.seen[2 * k + level][0] for k in range(step)])
+                assert all((before - one).abs().amax((1, 2, 3)).min() < 1e-3 for one in earlier)
+
+
+def test_the_patch_distance_works_beside_critics():
+    patches = Distance()
+    trainer = level_trainer(iterations=2, n_critic=2, patches=patches)
+    trainer.run()
+    assert len(patches.seen) == 2  # a generator step, two scales
+    assert {"critic_hr_2x", "adversarial_hr_4x", "patches_hr_4x"} <= set(trainer.state.output)

@@ -284,6 +284,13 @@ def test_mse_only_has_no_critic(parse, rock):
     assert trainer.state.output["generator"] == pytest.approx(trainer.consistency_weight * trainer.state.output["consistency"])
 
 
+def test_patches_trains_without_critics(parse, rock):
+    trainer = train(parse("patches.yaml", **TINY | rock | {"patches#patch": 3}))
+    assert len(trainer.critics) == 0 and trainer.d_optimizer is None and not trainer.hard_labels
+    distances = [value for name, value in trainer.state.output.items() if name.startswith("patches_")]
+    assert len(distances) == 3 and min(distances) > 0
+
+
 def test_zero_noise_is_without_noise(parse, rock):
     trainer = train(parse("zero_noise.yaml", **TINY | rock))
     assert (trainer.state.batch["image"][:, -1] == 0).all() and (trainer.state.batch["image"][:, :-1].sum(1) == 1).all()
