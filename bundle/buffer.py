@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,15 +14,18 @@ class SliceBuffer:
 
     Args:
         volumes: generator steps remembered.
+        slices: kept of each step, at random; None keeps all.
     """
 
-    def __init__(self, volumes: int = 12):
-        self.volumes = volumes
+    def __init__(self, volumes: int = 12, slices: int | None = None):
+        self.volumes, self.slices = volumes, slices
         self.rings: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def push(self, name: str, slices: Tensor, shares: Tensor) -> None:
-        """Remembers the slices (N, phases, h, w) of one generator step for the critic `name`, and a number (N,) that belongs to each."""
+        """Remembers the slices (N, phases, h, w) of one generator step for the critic `name`, and numbers (N, …) that belong to each."""
         ring = self.rings.setdefault(name, [])
+        if self.slices is not None:
+            slices, shares = _draw((slices, shares), self.slices)
         ring.append((slices.detach().half(), shares))  # probabilities need no more than half precision
         del ring[: -self.volumes]
 
@@ -40,12 +44,13 @@ class SliceBuffer:
         slices, shares = (torch.cat(parts) for parts in zip(*drawn))
         return slices.float(), shares
 
-    def earlier(self, name: str, number: int) -> Tensor:
-        """At most `number` slices of the steps before the newest, at random; none at the first step."""
-        ring = self.rings[name]
-        if len(ring) == 1:
-            return ring[0][0][:0].float()
-        return _draw([torch.cat([slices for slices, _ in ring[:-1]])], number)[0].float()
+    def pool(self, name: str, number: int) -> Tensor:
+        """`number` slices of all steps, the newest included, at random, to stand for all that the generator makes."""
+        slices = [step for step, _ in self.rings[name]]
+        start = np.cumsum([0, *map(len, slices)])
+        index = torch.randint(int(start[-1]), (number,)).numpy()
+        steps = np.searchsorted(start, index, side="right") - 1
+        return torch.stack([slices[step][i - start[step]] for step, i in zip(steps, index)]).float()
 
     def state_dict(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """For the checkpoint."""

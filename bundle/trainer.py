@@ -23,7 +23,7 @@ from bundle.transforms.slices import random_slices
 
 
 Slices = tuple[Tensor, Tensor]
-"""2D slices (N, phases, h, w) and the share (N,) of each that the LR labels with the matched phase."""
+"""2D slices (N, phases, h, w) and the shares (N, LR phases) of each that the LR gives its labels."""
 
 
 def of_box(x: Tensor, box: Box) -> Tensor:
@@ -54,8 +54,9 @@ class SuperResolutionTrainer(Trainer):
         g_optimizer, d_optimizer: of the generator; of all critics.
         adversarial: the adversarial loss.
         consistency: the loss between probabilities and LR one-hot labels.
-        patches: a distance between fake, earlier and real slices that teaches in the critics' place or beside them; None leaves it out.
-        adversarial_weight, consistency_weight, patch_weight: of the three in the generator's loss.
+        patches: a distance between slices and HR images that teaches in the critics' place or beside them; None leaves it out.
+        feedback: prices on the statistics of the finest slices; None leaves it out.
+        adversarial_weight, consistency_weight, patch_weight, feedback_weight: of the four in the generator's loss.
         boxes: edge (LR voxels) of the box that each level decodes.
         planes: plane group -> planes that its critics judge, e.g. {"hr": ["xy", "xz", "yz"]}.
         slices_per_plane: slices drawn from each plane of a volume; None takes all.
@@ -66,10 +67,11 @@ class SuperResolutionTrainer(Trainer):
         separate_planes: one critic update a plane, one after the other, as published; else one for all planes of the group.
         n_critic: iterations (critic steps) per generator step.
         warmup_iterations: first iterations, in which the generator learns from the consistency alone and the critics catch up.
-        buffer: earlier fake slices for the critic; None uses the newest volume only, as published.
+        buffer: earlier fake slices; None uses the newest volume only, as published.
         hard_labels: every loss sees labels (straight-through), not probabilities, and the reals of coarser scales are majority labels.
             Near-uniform probabilities would satisfy the consistency while the labels, which are what the user gets, are anything.
         ema_decay: of the averaged generator, per generator step.
+        decay: last share of the iterations, in which the learning rates fall linearly to a twentieth; 0 keeps them.
         max_grad_norm: clips the gradient norm of both optimizers; None does not clip.
         amp: runs the generator under bfloat16 autocast.
         seed: of everything random.
@@ -90,9 +92,11 @@ class SuperResolutionTrainer(Trainer):
         boxes: Sequence[int],
         planes: Mapping[str, Sequence[str]],
         patches: Any = None,
+        feedback: Any = None,
         adversarial_weight: float = 1.0,
         consistency_weight: float = 1.0,
         patch_weight: float = 1.0,
+        feedback_weight: float = 1.0,
         slices_per_plane: int | None = None,
         match_label: int | None = None,
         border: int = 0,
@@ -102,6 +106,7 @@ class SuperResolutionTrainer(Trainer):
         buffer: SliceBuffer | None = None,
         hard_labels: bool = True,
         ema_decay: float = 0.999,
+        decay: float = 0.0,
         max_grad_norm: float | None = None,
         amp: bool = False,
         seed: int = 0,
@@ -114,12 +119,15 @@ class SuperResolutionTrainer(Trainer):
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.adversarial, self.consistency = adversarial, consistency.to(device)
         self.patches, self.patch_weight = patches, patch_weight
+        self.feedback, self.feedback_weight = feedback, feedback_weight
         self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
         self.boxes, self.planes = list(boxes), {group: list(names) for group, names in planes.items()}
         self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, separate_planes
         self.match_label = match_label
         self.n_critic, self.warmup_iterations = n_critic, warmup_iterations
         self.buffer, self.hard_labels = buffer, hard_labels
+        self.decay = decay
+        self.rates = {optimizer: [group["lr"] for group in optimizer.param_groups] for optimizer in (g_optimizer, d_optimizer) if optimizer}
         self.max_grad_norm, self.bfloat16, self.seed = max_grad_norm, amp, seed
         self.add_event_handler(Events.EPOCH_STARTED, lambda: train_data_loader.dataset.set_epoch(self.state.epoch))
         self._register_handlers(train_handlers or [])
@@ -129,6 +137,7 @@ class SuperResolutionTrainer(Trainer):
         iteration = engine.state.iteration
         torch.manual_seed((self.seed * 1_000_003 + iteration) & 0x7FFFFFFFFFFFFFFF)
         image = convert_to_tensor(batchdata["image"], track_meta=False).to(self.state.device, memory_format=torch.channels_last_3d)
+        self._set_rates(iteration)
         adversarial = bool(self.critics) and iteration > self.warmup_iterations
         generator_turn = iteration % self.n_critic == 0 or not self.critics
         losses: dict[str, Tensor] = {}
@@ -140,8 +149,8 @@ class SuperResolutionTrainer(Trainer):
             if self.hard_labels:
                 volumes = [(scale, straight_through(probabilities), box) for scale, probabilities, box in volumes]
         reals, fakes = {}, {}
-        if self.critics or self.patches is not None:
-            reals = self._reals(batchdata)
+        if self.critics or self.patches is not None or self.feedback is not None:
+            reals = self._reals(batchdata, image.shape[1] - 1) if self.critics else {}
             fakes = self._fakes(volumes, image)
             if self.buffer is not None:
                 for name, per_plane in fakes.items():
@@ -164,6 +173,8 @@ class SuperResolutionTrainer(Trainer):
             parts["d_optimizer"] = self.d_optimizer
         if self.buffer is not None:
             parts["buffer"] = self.buffer
+        if self.feedback is not None:
+            parts["feedback"] = self.feedback
         return parts
 
     def example_slices(self) -> list[np.ndarray]:
@@ -176,16 +187,17 @@ class SuperResolutionTrainer(Trainer):
         hr = convert_to_tensor(self.state.batch[next(iter(self.planes))][-1], track_meta=False)[0, 0].argmax(0)
         return [labels.cpu().numpy() for labels in (lr, sr, hr)]
 
-    def _reals(self, batch: Mapping[str, Any]) -> dict[str, list[Slices]]:
-        """HR crops by critic, one pair of crops and shares a critic update."""
+    def _reals(self, batch: Mapping[str, Any], n_labels: int) -> dict[str, list[Slices]]:
+        """HR crops by critic, one pair of crops and shares a critic update; of the shares only that of the matched label is counted."""
         scales = [self.network.scale_factor // 2**k for k in reversed(range(len(self.boxes)))]
         reals = {}
         for group, planes in self.planes.items():
             for scale, crops in zip(scales, batch[group]):
                 crops = convert_to_tensor(crops, track_meta=False).flatten(0, 1).to(self.state.device)
-                shares = torch.zeros(len(crops), device=crops.device)
+                shares = torch.zeros(len(crops), n_labels, device=crops.device)
                 if self.match_label is not None:
-                    shares = (block_mean(crops, self.network.scale_factor).argmax(1) == self.match_label).float().mean((1, 2))
+                    label = block_mean(crops, self.network.scale_factor).argmax(1)
+                    shares[:, self.match_label] = (label == self.match_label).float().mean((1, 2))
                 n = len(planes) if self.separate_planes else 1
                 reals[f"{group}_{scale}x"] = list(zip(crops.chunk(n), shares.chunk(n)))
         return reals
@@ -195,14 +207,12 @@ class SuperResolutionTrainer(Trainer):
         fakes = {}
         for scale, probabilities, box in volumes:
             border = self.border * scale // self.network.scale_factor
-            n, volume = probabilities.shape[1], probabilities
-            if self.match_label is not None:  # the label rides along as one more channel, so that every slice brings its own
-                label = of_box(image, box)[:, [self.match_label]]
-                volume = torch.cat([volume, nn.functional.interpolate(label, scale_factor=scale)], 1)
+            n, labels = probabilities.shape[1], of_box(image, box)[:, :-1]  # they ride along, so that every slice brings its own
+            volume = torch.cat([probabilities, nn.functional.interpolate(labels, scale_factor=scale)], 1)
             for group, planes in self.planes.items():
                 slices = [random_slices(volume, plane, self.slices_per_plane, border) for plane in planes]
                 slices = slices if self.separate_planes else [torch.cat(slices)]
-                fakes[f"{group}_{scale}x"] = [(both[:, :n], both[:, n:].detach().sum(1).mean((1, 2))) for both in slices]
+                fakes[f"{group}_{scale}x"] = [(both[:, :n], both[:, n:].detach().mean((2, 3))) for both in slices]
         return fakes
 
     def _match(self, reals: Slices, fake: Tensor, shares: Tensor) -> Tensor:
@@ -211,7 +221,8 @@ class SuperResolutionTrainer(Trainer):
         if self.match_label is None or len(crops) <= len(shares):
             chosen = torch.arange(min(len(crops), len(shares)), device=crops.device)
         else:
-            left, chosen = candidates.clone(), torch.empty(len(shares), dtype=torch.long, device=crops.device)
+            left, shares = candidates[:, self.match_label].clone(), shares[:, self.match_label]
+            chosen = torch.empty(len(shares), dtype=torch.long, device=crops.device)
             for i in torch.randperm(len(shares)).tolist():
                 chosen[i] = (left - shares[i]).abs().argmin()
                 left[chosen[i]] = torch.inf
@@ -247,11 +258,9 @@ class SuperResolutionTrainer(Trainer):
             consistency = consistency + self.consistency(probabilities, of_box(lr_onehot, box)) / len(volumes)
         losses["consistency"] = consistency
         total = self.consistency_weight * consistency
-        if self.patches is not None:
-            for name in fakes:
-                distance = self._patch_distance(name, reals[name], fakes[name])
-                losses[f"patches_{name}"] = distance
-                total = total + self.patch_weight * distance / len(fakes)
+        for scale, _, _ in volumes:
+            for group in self.planes:
+                total = total + self._teach(group, scale, fakes, losses)
         if adversarial:
             self.critics.requires_grad_(False)
             for name, critic in self.critics.items():
@@ -263,13 +272,29 @@ class SuperResolutionTrainer(Trainer):
         losses["generator"] = total  # after its parts: the guard names the part that broke
         self._step(self.g_optimizer, total, self.network)
 
-    def _patch_distance(self, name: str, reals: Sequence[Slices], fakes: Sequence[Slices]) -> Tensor:
-        """Of one scale and plane group; reals are labels, majority labels on the coarser scales."""
-        fake = torch.cat([slices for slices, _ in fakes])
-        crops = torch.cat([slices for slices, _ in reals])
-        real = straight_through(block_mean(crops, crops.shape[-1] // fake.shape[-1]))
-        earlier = fake[:0].detach() if self.buffer is None else self.buffer.earlier(name, 2 * len(fake))
-        return self.patches(fake, earlier, real)
+    def _set_rates(self, iteration: int) -> None:
+        """Learning rates as a function of the iteration alone, so that a resumed run has the same."""
+        total = self.state.max_epochs * self.state.epoch_length
+        left = min((total - iteration) / (self.decay * total), 1.0) if self.decay else 1.0
+        for optimizer, rates in self.rates.items():
+            for group, rate in zip(optimizer.param_groups, rates):
+                group["lr"] = rate * (0.05 + 0.95 * left)
+
+    def _teach(self, group: str, scale: int, fakes: Mapping[str, list[Slices]], losses: dict[str, Tensor]) -> Tensor | float:
+        """What the patch distance and, at the finest scale, the feedback on statistics add to the generator's loss."""
+        finest = scale == self.network.scale_factor and self.feedback is not None
+        if self.patches is None and not finest:
+            return 0.0
+        name, total = f"{group}_{scale}x", 0.0
+        fake, shares = (torch.cat(parts) for parts in zip(*fakes[name]))
+        if self.patches is not None:
+            pool = fake.detach() if self.buffer is None else self.buffer.pool(name, 4 * len(fake))
+            losses[f"patches_{name}"] = self.patches(group, scale, fake, pool)
+            total = total + self.patch_weight * losses[f"patches_{name}"] / len(fakes)
+        if finest:
+            losses[f"feedback_{group}"] = self.feedback(group, fake, shares)
+            total = total + self.feedback_weight * losses[f"feedback_{group}"] / len(self.planes)
+        return total
 
     def _step(self, optimizer: Optimizer, loss: Tensor, module: nn.Module) -> None:
         optimizer.zero_grad(set_to_none=True)

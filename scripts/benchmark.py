@@ -1,4 +1,4 @@
-"""Time and memory of one generator step with its critic steps: our default beside the paper's generator, one after the other.
+"""Time and memory of one generator step, with its critic steps where there are any: our default beside the paper's generator, one after the other.
 
 python scripts/benchmark.py [--steps 5] [--full-paper]
 
@@ -25,6 +25,7 @@ SMALL_PAPER = {"boxes": [16], "batch_size": 1, "crops_per_plane": 64, "critic_de
 CASES = {
     "default": ("default (train.yaml)", [], {}),
     "default_fp32": ("default, float32", [], {"amp": False}),
+    "critics": ("critics (critics.yaml)", ["critics.yaml"], {}),
     "paper": ("the paper's (paper.yaml), 16^3 -> 128^3, batch 1", ["paper.yaml"], SMALL_PAPER),
     "paper_full": ("the paper's (paper.yaml) as published", ["paper.yaml"], {}),
 }

@@ -128,3 +128,33 @@ def test_a_state_stays_what_it_was():
     resumed.load_state_dict(state)
     push(resumed, "a", slices(3))
     assert torch.equal(state["a"][0][0], before["a"][0][0])
+
+
+def test_a_pool_is_of_all_steps_the_newest_included():
+    buffer = SliceBuffer(volumes=3)
+    for step, number in enumerate((2, 3, 1, 4)):  # the first is forgotten
+        push(buffer, "a", slices(step, n=number))
+    torch.manual_seed(0)
+    pool = buffer.pool("a", 4000)
+    assert pool.shape == (4000, 2, 4, 4) and pool.dtype == torch.float32
+    expected = [1.0, 1.1, 1.2, 2.0, 3.0, 3.1, 3.2, 3.3]
+    found = (pool[:, 0, 0, 0, None] - torch.tensor(expected)).abs() < 2e-3  # half precision
+    assert found.sum(1).eq(1).all()
+    assert found.float().mean(0).tolist() == pytest.approx([1 / 8] * 8, abs=0.025)  # each slice as often as every other
+    torch.manual_seed(0)
+    assert torch.equal(buffer.pool("a", 4000), pool)
+
+
+def test_some_slices_of_a_step_are_kept():
+    """At random, with the numbers that belong to them; all of a step that has fewer."""
+    torch.manual_seed(0)
+    kept = set()
+    for _ in range(30):
+        buffer = SliceBuffer(volumes=2, slices=2)
+        push(buffer, "a", slices(0, n=1))
+        push(buffer, "a", slices(1, n=5))
+        found = {step: values(pushed) for step, (pushed, _) in enumerate(buffer.rings["a"])}
+        assert found[0] == {0.0} and len(found[1]) == 2
+        kept |= found[1]
+        assert len(sample(buffer, "a")) == 2
+    assert kept == {1.0, 1.1, 1.2, 1.3, 1.4}

@@ -32,7 +32,7 @@ def case(tmp_path, bundle_root) -> SimpleNamespace:
     options = {"imagej": True, "resolution": (1 / 3.5, 1 / 3.5), "metadata": {"axes": "ZYX", "spacing": 3.5, "unit": "um"}}
     tifffile.imwrite(tmp_path / "rock.tif", labels, **options)
     torch.manual_seed(0)
-    network = LevelGenerator(5, 4, channels=(4, 3, 2, 2), blocks=0).eval()
+    network = LevelGenerator(5, 4, channels=(4, 3, 2, 2), blocks=0, grain_radius=1).eval()
     save_model(tmp_path / "model.pt", network, PHASES, PHASES)
     settings = {
         "lr_image": str(tmp_path / "rock.tif"),
@@ -40,6 +40,7 @@ def case(tmp_path, bundle_root) -> SimpleNamespace:
         "output_dir": str(tmp_path / "out"),
         "network_def#channels": [4, 3, 2, 2],
         "network_def#blocks": 0,
+        "network_def#grain_radius": 1,
         "core": 4,
         "device": "cpu",
     }
@@ -98,7 +99,7 @@ def test_nifti_with_other_settings_by_the_command_line(case):
     image = nib.Nifti1Image(values.T, affine)
     image.header.set_xyzt_units("micron")
     nib.save(image, case.folder / "other.nii.gz")
-    case.network = LevelGenerator(4, 5, channels=(4, 3, 2), blocks=0).eval()
+    case.network = LevelGenerator(4, 5, channels=(4, 3, 2), blocks=0, grain_radius=1).eval()
     phases = ["void", "metal", "ceramic", "crack", "glass"]
     save_model(case.folder / "other.pt", case.network, phases, phases[:3])
     changes = {

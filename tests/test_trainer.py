@@ -111,13 +111,13 @@ def trainer_of(network: nn.Module, iterations: int = 6, epochs: int = 1, lr: flo
 
 
 def level_trainer(**options) -> SuperResolutionTrainer:
-    """The default networks, tiny: 4x, levels of 4 and 2 LR voxels of a patch of 12. The first weights are always the same."""
+    """The default networks, tiny: 4x, levels of 4 and 2 LR voxels of a patch of 14. The first weights are always the same."""
     torch.manual_seed(0)
-    network = LevelGenerator(3, 3, channels=[8, 8, 8], blocks=1)
+    network = LevelGenerator(3, 3, channels=[8, 8, 8], blocks=1, grain_radius=1)
     with torch.no_grad():
         for level in network.levels:  # zero heads would hide the weights behind them
-            level.head.weight.normal_(std=0.3)
-    defaults = {"edge": 12, "boxes": (4, 2), "scales": (2, 4), "critic": lambda: SliceCritic(3, [4, 4])}
+            level.head.weight.normal_(std=0.05)
+    defaults = {"edge": 14, "boxes": (4, 2), "scales": (2, 4), "critic": lambda: SliceCritic(3, [4, 4])}
     return trainer_of(network, **{**defaults, **options})
 
 
@@ -533,41 +533,116 @@ def test_bfloat16_autocast_trains(network):
     assert all(p.dtype == torch.float32 for p in trainer.network.parameters())
 
 
-class Distance:
-    """A patch distance that remembers what it was given."""
+class Teacher:
+    """A patch distance or a feedback that remembers what it was given: where, the newest slices, and the pool or their LR shares."""
 
     def __init__(self):
-        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.seen: list[tuple] = []
 
-    def __call__(self, fake: Tensor, earlier: Tensor, real: Tensor) -> Tensor:
-        self.seen.append((fake.detach().clone(), earlier.clone(), real.clone()))
+    def __call__(self, *given) -> Tensor:
+        *where, fake, other = given
+        self.seen.append((*where, fake.detach().clone(), other.clone()))
         return fake.square().mean()
 
 
-@pytest.mark.parametrize("volumes", [0, 3])
+@pytest.mark.parametrize("volumes", [0, 2])
 def test_the_patch_distance_teaches_without_critics(volumes):
-    patches = Distance()
+    patches = Teacher()
     trainer = level_trainer(
         iterations=3, critics=nn.ModuleDict(), hard_labels=False, patches=patches, patch_weight=6.0, consistency_weight=0.0,
         buffer=SliceBuffer(volumes) if volumes else None,
     )  # fmt: skip
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda: trainer.state.batch.pop("hr"))  # real crops are for critics
     trainer.run()
     output = trainer.state.output
     assert output["generator"] == pytest.approx(6.0 * (output["patches_hr_2x"] + output["patches_hr_4x"]) / 2)
+    assert [(group, scale) for group, scale, _, _ in patches.seen] == [("hr", 2), ("hr", 4)] * 3
     for step in range(3):
-        for level, edge in enumerate((8, 8)):  # 4 LR voxels at 2x, 2 at 4x
-            fake, earlier, real = patches.seen[2 * step + level]
-            assert fake.shape == (6, 3, edge, edge) and real.shape == (6, 3, edge, edge)
-            assert not torch.equal(fake, fake.round()) and torch.equal(real.unique(), torch.tensor([0.0, 1.0]))
-            assert len(earlier) == (min(2, step) * 6 if volumes else 0)
-            if len(earlier):
-                before = torch.cat([patches.seen[2 * k + level][0] for k in range(step)])
-                assert all((before - one).abs().amax((1, 2, 3)).min() < 1e-3 for one in earlier)
+        for level in range(2):
+            _, _, fake, pool = patches.seen[2 * step + level]
+            assert fake.shape == (6, 3, 8, 8) and not torch.equal(fake, fake.round())  # 4 LR voxels at 2x, 2 at 4x
+            if not volumes:
+                assert torch.equal(pool, fake)
+                continue
+            assert pool.shape == (24, 3, 8, 8)
+            known = [patches.seen[2 * k + level][2] for k in range(max(0, step - 1), step + 1)]  # of the last two steps
+            apart = torch.stack([(torch.cat(known) - one).abs().amax((1, 2, 3)) for one in pool])
+            assert apart.amin(1).max() < 1e-3  # half precision
+            assert apart[:, -6:].amin(1).min() < 1e-3 and (step == 0 or apart[:, -6:].amin(1).max() > 1e-3)  # the newest among others
 
 
 def test_the_patch_distance_works_beside_critics():
-    patches = Distance()
+    patches = Teacher()
     trainer = level_trainer(iterations=2, n_critic=2, patches=patches)
     trainer.run()
     assert len(patches.seen) == 2  # a generator step, two scales
     assert {"critic_hr_2x", "adversarial_hr_4x", "patches_hr_4x"} <= set(trainer.state.output)
+
+
+@pytest.mark.parametrize("planes", [PLANES, APART])
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_feedback_prices_the_finest_slices_alone(planes, beside):
+    """Mean over the groups, beside the mean of the patch distances over groups and scales, of the same slices."""
+    feedback, patches = Teacher(), Teacher() if beside else None
+    trainer = level_trainer(
+        iterations=2, critics=nn.ModuleDict(), hard_labels=False, planes=planes, patches=patches, patch_weight=6.0,
+        feedback=feedback, feedback_weight=5.0, consistency_weight=2.0, buffer=SliceBuffer(2),
+    )  # fmt: skip
+    trainer.run()
+    output = trainer.state.output
+    names = [f"patches_{group}_{scale}x" for group in planes for scale in (2, 4)] if beside else []
+    assert set(output) == {"loss", "generator", "consistency", *names} | {f"feedback_{group}" for group in planes}
+    expected = 2 * output["consistency"] + 5 * np.mean([output[f"feedback_{group}"] for group in planes])
+    expected += 6 * np.mean([output[name] for name in names]) if beside else 0
+    assert output["generator"] == pytest.approx(expected, rel=1e-5) and output["feedback_hr" if planes is PLANES else "feedback_hr_xy"] > 0
+    assert [group for group, _, _ in feedback.seen] == list(planes) * 2
+    for group, fake, shares in feedback.seen:
+        assert fake.shape == (2 * len(planes[group]), 3, 8, 8) and shares.shape == (len(fake), 2)
+    assert ("feedback" in trainer.parts()) and "feedback" not in level_trainer().parts()
+
+
+class Echo(Stub):
+    """Phases 0 and 1 are the LR labels, enlarged: each slice says what the LR says of it."""
+
+    def forward_training(self, image: Tensor, edges) -> list:
+        labels = nn.functional.interpolate(image[:, :2], scale_factor=2)
+        return [(2, torch.cat([labels, 0 * labels[:, :1]], 1) + 0 * self.weight, ((0, 0, 0), image.shape[-1]))]
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_the_feedback_gets_the_lr_shares_of_each_slice(separate):
+    feedback = Teacher()
+    trainer = trainer_of(
+        Echo(None), iterations=3, critics=nn.ModuleDict(), hard_labels=False, feedback=feedback, slices_per_plane=None,
+        separate_planes=separate, batch_size=2,
+    )  # fmt: skip
+    trainer.run()
+    assert len(feedback.seen) == 3
+    for _, fake, shares in feedback.seen:
+        assert len(fake) == 2 * 3 * 8 and len(shares.unique()) > 2  # of two patches, in three planes
+        torch.testing.assert_close(shares, fake[:, :2].mean((2, 3)))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
+def test_learning_rates_fall_over_the_last_share_of_the_training(decay):
+    """Linearly, to a twentieth at the last of 20 iterations; a resumed run has the same, whatever rates its optimizers come with."""
+
+    def rates(resumed: bool) -> dict[int, tuple[float, float]]:
+        trainer = trainer_of(Stub(constant), iterations=10, epochs=2, lr=0.4, decay=decay)
+        if resumed:
+            trainer.state.epoch, trainer.state.iteration = 1, 10
+            trainer.g_optimizer.param_groups[0]["lr"] = trainer.d_optimizer.param_groups[0]["lr"] = 9.0
+        found = {}
+        optimizers = (trainer.g_optimizer, trainer.d_optimizer)
+        trainer.g_optimizer.register_step_post_hook(
+            lambda *_: found.update({trainer.state.iteration: tuple(o.param_groups[0]["lr"] for o in optimizers)})
+        )
+        trainer.run()
+        return found
+
+    whole = rates(resumed=False)
+    assert list(whole) == list(range(1, 21))
+    for iteration, found in whole.items():
+        passed = max(0.0, (iteration - 20 * (1 - decay)) / (20 * decay)) if decay else 0.0  # of the decay
+        assert found == pytest.approx((0.4 * (1 - 0.95 * passed),) * 2)
+    assert rates(resumed=True) == {iteration: found for iteration, found in whole.items() if iteration > 10}

@@ -20,19 +20,24 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bundle.errors import InputError, find_input_error
 from bundle.losses.adversarial import RelativisticLoss, WassersteinLoss
 from bundle.losses.consistency import NearestConsistency
+from bundle.losses.feedback import StatisticsFeedback
+from bundle.losses.patches import SlicedWasserstein
 from tests.comparison import same
 
 TINY = {  # the default networks on a few voxels
     "network_def#channels": [8, 8, 8, 8],
     "network_def#blocks": 1,
-    "critic_def#channels": [4, 4],
+    "network_def#grain_radius": 1,
+    "patches#patch": 3,
     "boxes": [6, 4, 2],
     "slices_per_plane": 2,
+    "batch_size": 1,
     "epoch_length": 3,
     "max_epochs": 1,
-    "warmup_iterations": 1,
     "amp": False,
 }
+BARE = {key: value for key, value in TINY.items() if not key.startswith("patches#")}  # for files that take the patch distance away
+CRITICS = BARE | {"critic_def#channels": [4, 4], "warmup_iterations": 1}  # for critics.yaml
 
 KILLER = '''
 """Kills its process (SIGKILL) at an iteration, or in the middle of the writing of a checkpoint."""
@@ -206,17 +211,21 @@ def test_it_writes_what_the_config_says(parse, rock, tmp_path):
     assert log.startswith("events.out.tfevents")
 
 
+@pytest.mark.parametrize("critics", [False, True])
 @pytest.mark.parametrize("scale_factor", [2, 4])
-def test_other_scale_factors(parse, rock, tmp_path, scale_factor):
+def test_other_scale_factors(parse, rock, tmp_path, scale_factor, critics):
     levels = {2: 1, 4: 2}[scale_factor]
     overrides = {"network_def#channels": [8] * (levels + 1), "boxes": [6, 4][:levels], "hr_voxel_size": 4 / scale_factor}
-    trainer = train(parse(**TINY | rock | overrides, scale_factor=scale_factor))
-    assert sorted(trainer.critics) == [f"hr_{2 ** (k + 1)}x" for k in range(levels)]
-    model = load(tmp_path / "output" / "model.pt")
-    assert model["scale_factor"] == scale_factor
+    files, tiny = (["critics.yaml"], CRITICS) if critics else ([], TINY)
+    trainer = train(parse(*files, **tiny | rock | overrides, scale_factor=scale_factor))
+    scales = [2 ** (k + 1) for k in range(levels)]
+    assert sorted(trainer.critics) == [f"hr_{scale}x" for scale in scales if critics]
+    assert [name for name in trainer.state.output if name.startswith("patches")] == [f"patches_hr_{scale}x" for scale in scales if not critics]
+    assert load(tmp_path / "output" / "model.pt")["scale_factor"] == scale_factor
     sizes = [scale_factor * edge for edge in [6, 4][:levels]]
-    # four real crops to choose from for each slice of each of the three planes
-    assert [tuple(crops.shape) for crops in trainer.state.batch["hr"]] == [(1, 4 * 3 * 2, 4, size, size) for size in sizes]
+    # for each of the three planes: of the two slices a critic has four real crops each to choose from
+    number = 3 * (4 * 2 if critics else 1)
+    assert [tuple(crops.shape) for crops in trainer.state.batch["hr"]] == [(1, number, 4, size, size) for size in sizes]
 
 
 @pytest.mark.parametrize("scale_factor", [2, 4, 8])
@@ -247,8 +256,12 @@ def test_hr_with_a_phase_that_the_lr_does_not_know(parse, rock, tmp_path):
         ("slices_per_plane", 3, "slices_per_plane"),
         ("border", 1, "border"),
         ("separate_planes", True, "separate_planes"),
-        ("hard_labels", False, "hard_labels"),
+        ("hard_labels", True, "hard_labels"),
+        ("patch_weight", 0.7, "patch_weight"),
+        ("feedback_weight", 0.9, "feedback_weight"),
+        ("decay", 0.25, "decay"),
         ("buffer_volumes", 5, "buffer.volumes"),
+        ("buffer_slices", 7, "buffer.slices"),
         ("tolerance", 0.21, "consistency.tolerance"),
         ("amp", True, "bfloat16"),
         ("max_grad_norm", 0.5, "max_grad_norm"),
@@ -259,11 +272,13 @@ def test_hr_with_a_phase_that_the_lr_does_not_know(parse, rock, tmp_path):
         ("noise_std", 0.5, "network.noise_std"),
         ("g_learning_rate", 0.02, "g_optimizer.defaults.lr"),
         ("d_learning_rate", 0.03, "d_optimizer.defaults.lr"),
+        ("betas", [0.1, 0.2], "g_optimizer.defaults.betas"),
         ("betas", [0.1, 0.2], "d_optimizer.defaults.betas"),
     ],
 )
 def test_keys_reach_the_trainer(parse, rock, key, value, attribute):
-    found = parse(**TINY | rock | {key: value}).get_parsed_content("train#trainer")
+    files, tiny = (["critics.yaml"], CRITICS) if attribute.startswith("d_optimizer") else ([], TINY)
+    found = parse(*files, **tiny | rock | {key: value}).get_parsed_content("train#trainer")
     for name in attribute.split("."):
         found = found[name] if isinstance(found, dict) else getattr(found, name)
     assert (list(found) if isinstance(value, list) else found) == value
@@ -279,16 +294,36 @@ def test_ema_decay_reaches_the_average(parse, rock):
 
 
 def test_mse_only_has_no_critic(parse, rock):
-    trainer = train(parse("mse_only.yaml", **TINY | rock))
+    trainer = train(parse("mse_only.yaml", **BARE | rock))
     assert len(trainer.critics) == 0 and trainer.d_optimizer is None and isinstance(trainer.consistency, NearestConsistency)
     assert trainer.state.output["generator"] == pytest.approx(trainer.consistency_weight * trainer.state.output["consistency"])
 
 
-def test_patches_trains_without_critics(parse, rock):
-    trainer = train(parse("patches.yaml", **TINY | rock | {"patches#patch": 3}))
+def test_the_default_trains_without_critics(parse, rock):
+    """On the distance of patches at every scale and the feedback at the finest, both from the labels of the images."""
+    trainer = train(parse(**TINY | rock))
     assert len(trainer.critics) == 0 and trainer.d_optimizer is None and not trainer.hard_labels
     distances = [value for name, value in trainer.state.output.items() if name.startswith("patches_")]
-    assert len(distances) == 3 and min(distances) > 0
+    assert len(distances) == 3 and min(distances) > 0 and trainer.state.output["feedback_hr"] != 0
+    assert trainer.state.metrics["statistics_error_hr"] > 0
+    lr, hr = (tifffile.imread(rock[key]) for key in ("lr_image", "hr_images"))
+    assert trainer.feedback.lr_fractions.tolist() == pytest.approx([float((lr == label).mean()) for label in range(4)])
+    for teacher in (trainer.patches, trainer.feedback):
+        assert np.array_equal(np.stack(teacher.images["hr"]), hr)
+
+
+@pytest.mark.parametrize("symmetries", [4, 8])
+def test_patches_of_the_images_turn_as_crops_do(parse, rock, symmetries):
+    assert len(parse(**TINY | rock | {"symmetries": symmetries}).get_parsed_content("patches").turns) == symmetries
+
+
+def test_critics_teach_in_place_of_patches(parse, rock):
+    trainer = train(parse("critics.yaml", **CRITICS | rock))
+    assert sorted(trainer.critics) == ["hr_2x", "hr_4x", "hr_8x"] and trainer.patches is trainer.feedback is None
+    assert isinstance(trainer.adversarial, WassersteinLoss) and trainer.hard_labels and trainer.decay == 0
+    assert (trainer.n_critic, trainer.match_label, trainer.boxes) == (2, 0, [6, 4, 2])
+    assert {f"critic_hr_{scale}x" for scale in (2, 4, 8)} <= set(trainer.state.output)
+    assert not any(name.startswith(("patches", "feedback")) for name in trainer.state.output)
 
 
 def test_zero_noise_is_without_noise(parse, rock):
@@ -310,18 +345,39 @@ def test_the_default_has_noise(parse, rock):
 
 
 def test_relativistic(parse, rock):
-    trainer = train(parse("relativistic.yaml", **TINY | rock))
+    trainer = train(parse("critics.yaml", "relativistic.yaml", **CRITICS | rock))
     assert isinstance(trainer.adversarial, RelativisticLoss) and (trainer.adversarial.r1, trainer.adversarial.r2) == (1.0, 1.0)
     assert trainer.n_critic == 1 and np.isfinite(list(trainer.state.output.values())).all()
 
 
-def test_anisotropic_shows_each_critic_its_plane_and_images(parse, rock, tmp_path):
-    """HR images of one phase a plane, rows half as high as columns are wide: each critic's crops have its phase."""
-    files = {
-        f"hr_images#{plane}": write_hr(tmp_path / f"{plane}.tif", np.full((1, 48, 96), phase))
-        for phase, plane in enumerate(["xy", "xz", "yz"])
-    }
-    trainer = parse("anisotropic.yaml", **TINY | {"lr_image": rock["lr_image"]} | files)
+@pytest.fixture
+def planes(rock, tmp_path) -> dict[str, str]:
+    """HR images of one phase a plane, rows half as high as columns are wide."""
+    files = {plane: write_hr(tmp_path / f"{plane}.tif", np.full((1, 48, 96), phase)) for phase, plane in enumerate(["xy", "xz", "yz"])}
+    return {"lr_image": rock["lr_image"]} | {f"hr_images#{plane}": file for plane, file in files.items()}
+
+
+def test_anisotropic_compares_each_plane_with_its_images(parse, planes, monkeypatch):
+    seen: dict[tuple[str, int], set[int]] = {}
+
+    def spied(call):
+        def spy(teacher, group, *given):
+            scale = given[0] if isinstance(given[0], int) else 0  # the feedback has the finest alone
+            seen[group, scale] = {int(label) for image in teacher.images[group] for label in np.unique(image)}
+            return call(teacher, group, *given)
+
+        return spy
+
+    for teacher in (SlicedWasserstein, StatisticsFeedback):
+        monkeypatch.setattr(teacher, "__call__", spied(teacher.__call__))
+    trainer = train(parse("anisotropic.yaml", **TINY | planes))
+    assert seen == {(f"hr_{plane}", scale): {phase} for phase, plane in enumerate(["xy", "xz", "yz"]) for scale in (0, 2, 4, 8)}
+    assert np.isfinite(list(trainer.state.output.values())).all() and len(trainer.patches.turns) == 4
+
+
+def test_anisotropic_shows_each_critic_its_plane_and_images(parse, planes):
+    """Each critic's crops have the phase of its plane."""
+    trainer = parse("critics.yaml", "anisotropic.yaml", **CRITICS | planes)
     trainer.get_parsed_content("initialize")
     trainer = trainer.get_parsed_content("train#trainer")
     assert sorted(trainer.critics) == sorted(f"hr_{plane}_{scale}x" for plane in ("xy", "xz", "yz") for scale in (2, 4, 8))
@@ -355,6 +411,7 @@ def test_paper_has_the_published_values(parse, sample_paths):
     assert (trainer.n_critic, trainer.warmup_iterations, trainer.max_grad_norm) == (5, 0, None)
     assert (trainer.border, trainer.slices_per_plane, trainer.boxes) == (8, None, [32])
     assert list(trainer.critics) == ["hr_8x"]  # one for three planes
+    assert trainer.patches is None and trainer.feedback is None and trainer.decay == 0
     convolutions = [layer for layer in trainer.critics["hr_8x"].layers if isinstance(layer, torch.nn.Conv2d)]
     assert [layer.out_channels for layer in convolutions] == [16, 32, 64, 128, 256, 512, 1]
     assert trainer.data_loader.batch_size == 2
@@ -419,8 +476,8 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "voxel ratio of a file": (lambda f: {"hr_images": write_hr(f / "c.tif", np.zeros((1, 64, 64)), 0.6)}, "c.tif.*scale_factor is 8"),
     "missing LR": (lambda f: {"lr_image": str(f / "absent.tif")}, "absent.tif: no such file"),
     "missing HR": (lambda f: {"hr_images": [str(f / "hr.tif"), str(f / "absent.tif")]}, "absent.tif: no such file"),
-    "LR smaller than a patch": (lambda f: {"boxes": [14, 4, 2]}, "lr.tif: (20, 20, 20) LR voxels.*patch takes 22"),
-    "a region smaller than a patch": (lambda f: {"lr_region": [[0, 20], [0, 13], [0, 20]]}, "(20, 13, 20) LR voxels.*patch takes 14"),
+    "LR smaller than a patch": (lambda f: {"boxes": [14, 4, 2]}, "lr.tif: (20, 20, 20) LR voxels.*patch takes 24"),
+    "a region smaller than a patch": (lambda f: {"lr_region": [[0, 20], [0, 13], [0, 20]]}, "(20, 13, 20) LR voxels.*patch takes 16"),
     "a region outside": (lambda f: {"lr_region": [[0, 20], [0, 20], [0, 21]]}, "lr_region.*(20, 20, 20)"),
     "wrong planes": (lambda f: {"hr_images": {"xy": "a.tif", "zx": "b.tif"}}, "hr_images: has the planes xy, zx"),
     "a truncated file": (lambda f: {"lr_image": truncated(f)}, "cut.tif: .*again"),
@@ -447,12 +504,12 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(parse, rock, tmp_pa
     parser = parse(**TINY | rock | {"max_epochs": 3, "g_learning_rate": 0.01})
     parser.get_parsed_content("initialize")
     trainer = parser.get_parsed_content("train#trainer")
-    loss = trainer.adversarial.critic_loss
-    trainer.adversarial.critic_loss = lambda *args: loss(*args) * (float("nan") if trainer.state.iteration == 5 else 1.0)
-    with pytest.raises(InputError, match="iteration 5: the loss 'critic_hr_2x' became nan"):
+    distance = trainer.patches
+    trainer.patches = lambda *given: distance(*given) * (float("nan") if trainer.state.iteration == 5 else 1.0)
+    with pytest.raises(InputError, match="iteration 5: the loss 'patches_hr_2x' became nan"):
         trainer.run()
     content = load(tmp_path / "output" / "checkpoint.pt")
     assert content["position"]["iteration"] == 3
-    assert all(value.isfinite().all() for part in ("network", "ema", "critics") for value in content[part].values())
+    assert all(value.isfinite().all() for part in ("network", "ema") for value in content[part].values())
     resumed = train(parse(**TINY | rock | {"max_epochs": 3, "resume": True}))
     assert resumed.state.iteration == 9

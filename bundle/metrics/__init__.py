@@ -7,7 +7,7 @@ blocks, so memory does not grow with the volume.
 from bundle.metrics.correlation import two_point
 from bundle.metrics.fractions import count_labels, volume_fractions
 from bundle.metrics.interfaces import face_counts, interfacial_areas, phase_pairs
-from bundle.metrics.summary import lr_agreement, majority_downsample, statistic_names, statistics, summarise
+from bundle.metrics.summary import lr_agreement, majority_downsample, mean_relative_error, statistic_names, statistics, summarise
 
 __all__ = [
     "count_labels",
@@ -15,6 +15,7 @@ __all__ = [
     "interfacial_areas",
     "lr_agreement",
     "majority_downsample",
+    "mean_relative_error",
     "phase_pairs",
     "statistic_names",
     "statistics",

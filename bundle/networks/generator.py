@@ -16,6 +16,11 @@ def crop(x: Tensor, start: list[int], size: list[int]) -> Tensor:
     return x[:, :, start[0] : start[0] + size[0], start[1] : start[1] + size[1], start[2] : start[2] + size[2]]
 
 
+def trimmed(x: Tensor, n: int) -> Tensor:
+    """Without n voxels on every side of the last three axes."""
+    return crop(x, [n, n, n], [x.shape[2] - 2 * n, x.shape[3] - 2 * n, x.shape[4] - 2 * n])
+
+
 def conv3(in_channels: int, out_channels: int) -> nn.Conv3d:
     """3^3 convolution without padding, started so that the variance survives it (He et al. 2015); torch's default would lose the noise on its way."""
     conv = nn.Conv3d(in_channels, out_channels, 3)
@@ -139,6 +144,7 @@ class LevelGenerator(nn.Module):
         out_channels: phases of the result.
         channels: features on the LR grid and then on each finer level; the number of levels is `len(channels) - 1`.
         blocks: residual blocks on the LR grid, two convolutions each.
+        grain_radius: LR voxels that the smooth noise reaches.
         logit_bound: bound of the class logits. Labels do not depend on it, but their gradients do: with 4 they hardly pass where a
             phase is certain, and nothing new appears there.
         texture: standard deviation of the corrections that the heads make before any training; 0 starts from the enlarged labels.
@@ -155,24 +161,26 @@ class LevelGenerator(nn.Module):
         in_channels: int,
         out_channels: int,
         channels: Sequence[int] = (64, 48, 32, 16),
-        blocks: int = 4,
+        blocks: int = 2,
+        grain_radius: int = 9,
         logit_bound: float = 4.0,
-        texture: float = 1.0,
-        perturbation: float = 1.0,
+        texture: float = 0.2,
+        perturbation: float = 0.3,
         grain_perturbation: float = 1.0,
         noise_std: float = 1.0,
     ):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.trunk = nn.Sequential(
-            conv3(in_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
+            conv3(in_channels + out_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
         )
         perturbations = [perturbation] * (len(channels) - 2) + [0.0]  # blobs of a single voxel would be salt and pepper
         self.levels = nn.ModuleList(Level(a, b, out_channels, texture, p) for a, b, p in zip(channels[:-1], channels[1:], perturbations))
         self.logit_bound, self.noise_std = logit_bound, noise_std
-        self.register_buffer("grains", grain_perturbation * waves(out_channels, 1 + 2 * blocks))
+        self.register_buffer("grains", grain_perturbation * waves(out_channels, grain_radius))
         self.scale_factor: int = 2 ** len(self.levels)
-        self.trunk_trim: int = 1 + 2 * blocks
+        self.reach: int = grain_radius
+        self.trunk_trim: int = grain_radius + 1 + 2 * blocks
         margin = [0]
         for _ in range(len(self.levels)):  # context a level needs from the one before it, from the finest to the coarsest
             margin.insert(0, (margin[0] + 3) // 2)
@@ -203,8 +211,7 @@ class LevelGenerator(nn.Module):
     @torch.jit.export
     def forward_window(self, image: Tensor, noise: list[Tensor]) -> Tensor:
         """Exact probabilities of a core: (B, in, d+2 halo, …) and `noise_windows` -> (B, out, s d, s h, s w)."""
-        x = self.trunk(image)
-        logits = self.lr_logits(image)
+        x, logits = self.coarse(image)
         i = 0
         for level in self.levels:
             x, logits = level(x, logits, noise[i])
@@ -214,16 +221,28 @@ class LevelGenerator(nn.Module):
             i += 1
         return self.probabilities(logits)
 
-    def lr_logits(self, image: Tensor) -> Tensor:
-        """Logits that say what the LR label says, and smooth noise, where the trunk has features: the levels learn corrections of them."""
-        t = self.trunk_trim
-        labels = image[:, : self.in_channels - 1, t:-t, t:-t, t:-t] * (0.75 * self.logit_bound)
+    def coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features on the LR grid, and logits that say what the LR label says, with smooth noise: the levels learn corrections of them."""
+        noise = F.conv3d(image[:, -1:], self.grains)
+        image = trimmed(image, self.reach)
+        x = self.trunk(torch.cat([image, noise], 1))
+        t = self.trunk_trim - self.reach
+        labels = trimmed(image[:, : self.in_channels - 1], t) * (0.75 * self.logit_bound)
         # phases that the LR does not know start from zero
-        return F.pad(labels, [0, 0, 0, 0, 0, 0, 0, self.out_channels - self.in_channels + 1]) + F.conv3d(image[:, -1:], self.grains)
+        return x, F.pad(labels, [0, 0, 0, 0, 0, 0, 0, self.out_channels - self.in_channels + 1]) + trimmed(noise, t)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over the phases; logits bounded by b tanh(x/b), since a saturated softmax stops learning."""
         return torch.softmax(self.logit_bound * torch.tanh(logits / self.logit_bound), dim=1)
+
+    @torch.jit.unused
+    def held(self, logits: Tensor) -> Tensor:
+        """The logits, pulled back in training where they are beyond twice the bound: there the softmax hardly changes, and nothing else would stop them."""
+        if logits.requires_grad:
+            x, limit = logits.detach(), 2 * self.logit_bound
+            pull = (x - x.clamp(-limit, limit)) * (x.shape[1] / x.numel())
+            logits.register_hook(lambda gradient: gradient + pull)  # must not hold the logits themselves, or they are never freed
+        return logits
 
     @torch.jit.unused
     def forward_training(self, image: Tensor, edges: Sequence[int]) -> list[tuple[int, Tensor, Box]]:
@@ -242,7 +261,7 @@ class LevelGenerator(nn.Module):
         Returns:
             probabilities a level: (B, out, m 2^k, m 2^k, m 2^k), k = 1, 2, … for a box of m LR voxels.
         """
-        x, logits = self.trunk(image), self.lr_logits(image)
+        x, logits = self.coarse(image)
         origin = [self.trunk_trim] * 3  # of x, in voxels of its own grid, relative to the patch
         result = []
         for k, (level, (start, edge)) in enumerate(zip(self.levels, boxes)):
@@ -253,7 +272,7 @@ class LevelGenerator(nn.Module):
             noise = self.noise_std * torch.randn(x.shape[0], 1, *(2 * n for n in x.shape[2:]), device=x.device)
             x, logits = level(x, logits, noise)
             origin = [2 * a + 2 for a in low]
-            result.append(self.probabilities(logits))
+            result.append(self.probabilities(self.held(logits)))
         return result
 
     @torch.jit.unused

@@ -15,6 +15,9 @@ from bundle.errors import InputError
 PLANES = {"xy": 0, "xz": 1, "yz": 2}
 """Plane -> spatial axis of a (z, y, x) volume that is held constant. A slice keeps the order of the other two: (y, x), (z, x), (z, y)."""
 
+SYMMETRIES = {8: range(8), 4: (0, 2, 5, 7)}
+"""Number of allowed symmetries -> their indices: all of the square, or mirroring alone, which keeps the two axes apart."""
+
 
 def symmetry(image: np.ndarray, index: int) -> np.ndarray:
     """One of the 8 symmetries of the square (index 0..7: 4 quarter turns, each with and without transposition)."""
@@ -41,7 +44,7 @@ class RandSliceCropsd(RandomizableTransform, MapTransform):
     def __init__(self, keys: KeysCollection, sizes: Sequence[int], number: int, n_phases: int, symmetries: int = 8):
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
-        self.choices = {8: range(8), 4: (0, 2, 5, 7)}[symmetries]  # of `symmetry`; the second keep the axes
+        self.choices = SYMMETRIES[symmetries]
         self.sizes, self.number, self.n_phases = list(sizes), number, n_phases
 
     def __call__(self, data: Mapping[Hashable, Sequence[np.ndarray]]) -> dict[Hashable, list[Tensor]]:

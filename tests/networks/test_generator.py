@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import weakref
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from bundle.networks.noise import coordinate_noise
 def make(channels=(6, 5, 4, 4), blocks=1, seed=0, **kwargs) -> LevelGenerator:
     """A small network with weights as after training: no zeros left of the initialisation."""
     torch.manual_seed(seed)
-    net = LevelGenerator(3, 2, channels, blocks=blocks, **{"logit_bound": 4.0, **kwargs})
+    net = LevelGenerator(3, 2, channels, blocks=blocks, **{"logit_bound": 4.0, "grain_radius": 1, **kwargs})
     for name, parameter in net.named_parameters():
         if parameter.ndim == 1 or name.endswith("noise_gain"):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -46,7 +47,7 @@ def window(net: LevelGenerator, image: Tensor, start: tuple[int, int, int], size
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_each_level_doubles(levels):
-    net = LevelGenerator(4, 3, (5, 4, 4, 4)[: levels + 1], blocks=1)
+    net = LevelGenerator(4, 3, (5, 4, 4, 4)[: levels + 1], blocks=1, grain_radius=1)
     assert net.scale_factor == 2**levels
     out = net(torch.rand(2, 4, 2, 3, 4))
     assert out.shape == (2, 3, *(2**levels * n for n in (2, 3, 4)))
@@ -54,25 +55,32 @@ def test_each_level_doubles(levels):
     assert out.min() > 0
 
 
-@pytest.mark.parametrize(("levels", "blocks", "halo"), [(1, 1, 4), (2, 1, 5), (3, 1, 5), (3, 4, 11)])
-def test_halo_is_the_receptive_field(levels, blocks, halo):
-    """By gradient in float64: the corners of a core voxel's block reach exactly `halo` LR voxels to each side."""
-    net = make((3, 3, 3, 3)[: levels + 1], blocks).double()
+@pytest.mark.parametrize(("levels", "blocks", "radius", "halo"), [(1, 1, 1, 5), (2, 1, 1, 6), (3, 1, 1, 6), (3, 0, 3, 6), (3, 2, 1, 8)])
+def test_halo_is_the_receptive_field(levels, blocks, radius, halo):
+    """By gradient in float64: the corners of a core voxel's block reach the noise of exactly `halo` LR voxels to each side, and the labels of
+    `radius` fewer."""
+    net = make((3, 3, 3, 3)[: levels + 1], blocks, grain_radius=radius).double()
     assert net.halo == halo
     size = [3, 3, 3]
     image = torch.rand(1, 3, *(n + 2 * halo for n in size), dtype=torch.float64).requires_grad_(True)
     noise = [torch.randn(1, 1, *shape, dtype=torch.float64) for _, _, shape in net.noise_windows(size)]
     s = net.scale_factor
     block = net.forward_window(image, noise)[0, 0, s : 2 * s, s : 2 * s, s : 2 * s]  # of the middle core voxel, at halo + 1
-    for corner, low, high in ((0, 1, None), (s - 1, None, 2 * halo + 1)):
+    for corner in (0, s - 1):
         (gradient,) = torch.autograd.grad(block[corner, corner, corner], image, retain_graph=True)
-        reached = gradient.abs().sum((0, 1)).nonzero()
-        first, last = reached.amin(0).tolist(), reached.amax(0).tolist()
-        assert min(first) >= 1 and max(last) <= 2 * halo + 1
-        if low is not None:
-            assert first == [low] * 3
-        if high is not None:
-            assert last == [high] * 3
+        for channels, fewer in ((gradient[0, -1], 0), (gradient[0, :-1].abs().sum(0), radius)):
+            reached = channels.nonzero()
+            first, last = reached.amin(0).tolist(), reached.amax(0).tolist()
+            assert min(first) >= 1 + fewer and max(last) <= 2 * halo + 1 - fewer
+            if corner == 0:
+                assert first == [1 + fewer] * 3
+            else:
+                assert last == [2 * halo + 1 - fewer] * 3
+
+
+def test_halo_of_the_default():
+    """Two levels' worth of voxels for three of x2, 1 + 2 x 2 of the trunk, 9 of the smooth noise."""
+    assert LevelGenerator(5, 4).halo == 2 + 5 + 9
 
 
 def test_noise_windows_are_what_the_levels_read(network):
@@ -150,8 +158,8 @@ def test_forward_draws_noise_at_every_level(network):
     assert torch.equal(network(image), first)
     quiet = make(noise_std=0.0)  # the paper's ablation
     assert torch.equal(quiet(image), quiet(image))
-    patch = volume(5, 12, 12, 12)
-    boxes = quiet.nested_boxes(12, [4, 2])
+    patch = volume(5, 14, 14, 14)
+    boxes = quiet.nested_boxes(14, [4, 2])
     for a, b in zip(quiet.forward_boxes(patch, boxes), quiet.forward_boxes(patch, boxes)):
         assert torch.equal(a, b)
     for k in range(3):  # each level has a part in it
@@ -197,7 +205,7 @@ def test_training_names_scale_and_place(network, monkeypatch):
 
 def test_nested_boxes_are_nested_and_go_everywhere(network):
     torch.manual_seed(0)
-    edges, patch = [7, 4, 2], 16
+    edges, patch = [7, 4, 2], 18
     seen = [set() for _ in edges]
     for _ in range(400):
         low, size = [network.trunk_trim] * 3, patch - 2 * network.trunk_trim
@@ -219,7 +227,7 @@ def test_patch_edge_is_the_smallest_that_holds_the_boxes(network, edges):
         network.nested_boxes(patch - 1, edges)
 
 
-@pytest.mark.parametrize(("patch", "edges"), [(14, [7, 4, 2]), (16, [9, 4, 2]), (16, [7, 6, 2]), (16, [7, 4, 3])])
+@pytest.mark.parametrize(("patch", "edges"), [(16, [7, 4, 2]), (18, [9, 4, 2]), (18, [7, 6, 2]), (18, [7, 4, 3])])
 def test_boxes_that_do_not_fit(network, patch, edges):
     with pytest.raises(ValueError, match=f"LR patch of {patch} voxels is too small"):
         network.nested_boxes(patch, edges)
@@ -233,6 +241,37 @@ def test_logits_are_bounded(bound):
     odds = net.probabilities(1e4 * logits).log().diff(dim=1).abs()
     assert odds.max() <= 2 * bound + 1e-4 and odds.max() > 1.9 * bound
     torch.testing.assert_close(net.probabilities(logits), (bound * torch.tanh(logits / bound)).softmax(1))
+
+
+def test_logits_that_have_run_away_are_pulled_back():
+    """Beyond twice the bound the gradient has that of half the square of the excess besides, mean over the voxels; the logits stay what they are."""
+    net = make(logit_bound=2.0)
+    x, weight = (torch.randn(2, 3, 4, 5, 6, dtype=torch.float64) for _ in range(2))
+    x = (6 * x).requires_grad_(True)
+    held = net.held(1 * x)
+    assert torch.equal(held, x)
+    (found,) = torch.autograd.grad((held * weight).sum(), x)
+    penalty = 0.5 * F.relu(x.abs() - 4.0).square().sum() / (2 * 4 * 5 * 6)
+    torch.testing.assert_close(found, weight + torch.autograd.grad(penalty, x)[0])
+    # training does so at every level, where the softmax has no gradient left
+    for k in range(3):
+        net = make(logit_bound=2.0).train().requires_grad_(True)
+        with torch.no_grad():
+            net.levels[k].head.bias.fill_(50.0)
+        image = volume(7, 16, 16, 16)
+        (0.0 * net.forward_training(image, [6, 4, 2])[k][1].sum()).backward()
+        assert (net.levels[k].head.bias.grad > 0).all()
+        with torch.no_grad():
+            net.forward_training(image, [6, 4, 2])
+
+
+def test_held_logits_are_freed():
+    """After the backward pass nothing keeps them, or a training would fill the memory."""
+    logits = torch.randn(1, 2, 3, 3, 3, requires_grad=True) * 1
+    make().held(logits).sum().backward()
+    known = weakref.ref(logits)
+    del logits
+    assert known() is None
 
 
 def test_a_level_corrects_the_logits_of_the_one_before():
@@ -278,16 +317,22 @@ def test_waves_are_smooth_fields_of_unit_variance_apart_from_each_other():
     assert neighbours == pytest.approx(math.exp(-1 / (4 * 2.5**2)), abs=0.02)
 
 
-def test_lr_logits_are_the_label_and_smooth_noise():
-    net = LevelGenerator(3, 3, (4, 4), blocks=1, logit_bound=2.0, grain_perturbation=0.7)
-    image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 9, 8, 7)), 2).movedim(-1, 1).float(), torch.randn(1, 1, 9, 8, 7)], 1)
-    expected = torch.zeros(1, 3, 3, 2, 1)
-    expected[:, :2] = 1.5 * image[:, :2, 3:-3, 3:-3, 3:-3]
+def test_the_trunk_starts_from_labels_and_smooth_noise():
+    """The noise is a field a phase: added to the logits of the label, and shown to the trunk beside the image."""
+    net = LevelGenerator(3, 3, (4, 4), blocks=1, grain_radius=2, logit_bound=2.0, grain_perturbation=0.7).eval().requires_grad_(False)
+    torch.nn.init.normal_(net.trunk[2].conv2.weight, std=0.1)
+    image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 12, 11, 13)), 2).movedim(-1, 1).float(), torch.randn(1, 1, 12, 11, 13)], 1)
+    fields = torch.zeros(1, 3, 8, 7, 9)  # two voxels fewer on each side
     for phase in range(3):
-        for z, y, x in itertools.product(range(3), range(2), range(1)):
-            near = image[0, 2, z : z + 7, y : y + 7, x : x + 7]
-            expected[0, phase, z, y, x] += 0.7 * (near * waves(3, 3)[phase, 0]).sum()
-    torch.testing.assert_close(net.lr_logits(image), expected, rtol=0, atol=1e-5)
+        for z, y, x in itertools.product(range(8), range(7), range(9)):
+            near = image[0, 2, z : z + 5, y : y + 5, x : x + 5]
+            fields[0, phase, z, y, x] = 0.7 * (near * waves(3, 2)[phase, 0]).sum()
+    features, logits = net.coarse(image)
+    inner = (..., slice(3, -3), slice(3, -3), slice(3, -3))  # the trunk: one voxel of its first convolution, two of its block
+    expected = fields[inner].clone()
+    expected[:, :2] += 1.5 * image[:, :2, 5:-5, 5:-5, 5:-5]
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(features, net.trunk(torch.cat([image[..., 2:-2, 2:-2, 2:-2], fields], 1)), rtol=0, atol=1e-4)
 
 
 def test_what_forward_gives_is_the_softmax_of_bounded_logits():
@@ -301,7 +346,7 @@ def test_what_forward_gives_is_the_softmax_of_bounded_logits():
 @pytest.mark.parametrize("phases", [2, 3])
 def test_starts_as_the_enlarged_labels_without_texture(phases):
     """Before training and without texture and perturbations: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
-    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, logit_bound=3.0, texture=0.0, perturbation=0.0, grain_perturbation=0.0)
+    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, grain_radius=1, logit_bound=3.0, texture=0.0, perturbation=0.0, grain_perturbation=0.0)
     labels = torch.nn.functional.one_hot(torch.randint(0, 2, (1, 3, 4, 2), generator=torch.Generator().manual_seed(0)), 2).movedim(-1, 1)
     expected = F.pad(0.75 * 3.0 * labels.float(), [1, 1, 1, 1, 1, 1], mode="replicate")
     expected = torch.cat([expected, torch.zeros(1, phases - 2, *expected.shape[2:])], 1)
@@ -315,7 +360,7 @@ def test_starts_as_the_enlarged_labels_without_texture(phases):
 def test_starts_with_specks_of_noise(texture):
     """Two phases that the LR does not know start at equal odds; the heads' corrections move them as far as asked, and follow the noise."""
     torch.manual_seed(0)
-    net = LevelGenerator(2, 3, (16, 64), blocks=1, logit_bound=20.0, texture=texture, perturbation=0.0, grain_perturbation=0.0)
+    net = LevelGenerator(2, 3, (16, 64), blocks=1, grain_radius=1, logit_bound=20.0, texture=texture, perturbation=0.0, grain_perturbation=0.0)
     with torch.no_grad():
         odds = torch.stack([net(torch.ones(1, 2, 8, 8, 8)).log()[0, 1:].diff(dim=0)[0] for _ in range(2)])
     # unit variance survives the convolutions (within a factor of two for one draw of weights); two logits
@@ -346,11 +391,11 @@ def test_blocks_start_as_the_identity():
 def test_every_parameter_learns():
     """From the zero start of the residual blocks, within a few steps."""
     torch.manual_seed(0)
-    net = LevelGenerator(3, 2, (4, 4, 4, 4), blocks=1)
+    net = LevelGenerator(3, 2, (4, 4, 4, 4), blocks=1, grain_radius=1)
     optimizer = torch.optim.SGD(net.parameters(), 1e-4)
     for _ in range(3):
         optimizer.zero_grad()
-        sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 14, 14, 14), [6, 4, 2])).backward()
+        sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 16, 16, 16), [6, 4, 2])).backward()
         optimizer.step()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 

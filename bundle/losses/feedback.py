@@ -1,0 +1,95 @@
+"""Feedback on the statistics that judge a result: prices on volume fractions and contacts, set by the labels of many places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bundle.losses.tilt import tilted
+from bundle.metrics import statistics
+
+
+FRACTIONS = 15.0
+"""Weight of a fraction's price against a contact's: a voxel counts once for its fraction and up to four times for its contacts."""
+
+
+def contacts(x: Tensor, neighbours: Tensor | None = None) -> Tensor:
+    """How much each pair of phases touches at a pixel: half the faces that the pixel shares with its neighbours, so every face counts once.
+
+    (N, P, h, w) probabilities -> (N, P (P-1) / 2, h-2, w-2), pairs (0, 1), (0, 2), …, (1, 2), …; 0 to 2 for labels. With `neighbours` the
+    pixel is taken of `x` and what is beside it of them.
+    """
+    around = x if neighbours is None else neighbours
+    here = x[:, :, 1:-1, 1:-1]
+    beside = 0.5 * (around[:, :, :-2, 1:-1] + around[:, :, 2:, 1:-1] + around[:, :, 1:-1, :-2] + around[:, :, 1:-1, 2:])
+    first, second = torch.triu_indices(x.shape[1], x.shape[1], offset=1, device=x.device)
+    return here[:, first] * beside[:, second] + here[:, second] * beside[:, first]
+
+
+class StatisticsFeedback:
+    """Charges slices for phases and contacts of which the generator makes too much, and rewards phases of which it makes too little.
+
+    The price of a statistic is log2(made / wanted), at most 1 either way, per share wanted. "Made" is counted in the labels of the slices of
+    the last steps, as `run evaluating` counts it, weighted so that they hold the LR labels in the proportions of the whole volume; "wanted" is
+    the mean over the HR images. A loss on the statistics of the newest slices themselves would ask every place for all that the rock
+    holds, and square the error of the rarest contact.
+
+    Args:
+        images: plane group -> its HR images, (y, x) label arrays.
+        n_phases: of the images.
+        lr_fractions: volume fractions of the LR labels in the whole volume.
+        steps: generator steps that are counted together.
+    """
+
+    def __init__(self, images: Mapping[str, Sequence[np.ndarray]], n_phases: int, lr_fractions: Sequence[float], steps: int = 8):
+        self.images, self.n_phases, self.steps = images, n_phases, steps
+        self.lr_fractions = torch.tensor(lr_fractions, dtype=torch.float64)
+        self.wanted: dict[str, Tensor] = {}
+        self.counted: dict[str, list[tuple[Tensor, Tensor]]] = {}  # by group: statistics and LR shares of the slices of each step
+
+    def __call__(self, group: str, fake: Tensor, shares: Tensor) -> Tensor:
+        """Sum of price x statistic over the statistics, divided by their number.
+
+        Args:
+            group: whose images.
+            fake: (N, phases, h, w) probabilities of the newest finest slices; the gradient goes to them.
+            shares: (N, LR phases) of each slice that the LR gives its labels.
+        """
+        labels = fake.detach()
+        labels = (labels == labels.amax(1, keepdim=True)).to(fake.dtype)  # ten times as fast as argmax; ties, all but unknown, count twice
+        ring = self.counted.setdefault(group, [])
+        ring.append((_statistics(labels, labels).cpu(), shares.cpu()))
+        del ring[: -self.steps]
+        if group not in self.wanted:
+            self.wanted[group] = torch.from_numpy(np.mean([statistics(image, self.n_phases) for image in self.images[group]], 0))
+        wanted, made = self.wanted[group], self.made(group)
+        floor = 0.1 * wanted + 1e-4  # finite prices of what is not made yet, or not wanted at all
+        price = torch.log2((made + floor) / (wanted + floor)).clamp(-1, 1) / (wanted + floor)
+        price[: self.n_phases] *= FRACTIONS
+        price[self.n_phases :].clamp_(min=0)  # a reward for contacts would be earned with specks
+        return (price.to(fake) * _statistics(fake, labels).mean(0)).mean()
+
+    def made(self, group: str) -> Tensor:
+        """Statistics of the last steps for a group, float64."""
+        counts, shares = (torch.cat(parts).double() for parts in zip(*self.counted[group]))
+        return tilted(shares, self.lr_fractions) @ counts
+
+    def state_dict(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """For the checkpoint."""
+        return {group: list(ring) for group, ring in self.counted.items()}
+
+    def load_state_dict(self, state: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
+        """From a checkpoint."""
+        self.counted = {group: list(ring) for group, ring in state.items()}
+
+
+def _statistics(x: Tensor, labels: Tensor) -> Tensor:
+    """Fractions, then areas of all pairs, of each of (N, P, h, w): (N, P (P+1) / 2).
+
+    Their gradient at `x` is that of a voxel turning while its neighbours keep their `labels`.
+    """
+    areas = 0.5 * (contacts(x, labels) + contacts(labels, x)) / 2  # two faces a pixel
+    return torch.cat([x.mean((2, 3)), areas.mean((2, 3))], 1)
