@@ -89,7 +89,7 @@ class StatisticsFeedback:
 def _statistics(x: Tensor, labels: Tensor) -> Tensor:
     """Fractions, then areas of all pairs, of each of (N, P, h, w): (N, P (P+1) / 2).
 
-    Their gradient at `x` is that of a voxel turning while its neighbours keep their `labels`.
+    Their gradient at `x` is that of a voxel turning while its neighbours keep their `labels`; of the areas half of it, since a face has two sides.
     """
     areas = 0.5 * (contacts(x, labels) + contacts(labels, x)) / 2  # two faces a pixel
     return torch.cat([x.mean((2, 3)), areas.mean((2, 3))], 1)
