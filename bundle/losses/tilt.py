@@ -18,7 +18,7 @@ def tilted(shares: Tensor, wanted: Tensor) -> Tensor:
         weights = torch.softmax(x @ tilt, 0)
         mean = weights @ x
         gradient = mean + 1e-6 * tilt
-        curvature = (x * weights[:, None]).T @ x - mean[:, None] * mean + 1e-6 * torch.eye(len(tilt), dtype=x.dtype)
+        curvature = (x * weights[:, None]).T @ x - mean[:, None] * mean + 1e-6 * torch.eye(len(tilt), dtype=x.dtype, device=x.device)
         step = torch.linalg.solve(curvature, gradient)
         tilt = tilt - step * min(1.0, 5.0 / float(step.norm() + 1e-12))
     return torch.softmax(x @ tilt, 0)
