@@ -126,18 +126,24 @@ class TrainingCheckpoint:
 
     Args:
         path: of the training checkpoint (state of generator, average, critics, optimizers, buffer, position).
-        save_weights: called with the averaged generator each time: writes model.pt.
+        save_weights: called with the averaged generator and the path to write it to: model.pt beside the checkpoint.
         names: what the channels mean, e.g. {"phases": [...], "lr_phases": [...]}; a checkpoint with other names is refused.
         interval: epochs between saves; the last epoch is always saved.
+        snapshots: epochs between models that are kept as model_<epoch>.pt, to choose the best of; 0 keeps the last alone.
 
     Raises:
         InputError: when it saves, a weight is no number (the files stay as they were), or the files cannot be written.
     """
 
     def __init__(
-        self, path: str | Path, save_weights: Callable[[torch.nn.Module], None], names: Mapping[str, Sequence[str]], interval: int = 1
+        self,
+        path: str | Path,
+        save_weights: Callable[[torch.nn.Module, Path], None],
+        names: Mapping[str, Sequence[str]],
+        interval: int = 1,
+        snapshots: int = 0,
     ):
-        self.path, self.save_weights, self.interval = Path(path), save_weights, interval
+        self.path, self.save_weights, self.interval, self.snapshots = Path(path), save_weights, interval, snapshots
         self.names = {key: [str(name) for name in value] for key, value in names.items()}
         self.seconds = 0.0
 
@@ -152,9 +158,10 @@ class TrainingCheckpoint:
     def _save(self, engine: SuperResolutionTrainer) -> None:
         now = time.monotonic()
         self.seconds, self.mark = self.seconds + now - self.mark, now
-        if engine.state.epoch % self.interval and engine.state.epoch != engine.state.max_epochs:
+        epoch = engine.state.epoch
+        if epoch % self.interval and epoch != engine.state.max_epochs:
             return
-        position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "seconds": self.seconds}
+        position = {"epoch": epoch, "iteration": engine.state.iteration, "seconds": self.seconds}
         state = {name: part.state_dict() for name, part in engine.parts().items()}
         for part in ("network", "ema", "critics"):  # the losses were numbers, but the last step may have gone wrong
             for name, value in state[part].items():
@@ -163,7 +170,9 @@ class TrainingCheckpoint:
                         f"training stopped at iteration {engine.state.iteration}: {name} of the {part} became NaN or infinite; "
                         "the last checkpoint is kept, resume from it with a lower learning rate or a higher penalty"
                     )
-        self.save_weights(engine.ema.module)  # first: killed in between, a resume makes both again
+        if self.snapshots and epoch % self.snapshots == 0:
+            self.save_weights(engine.ema.module, self.path.with_name(f"model_{epoch:04d}.pt"))
+        self.save_weights(engine.ema.module, self.path.with_name("model.pt"))  # first: killed in between, a resume makes both again
         with atomic_path(self.path) as partial:
             torch.save({"position": position, "names": self.names, **state}, partial)
 

@@ -49,7 +49,7 @@ class SuperResolutionTrainer(Trainer):
         device: where to train.
         max_epochs: epochs in all.
         train_data_loader: yields the batches; its dataset's `set_epoch` is called when an epoch starts.
-        network: the generator (`forward_training`, `scale_factor`).
+        network: the generator (`corrected`, `forward_training`, `scale_factor`).
         critics: one a level and plane group, named `<group>_<scale>x`; empty trains on consistency alone.
         g_optimizer, d_optimizer: of the generator; of all critics.
         adversarial: the adversarial loss.
@@ -137,6 +137,7 @@ class SuperResolutionTrainer(Trainer):
         iteration = engine.state.iteration
         torch.manual_seed((self.seed * 1_000_003 + iteration) & 0x7FFFFFFFFFFFFFFF)
         image = convert_to_tensor(batchdata["image"], track_meta=False).to(self.state.device, memory_format=torch.channels_last_3d)
+        labels = self.network.corrected(image)
         self._set_rates(iteration)
         adversarial = bool(self.critics) and iteration > self.warmup_iterations
         generator_turn = iteration % self.n_critic == 0 or not self.critics
@@ -151,14 +152,14 @@ class SuperResolutionTrainer(Trainer):
         reals, fakes = {}, {}
         if self.critics or self.patches is not None or self.feedback is not None:
             reals = self._reals(batchdata, image.shape[1] - 1) if self.critics else {}
-            fakes = self._fakes(volumes, image)
+            fakes = self._fakes(volumes, labels)
             if self.buffer is not None:
                 for name, per_plane in fakes.items():
                     self.buffer.push(name, *(torch.cat(parts) for parts in zip(*per_plane)))
         if self.critics:
             self._critic_step(reals, fakes, losses)
         if generator_turn:
-            self._generator_step(image[:, :-1], volumes, reals, fakes, adversarial, losses)
+            self._generator_step(labels, volumes, reals, fakes, adversarial, losses)
             self.ema.update_parameters(self.network)
         output = {name: float(value.detach()) for name, value in losses.items()}
         self._guard(output, iteration)
@@ -202,12 +203,12 @@ class SuperResolutionTrainer(Trainer):
                 reals[f"{group}_{scale}x"] = list(zip(crops.chunk(n), shares.chunk(n)))
         return reals
 
-    def _fakes(self, volumes: Sequence[tuple[int, Tensor, Box]], image: Tensor) -> dict[str, list[Slices]]:
+    def _fakes(self, volumes: Sequence[tuple[int, Tensor, Box]], lr_onehot: Tensor) -> dict[str, list[Slices]]:
         """Fake slices by critic, one pair of slices and shares a critic update."""
         fakes = {}
         for scale, probabilities, box in volumes:
             border = self.border * scale // self.network.scale_factor
-            n, labels = probabilities.shape[1], of_box(image, box)[:, :-1]  # they ride along, so that every slice brings its own
+            n, labels = probabilities.shape[1], of_box(lr_onehot, box)  # they ride along, so that every slice brings its own
             volume = torch.cat([probabilities, nn.functional.interpolate(labels, scale_factor=scale)], 1)
             for group, planes in self.planes.items():
                 slices = [random_slices(volume, plane, self.slices_per_plane, border) for plane in planes]

@@ -67,6 +67,7 @@ class StatisticsFeedback:
             self.wanted[group] = torch.from_numpy(np.mean([statistics(image, self.n_phases) for image in self.images[group]], 0))
         wanted, made = self.wanted[group], self.made(group)
         floor = 0.1 * wanted + 1e-4  # finite prices of what is not made yet, or not wanted at all
+        floor[: self.n_phases] += 3e-3
         price = torch.log2((made + floor) / (wanted + floor)).clamp(-1, 1) / (wanted + floor)
         price[: self.n_phases] *= FRACTIONS
         price[self.n_phases :].clamp_(min=0)  # a reward for contacts would be earned with specks

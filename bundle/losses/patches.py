@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from bundle.losses.tilt import tilted
 from bundle.transforms.downsample import block_mean
 from bundle.transforms.slices import SYMMETRIES, symmetry
 
@@ -32,23 +30,24 @@ def transport(values: Tensor, pool: Tensor, target: Tensor) -> tuple[Tensor, Ten
 
 
 class SlicedWasserstein:
-    """Sliced Wasserstein-2 distance of small patches, at several resolutions (Rabin et al. 2011; for images Elnekave and Weiss 2022).
+    """Sliced Wasserstein-2 distance of small patches, at several resolutions (Rabin et al. 2011; for images Elnekave and Weiss 2022), phase by phase.
 
     Patches are projected on random directions, new ones at every call; along each, those of a pool of slices are matched in order of size to
     those of the HR images. What is already nearest to feldspar is told to become feldspar, and only as much of it as is wanted: unlike the gradient
     of a critic this tells voxels of a uniform region apart.
 
-    A few dozen places of a rock never hold its phases in its proportions. The patches of the images are therefore drawn to hold as much of
-    each phase as the pool does: the distance is one of shapes, and how much there is of each phase is left to `StatisticsFeedback`.
+    Patches are compared by the phase at their centre: what surrounds a voxel of clay here with what surrounds one there. So the rare
+    phases, which hold the texture, do not drown in the abundant one, and the distance is one of shapes: how much there is of each phase, which
+    the few places of a pool never hold in the proportions of the rock, does not count.
 
     Args:
         images: plane group -> its HR images, (y, x) label arrays.
         n_phases: of the images.
         scale_factor: of the images: at scale s they are compared by block means of scale_factor / s pixels.
-        patch: edge of a patch, pixels.
+        patch: edge of a patch, pixels, odd.
         projections: random directions at a time.
         pyramid: block means of the slices that are compared as well; those with too few pixels for a patch are left out.
-        samples: patches, roughly, that stand for the newest slices, the pool and the images at a time.
+        samples: patches a phase that stand for the newest slices, the pool and the images at a time.
         symmetries: of the square that may turn a patch of the images: 8, or 4 where the plane is anisotropic.
     """
 
@@ -60,14 +59,15 @@ class SlicedWasserstein:
         patch: int = 7,
         projections: int = 32,
         pyramid: Sequence[int] = (1, 2, 4),
-        samples: int = 2048,
+        samples: int = 512,
         symmetries: int = 8,
     ):
         self.images, self.n_phases, self.scale_factor = images, n_phases, scale_factor
         self.patch, self.projections, self.pyramid = patch, projections, list(pyramid)
         self.samples = samples
-        self.turns = np.stack([symmetry(np.arange(patch**2).reshape(patch, patch), turn).ravel() for turn in SYMMETRIES[symmetries]])
-        self.maps: dict[tuple[str, int], list[Tensor]] = {}  # block means of the images
+        places = np.arange(patch**2).reshape(patch, patch)
+        self.turns = torch.from_numpy(np.stack([symmetry(places, turn).ravel() for turn in SYMMETRIES[symmetries]]))
+        self.sheets: dict[tuple[str, int], Sheets] = {}  # block means of the images
 
     def __call__(self, group: str, scale: int, fake: Tensor, pool: Tensor) -> Tensor:
         """Distance that the fakes can shorten.
@@ -87,58 +87,85 @@ class SlicedWasserstein:
             if min(fake.shape[-2:]) // factor < self.patch:
                 continue
             block, found = factor * self.scale_factor // scale, True
-            total = total + self._distance(block_mean(fake, factor), block_mean(pool, factor), self._images(group, block, fake))
+            newest, known = (Sheets.of(block_mean(x, factor)) for x in (fake, pool))
+            total = total + self._distance(newest, known, self._images(group, block, fake))
         if not found:
             raise ValueError(f"slices of {tuple(fake.shape[-2:])} pixels are smaller than a patch of {self.patch}")
         return total
 
-    def _distance(self, fake: Tensor, pool: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        shape = (self.projections, fake.shape[1], self.patch, self.patch)
-        direction = torch.randn(shape, dtype=fake.dtype, device=fake.device)
-        direction = direction / direction.flatten(1).norm(dim=1)[:, None, None, None]
-        projected = self._project(fake, direction)
-        with torch.no_grad():
-            known = self._project(pool, direction)
-            true = self._project_images(maps, direction, pool.mean((0, 2, 3)))
-            goal, far = transport(projected, known, true)
-            far = far.clamp_min(1e-3)
-        # The root of the square is at most this, and equal to it where the fakes are as far as the pool. Its own root would make as much of a
-        # place that has nothing to learn as of one that has.
-        return 0.5 * ((projected - goal).square().mean() / far + far)
+    def _distance(self, newest: Sheets, pool: Sheets, images: Sheets) -> Tensor:
+        """Mean over the phases of the distance between patches with the phase at their centre, weighted by the root of its share."""
+        like = newest.values
+        direction = torch.randn(self.patch**2 * self.n_phases, self.projections, dtype=like.dtype, device=like.device)
+        direction = direction / direction.norm(dim=0)
+        drawn = [(sheets, *sheets.places(32 * self.samples, self.patch)) for sheets in (newest, pool, images)]
+        shares = [weights.mean(0) for _, _, weights in drawn]
+        total, weight = like.new_zeros(()), 0.0
+        for phase in range(self.n_phases):
+            if min(float(share[phase]) for share in shares) * 32 * self.samples < 1:
+                continue  # a phase that the images lack has no shape, one that is not there cannot change it
+            values = [self._project(sheets, first[torch.multinomial(weights[:, phase], self.samples, replacement=True)], direction, sheets is images)
+                      for sheets, first, weights in drawn]  # fmt: skip
+            with torch.no_grad():
+                goal, far = transport(*values)
+                far = far.clamp_min(1e-3)
+            # The root of the square is at most this, and equal to it where the fakes are as far as the pool. Its own root would make as much
+            # of a place that has nothing to learn as of one that has; a place with little of a phase counts as little as it has.
+            distance = 0.5 * ((values[0] - goal).square().mean() / far * (shares[0][phase] / shares[1][phase]) + far)
+            total, weight = total + shares[1][phase].sqrt() * distance, weight + float(shares[1][phase].sqrt())
+        return total / max(weight, 1e-12)
 
-    def _project(self, x: Tensor, direction: Tensor) -> Tensor:
-        """(N, C, h, w) -> (projections, patches): about `samples` patches on a grid with a random first pixel."""
-        room = [n - self.patch + 1 for n in x.shape[-2:]]
-        stride = max(min(int((len(x) * room[0] * room[1] / self.samples) ** 0.5), *room), 1)
-        y, x0 = (int(torch.randint(stride, ())) for _ in range(2))
-        return F.conv2d(x[:, :, y:, x0:], direction, stride=stride).transpose(0, 1).flatten(1).contiguous()
+    def _project(self, sheets: Sheets, first: Tensor, direction: Tensor, turned: bool) -> Tensor:
+        """(projections, patches): the patches that start at the pixels `first`, on the directions; each turned at random if so wanted."""
+        turn = self.turns[torch.randint(len(self.turns), (len(first),))] if turned else self.turns[:1]
+        width = sheets.width[sheets.sheet(first)][:, None]
+        pixels = first[:, None] + (turn // self.patch).to(width.device) * width + (turn % self.patch).to(width.device)
+        patches = sheets.values.index_select(0, pixels.flatten()).view(len(first), -1)
+        return (patches @ direction).T.contiguous()
 
-    def _project_images(self, maps: Sequence[Tensor], direction: Tensor, fractions: Tensor) -> Tensor:
-        """(projections, samples) of random patches of the images, each turned at random, that together hold the phases in these fractions."""
-        room = torch.tensor([[n - self.patch + 1 for n in x.shape[-2:]] for x in maps])
-        counts = torch.multinomial(room.prod(1).double(), 2 * self.samples, replacement=True).bincount(minlength=len(maps))
-        found = []
-        for x, (rows, columns), count in zip(maps, room.tolist(), counts.tolist()):
-            pixel = torch.arange(self.patch)
-            grid = (pixel[:, None] * x.shape[-1] + pixel[None, :]).flatten()
-            first = torch.randint(rows, (count,)) * x.shape[-1] + torch.randint(columns, (count,))
-            turned = grid[torch.from_numpy(self.turns)[torch.randint(len(self.turns), (count,))]]
-            found.append(x.flatten(1)[:, (first[:, None] + turned).to(x.device)])  # (C, count, patch^2)
-        patches = torch.cat(found, 1)
-        weights = tilted(patches.mean(2).T, fractions)
-        chosen = torch.multinomial(weights, self.samples, replacement=True)
-        return torch.einsum("cnk,jck->jn", patches[:, chosen], direction.flatten(2))
-
-    def _images(self, group: str, block: int, like: Tensor) -> list[Tensor]:
-        """Block means of a group's images, (phases, y, x) each; made once.
+    def _images(self, group: str, block: int, like: Tensor) -> Sheets:
+        """Block means of a group's images; made once.
 
         Raises:
             ValueError: all of them are smaller than a patch.
         """
-        if (group, block) not in self.maps:
+        if (group, block) not in self.sheets:
             phases = torch.arange(self.n_phases, dtype=torch.uint8)[:, None, None]
             means = [block_mean((torch.from_numpy(np.ascontiguousarray(image)) == phases)[None].to(like), block)[0] for image in self.images[group]]
-            self.maps[group, block] = [mean for mean in means if min(mean.shape[-2:]) >= self.patch]
-            if not self.maps[group, block]:
+            means = [mean for mean in means if min(mean.shape[-2:]) >= self.patch]
+            if not means:
                 raise ValueError(f"HR images of block means of {block} pixels are smaller than a patch of {self.patch}")
-        return self.maps[group, block]
+            self.sheets[group, block] = Sheets.of(means)
+        return self.sheets[group, block]
+
+
+class Sheets:
+    """Images of any size, one after the other as pixels (pixels, phases), so that patches of all of them are gathered at once."""
+
+    def __init__(self, values: Tensor, sizes: Sequence[tuple[int, int]]):
+        self.values = values
+        self.height, self.width = torch.tensor(sizes, device=values.device).T
+        self.end = (self.height * self.width).cumsum(0)
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor] | Tensor) -> Sheets:
+        """Of (phases, h, w) each, or of a batch of them."""
+        if isinstance(images, Tensor):
+            return cls(images.movedim(1, -1).reshape(-1, images.shape[1]), [tuple(images.shape[-2:])] * len(images))
+        return cls(torch.cat([image.flatten(1).T for image in images]), [tuple(image.shape[-2:]) for image in images])
+
+    def sheet(self, pixel: Tensor) -> Tensor:
+        """On which image a pixel is."""
+        return torch.searchsorted(self.end, pixel, right=True)
+
+    def places(self, number: int, patch: int) -> tuple[Tensor, Tensor]:
+        """First pixels (number,) of random patches, everywhere alike, and how much (number, phases) their centre is of each phase.
+
+        It is the square of the probability: a wide region that is a little bit of a phase is not to count as a piece of it.
+        """
+        rows, columns = self.height - patch + 1, self.width - patch + 1
+        sheet = torch.multinomial((rows * columns).double(), number, replacement=True)
+        row, column = ((torch.rand(number, dtype=torch.float64, device=n.device) * n[sheet]).long() for n in (rows, columns))
+        first = (self.end - self.height * self.width)[sheet] + row * self.width[sheet] + column
+        centre = first + patch // 2 * (self.width[sheet] + 1)
+        return first, self.values.detach()[centre].square()

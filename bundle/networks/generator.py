@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bundle.networks.fields import shells, waves
+from bundle.networks.hidden import HiddenPhases
+
 Box = tuple[tuple[int, int, int], int]
 """A cube in LR voxels: start (z, y, x) relative to the first voxel of the patch, and edge length."""
 
@@ -29,33 +32,6 @@ def conv3(in_channels: int, out_channels: int) -> nn.Conv3d:
     return conv
 
 
-def shells(number: int) -> Tensor:
-    """Fixed 5^3 kernels (number, 1, 5, 5, 5) that make fields of unit variance, independent at every voxel and alike in all directions, of one noise.
-
-    Kernel k averages the voxels at the k-th distance from the centre, so no two kernels share a voxel. There are ten
-    distances.
-    """
-    axis = torch.arange(-2, 3) ** 2
-    distance = axis[:, None, None] + axis[None, :, None] + axis[None, None, :]
-    kernels = torch.stack([(distance == d).float() for d in distance.unique()])
-    if number > len(kernels):
-        raise ValueError(f"{number} phases, at most {len(kernels)} are possible")
-    return (kernels / kernels.square().sum((1, 2, 3), keepdim=True).sqrt())[:number, None]
-
-
-def waves(number: int, radius: int) -> Tensor:
-    """Fixed kernels (number, 1, d, d, d), d = 2 radius + 1, that make smooth fields of unit variance, independent at every voxel, of one noise.
-
-    Gaussian (standard deviation radius / 2) times even polynomials of the distance, orthogonal to each other: alike in all directions.
-    """
-    axis = torch.arange(-radius, radius + 1, dtype=torch.float64) / (radius / 2)
-    squared = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2).flatten()
-    basis = torch.stack([squared**k * torch.exp(-squared / 2) for k in range(number)], dim=1)
-    orthogonal = torch.linalg.qr(basis)[0] if number > 1 else basis / basis.norm()
-    d = 2 * radius + 1
-    return orthogonal.T.reshape(number, 1, d, d, d).float()
-
-
 class ResidualBlock(nn.Module):
     """Two 3^3 convolutions without padding and the shortcut, cropped to match: trims two voxels a side."""
 
@@ -73,28 +49,26 @@ class ResidualBlock(nn.Module):
         return F.leaky_relu(x[:, :, 2:-2, 2:-2, 2:-2] + y, 0.2)
 
 
-class SubPixel2(nn.Module):
-    """Every voxel becomes 2^3 by one transposed convolution of kernel 2, stride 2 (the sub-pixel convolution of Shi et al. 2016 with a 1^3 kernel).
+class Up2(nn.Module):
+    """Every voxel becomes 2^3 equal ones, their features mixed by a 1^3 convolution.
 
-    All eight sub-voxels start with equal weights (the idea of ICNR, Aitken et al. 2017): no checkerboard to unlearn.
+    A sub-pixel convolution (Shi et al. 2016) has weights of its own for each of the eight. With them the generator drew regular grids and
+    rods of 2, 4 and 8 voxels where the LR is uniform, which please a comparison of patches; here whatever is not in the LR comes of noise.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.expand = nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2)
-        with torch.no_grad():
-            weight = torch.empty(in_channels, out_channels, 1, 1, 1)
-            nn.init.normal_(weight, std=(2.0 / in_channels) ** 0.5)
-            self.expand.weight.copy_(weight.expand_as(self.expand.weight))
-            self.expand.bias.zero_()
+        self.mix = nn.Conv3d(in_channels, out_channels, 1)
+        nn.init.kaiming_normal_(self.mix.weight, a=0.0)
+        nn.init.zeros_(self.mix.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, out, 2D, 2H, 2W)."""
-        return self.expand(x)
+        return F.interpolate(self.mix(x), scale_factor=2.0, mode="nearest")
 
 
 class Level(nn.Module):
-    """One x2 level: sub-pixel upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before.
+    """One x2 level: upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before.
 
     With `perturbation` the logits get a share of the noise that training cannot take away: where they are nearly equal it decides, in
     blobs of the size of the level, and where one is far ahead it does nothing. A network that may silence its noise does so early, and
@@ -106,7 +80,7 @@ class Level(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, out_channels: int, texture: float, perturbation: float):
         super().__init__()
-        self.up = SubPixel2(in_channels, channels)
+        self.up = Up2(in_channels, channels)
         self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 1.0))
         self.conv1 = conv3(channels, channels)
         self.conv2 = conv3(channels, channels)
@@ -144,7 +118,7 @@ class LevelGenerator(nn.Module):
         out_channels: phases of the result.
         channels: features on the LR grid and then on each finer level; the number of levels is `len(channels) - 1`.
         blocks: residual blocks on the LR grid, two convolutions each.
-        grain_radius: LR voxels that the smooth noise reaches.
+        grain_radius: LR voxels that smooth noise reaches, that of the grains which come out of hiding, too.
         logit_bound: bound of the class logits. Labels do not depend on it, but their gradients do: with 4 they hardly pass where a
             phase is certain, and nothing new appears there.
         texture: standard deviation of the corrections that the heads make before any training; 0 starts from the enlarged labels.
@@ -162,25 +136,27 @@ class LevelGenerator(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 48, 32, 16),
         blocks: int = 2,
-        grain_radius: int = 9,
+        grain_radius: int = 12,
         logit_bound: float = 4.0,
         texture: float = 0.2,
         perturbation: float = 0.3,
-        grain_perturbation: float = 1.0,
+        grain_perturbation: float = 0.5,
         noise_std: float = 1.0,
     ):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.trunk = nn.Sequential(
-            conv3(in_channels + out_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
+            conv3(in_channels + 2 * out_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
         )
         perturbations = [perturbation] * (len(channels) - 2) + [0.0]  # blobs of a single voxel would be salt and pepper
         self.levels = nn.ModuleList(Level(a, b, out_channels, texture, p) for a, b, p in zip(channels[:-1], channels[1:], perturbations))
         self.logit_bound, self.noise_std = logit_bound, noise_std
-        self.register_buffer("grains", grain_perturbation * waves(out_channels, grain_radius))
+        self.grain_perturbation = grain_perturbation
+        self.register_buffer("grains", waves(out_channels, grain_radius))
+        self.hidden = HiddenPhases(in_channels - 1, out_channels, grain_radius)
         self.scale_factor: int = 2 ** len(self.levels)
         self.reach: int = grain_radius
-        self.trunk_trim: int = grain_radius + 1 + 2 * blocks
+        self.trunk_trim: int = self.reach + 1 + 2 * blocks
         margin = [0]
         for _ in range(len(self.levels)):  # context a level needs from the one before it, from the finest to the coarsest
             margin.insert(0, (margin[0] + 3) // 2)
@@ -221,15 +197,26 @@ class LevelGenerator(nn.Module):
             i += 1
         return self.probabilities(logits)
 
+    @torch.jit.unused
+    def corrected(self, image: Tensor) -> Tensor:
+        """The LR labels with what they hide, one-hot: what the losses hold the result to. (B, in, N, N, N) -> (B, in - 1, N, N, N).
+
+        Within `reach` of the border, where the result of a patch never lies, they are as they came.
+        """
+        labels = image[:, :-1].clone()
+        inner = trimmed(labels, self.reach)
+        phases = self.hidden(inner, image[:, -1:]).argmax(1)
+        inner.copy_(F.one_hot(phases, self.out_channels).movedim(-1, 1)[:, : labels.shape[1]])
+        return labels
+
     def coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features on the LR grid, and logits that say what the LR label says, with smooth noise: the levels learn corrections of them."""
         noise = F.conv3d(image[:, -1:], self.grains)
-        image = trimmed(image, self.reach)
-        x = self.trunk(torch.cat([image, noise], 1))
+        inner = trimmed(image, self.reach)
+        phases = self.hidden(inner[:, : self.in_channels - 1], image[:, -1:])
+        x = self.trunk(torch.cat([inner, phases, noise], 1))
         t = self.trunk_trim - self.reach
-        labels = trimmed(image[:, : self.in_channels - 1], t) * (0.75 * self.logit_bound)
-        # phases that the LR does not know start from zero
-        return x, F.pad(labels, [0, 0, 0, 0, 0, 0, 0, self.out_channels - self.in_channels + 1]) + trimmed(noise, t)
+        return x, trimmed(phases, t) * (0.75 * self.logit_bound) + self.grain_perturbation * trimmed(noise, t)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over the phases; logits bounded by b tanh(x/b), since a saturated softmax stops learning."""
