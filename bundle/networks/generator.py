@@ -50,10 +50,11 @@ class ResidualBlock(nn.Module):
 
 
 class Up2(nn.Module):
-    """Every voxel becomes 2^3 equal ones, their features mixed by a 1^3 convolution.
+    """Trilinear enlargement by 2 of features mixed by a 1^3 convolution; two finer voxels are cut on each side, of which the outer needs more context.
 
-    A sub-pixel convolution (Shi et al. 2016) has weights of its own for each of the eight. With them the generator drew regular grids and
-    rods of 2, 4 and 8 voxels where the LR is uniform, which please a comparison of patches; here whatever is not in the LR comes of noise.
+    A sub-pixel convolution (Shi et al. 2016) has weights of its own for each of eight finer voxels. With them the generator drew regular
+    grids and rods of 2, 4 and 8 voxels where the LR is uniform, which please a comparison of patches; here whatever is not in the LR comes of
+    noise. Repeated voxels instead of interpolated ones gave surfaces back the staircase of the LR.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -63,8 +64,8 @@ class Up2(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, out, 2D, 2H, 2W)."""
-        return F.interpolate(self.mix(x), scale_factor=2.0, mode="nearest")
+        """(B, C, D, H, W) -> (B, out, 2D-4, 2H-4, 2W-4)."""
+        return trimmed(F.interpolate(self.mix(x), scale_factor=2.0, mode="trilinear", align_corners=False), 2)
 
 
 class Level(nn.Module):
@@ -95,12 +96,12 @@ class Level(nn.Module):
             self.register_buffer("perturb", perturbation * shells(out_channels))
 
     def forward(self, x: Tensor, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d, 2h, 2w) -> features and logits (B, …, 2d-4, 2h-4, 2w-4)."""
+        """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d-4, 2h-4, 2w-4) -> features and logits (B, …, 2d-8, 2h-8, 2w-8)."""
         y = F.leaky_relu(self.up(x) + self.noise_gain * noise, 0.2)
         y = F.leaky_relu(self.conv1(y), 0.2)
         y = F.leaky_relu(self.conv2(y), 0.2)
         # smooth from the start: the surface of interpolated labels has no staircase to unlearn
-        before = F.interpolate(logits.float(), scale_factor=2.0, mode="trilinear", align_corners=False)[:, :, 2:-2, 2:-2, 2:-2]
+        before = trimmed(F.interpolate(logits.float(), scale_factor=2.0, mode="trilinear", align_corners=False), 4)
         after = before + self.head_gain * self.head(y).float()
         if self.perturbed:
             after = after + F.conv3d(noise, self.perturb)
@@ -110,7 +111,7 @@ class Level(nn.Module):
 class LevelGenerator(nn.Module):
     """One-hot LR labels and noise -> phase probabilities `2^levels` times finer.
 
-    All convolutions are valid: a level trims two voxels of its grid on each side, so that what comes out is exact and windows
+    All convolutions are valid: a level trims four voxels of its grid on each side, so that what comes out is exact and windows
     cut anywhere agree. `halo` LR voxels of context are needed on every side; `forward` makes them by replicating the border.
 
     Args:
@@ -159,7 +160,7 @@ class LevelGenerator(nn.Module):
         self.trunk_trim: int = self.reach + 1 + 2 * blocks
         margin = [0]
         for _ in range(len(self.levels)):  # context a level needs from the one before it, from the finest to the coarsest
-            margin.insert(0, (margin[0] + 3) // 2)
+            margin.insert(0, (margin[0] + 5) // 2)
         self.margins = margin
         self.halo: int = self.trunk_trim + margin[0]
 
@@ -179,7 +180,7 @@ class LevelGenerator(nn.Module):
         windows: list[tuple[int, int, list[int]]] = []
         scale = 1
         for i in range(len(self.margins) - 1):
-            margin = 2 * self.margins[i]
+            margin = 2 * self.margins[i] - 2
             scale = scale * 2
             windows.append((scale, -margin, [scale * n + 2 * margin for n in size]))
         return windows
@@ -191,7 +192,7 @@ class LevelGenerator(nn.Module):
         i = 0
         for level in self.levels:
             x, logits = level(x, logits, noise[i])
-            cut = 2 * self.margins[i] - 2 - self.margins[i + 1]
+            cut = 2 * self.margins[i] - 4 - self.margins[i + 1]
             low, size = [cut, cut, cut], [x.shape[2] - 2 * cut, x.shape[3] - 2 * cut, x.shape[4] - 2 * cut]
             x, logits = crop(x, low, size), crop(logits, low, size)
             i += 1
@@ -243,7 +244,7 @@ class LevelGenerator(nn.Module):
 
         Args:
             image: (B, in, N, N, N), one-hot + noise of an LR patch.
-            boxes: one `Box` a level, each inside the one before with a voxel to spare (see `nested_boxes`).
+            boxes: one `Box` a level, each inside the one before with room to spare (see `nested_boxes`).
 
         Returns:
             probabilities a level: (B, out, m 2^k, m 2^k, m 2^k), k = 1, 2, … for a box of m LR voxels.
@@ -252,20 +253,20 @@ class LevelGenerator(nn.Module):
         origin = [self.trunk_trim] * 3  # of x, in voxels of its own grid, relative to the patch
         result = []
         for k, (level, (start, edge)) in enumerate(zip(self.levels, boxes)):
-            # one voxel of the coarser grid is two of this one: what the two convolutions trim
-            low = [2**k * s - 1 for s in start]
-            offset, size = [a - o for a, o in zip(low, origin)], [2**k * edge + 2] * 3
+            # two voxels of the coarser grid are four of this one: what interpolation and the two convolutions trim
+            low = [2**k * s - 2 for s in start]
+            offset, size = [a - o for a, o in zip(low, origin)], [2**k * edge + 4] * 3
             x, logits = crop(x, offset, size), crop(logits, offset, size)
-            noise = self.noise_std * torch.randn(x.shape[0], 1, *(2 * n for n in x.shape[2:]), device=x.device)
+            noise = self.noise_std * torch.randn(x.shape[0], 1, *(2 * n - 4 for n in x.shape[2:]), device=x.device)
             x, logits = level(x, logits, noise)
-            origin = [2 * a + 2 for a in low]
+            origin = [2 * a + 4 for a in low]
             result.append(self.probabilities(self.held(logits)))
         return result
 
     @torch.jit.unused
     def patch_edge(self, edges: Sequence[int]) -> int:
         """LR voxels of a training patch whose first level decodes a box of `edges[0]`."""
-        return edges[0] + 2 + 2 * self.trunk_trim
+        return edges[0] + 4 + 2 * self.trunk_trim
 
     @torch.jit.unused
     def nested_boxes(self, patch: int, edges: Sequence[int]) -> list[Box]:
@@ -278,10 +279,11 @@ class LevelGenerator(nn.Module):
         start = [low] * 3
         boxes: list[Box] = []
         for edge in edges:
-            free = size - edge - 2  # one LR voxel of context stays on each side
+            context = 1 if boxes else 2  # LR voxels that hold the two voxels of the coarser grid that a level needs
+            free = size - edge - 2 * context
             if free < 0:
                 raise ValueError(f"an LR patch of {patch} voxels is too small for level boxes of {list(edges)} LR voxels")
-            start = [s + 1 + int(torch.randint(free + 1, ())) for s in start]
+            start = [s + context + int(torch.randint(free + 1, ())) for s in start]
             boxes.append(((start[0], start[1], start[2]), edge))
             size = edge
         return boxes
