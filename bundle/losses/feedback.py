@@ -42,10 +42,14 @@ class StatisticsFeedback:
         n_phases: of the images.
         lr_fractions: volume fractions of the LR labels in the whole volume.
         steps: generator steps that are counted together.
+        reward: largest price paid for contacts that are too rare; charged they are at most 1. A full reward is earned with specks; none at
+            all lets the rarest contacts die out, since they are charged whenever chance makes many of them.
     """
 
-    def __init__(self, images: Mapping[str, Sequence[np.ndarray]], n_phases: int, lr_fractions: Sequence[float], steps: int = 8):
-        self.images, self.n_phases, self.steps = images, n_phases, steps
+    def __init__(
+        self, images: Mapping[str, Sequence[np.ndarray]], n_phases: int, lr_fractions: Sequence[float], steps: int = 24, reward: float = 0.2
+    ):
+        self.images, self.n_phases, self.steps, self.reward = images, n_phases, steps, reward
         self.lr_fractions = torch.tensor(lr_fractions, dtype=torch.float64)
         self.wanted: dict[str, Tensor] = {}
         self.counted: dict[str, list[tuple[Tensor, Tensor]]] = {}  # by group: statistics and LR shares of the slices of each step
@@ -68,9 +72,10 @@ class StatisticsFeedback:
         wanted, made = self.wanted[group], self.made(group)
         floor = 0.1 * wanted + 1e-4  # finite prices of what is not made yet, or not wanted at all
         floor[: self.n_phases] += 3e-3
-        price = torch.log2((made + floor) / (wanted + floor)).clamp(-1, 1) / (wanted + floor)
+        price = torch.log2((made + floor) / (wanted + floor)).clamp(-1, 1)
+        price[self.n_phases :].clamp_(min=-self.reward)
         price[: self.n_phases] *= FRACTIONS
-        price[self.n_phases :].clamp_(min=0)  # a reward for contacts would be earned with specks
+        price = price / (wanted + floor)
         return (price.to(fake) * _statistics(fake, labels).mean(0)).mean()
 
     def made(self, group: str) -> Tensor:

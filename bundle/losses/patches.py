@@ -49,6 +49,9 @@ class SlicedWasserstein:
         pyramid: block means of the slices that are compared as well; those with too few pixels for a patch are left out.
         samples: patches a phase that stand for the newest slices, the pool and the images at a time.
         symmetries: of the square that may turn a patch of the images: 8, or 4 where the plane is anisotropic.
+
+    Raises:
+        ValueError: a patch of even edge: it has no pixel at its centre.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class SlicedWasserstein:
         samples: int = 512,
         symmetries: int = 8,
     ):
+        if patch % 2 == 0:
+            raise ValueError(f"patch {patch} has no pixel at its centre; give an odd edge")
         self.images, self.n_phases, self.scale_factor = images, n_phases, scale_factor
         self.patch, self.projections, self.pyramid = patch, projections, list(pyramid)
         self.samples = samples
@@ -100,7 +105,7 @@ class SlicedWasserstein:
         direction = direction / direction.norm(dim=0)
         drawn = [(sheets, *sheets.places(32 * self.samples, self.patch)) for sheets in (newest, pool, images)]
         shares = [weights.mean(0) for _, _, weights in drawn]
-        total, weight = like.new_zeros(()), 0.0
+        total, weight = 0.0 * like.sum(), 0.0
         for phase in range(self.n_phases):
             if min(float(share[phase]) for share in shares) * 32 * self.samples < 1:
                 continue  # a phase that the images lack has no shape, one that is not there cannot change it
@@ -110,8 +115,10 @@ class SlicedWasserstein:
                 goal, far = transport(*values)
                 far = far.clamp_min(1e-3)
             # The root of the square is at most this, and equal to it where the fakes are as far as the pool. Its own root would make as much
-            # of a place that has nothing to learn as of one that has; a place with little of a phase counts as little as it has.
-            distance = 0.5 * ((values[0] - goal).square().mean() / far * (shares[0][phase] / shares[1][phase]) + far)
+            # of a place that has nothing to learn as of one that has; a place with little of a phase counts as little as it has, and one with
+            # far more than the pool, which may have drawn none of it, does not count without bound.
+            amount = (shares[0][phase] / shares[1][phase]).clamp(max=10.0)
+            distance = 0.5 * ((values[0] - goal).square().mean() / far * amount + far)
             total, weight = total + shares[1][phase].sqrt() * distance, weight + float(shares[1][phase].sqrt())
         return total / max(weight, 1e-12)
 
