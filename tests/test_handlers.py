@@ -72,7 +72,7 @@ NAMES = {"phases": ["pore", "quartz"], "lr_phases": ["pore"]}
 
 def checkpoint_of(folder: Path, **options) -> TrainingCheckpoint:
     names = options.pop("names", NAMES)
-    return TrainingCheckpoint(folder / "checkpoint.pt", lambda network: torch.save(network.state_dict(), folder / "model.pt"), names, **options)
+    return TrainingCheckpoint(folder / "checkpoint.pt", lambda network, path: torch.save(network.state_dict(), path), names, **options)
 
 
 def load(path: Path) -> dict:
@@ -202,7 +202,7 @@ def test_seconds_add_up_over_a_resume(tmp_path):
 @pytest.mark.parametrize(("interval", "saved"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
 def test_saves_every_few_epochs_and_the_last(tmp_path, interval, saved):
     seen: list[int] = []
-    handler = TrainingCheckpoint(tmp_path / "checkpoint.pt", lambda _: seen.append(trainer.state.epoch), NAMES, interval)
+    handler = TrainingCheckpoint(tmp_path / "checkpoint.pt", lambda *_: seen.append(trainer.state.epoch), NAMES, interval)
     trainer = Trainer([handler], epochs=5)
     trainer.start()
     assert seen == saved and load(tmp_path / "checkpoint.pt")["position"]["epoch"] == 5
@@ -211,7 +211,8 @@ def test_saves_every_few_epochs_and_the_last(tmp_path, interval, saved):
 def test_weights_are_never_older_than_the_checkpoint(tmp_path):
     """Killed between the two files, a resume repeats the epoch and writes both."""
 
-    def save_weights(_):
+    def save_weights(network, written):
+        assert network is trainer.ema.module and written == tmp_path / "model.pt"
         path = tmp_path / "checkpoint.pt"
         assert (load(path)["position"]["epoch"] if path.exists() else 0) == trainer.state.epoch - 1
 
@@ -220,8 +221,38 @@ def test_weights_are_never_older_than_the_checkpoint(tmp_path):
     assert trainer.state.epoch == 3
 
 
+def snapshots(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("model_*"))
+
+
+@pytest.mark.parametrize(("every", "kept"), [(0, []), (1, [1, 2, 3, 4, 5]), (2, [2, 4]), (9, [])])
+def test_keeps_a_model_every_few_epochs(tmp_path, every, kept):
+    """Each holds the averaged weights of its own epoch, as a training that ends there has them."""
+    Trainer([checkpoint_of(tmp_path, snapshots=every)], epochs=5).start()
+    assert snapshots(tmp_path) == [f"model_{epoch:04d}.pt" for epoch in kept]
+    for epoch in kept:
+        ended = Trainer(epochs=epoch).start()
+        assert same(load(tmp_path / f"model_{epoch:04d}.pt"), ended.ema.module.state_dict())
+        assert not same(ended.ema.module.state_dict(), ended.network.state_dict())
+
+
+def test_a_resumed_training_goes_on_keeping_models(tmp_path):
+    """Counted in epochs of the whole training; those of the first part stay as they are."""
+    Trainer([checkpoint_of(tmp_path, snapshots=2)], epochs=3).start()
+    assert snapshots(tmp_path) == ["model_0002.pt"]
+    first = (tmp_path / "model_0002.pt").read_bytes()
+    again = checkpoint_of(tmp_path, snapshots=2)
+    trainer = Trainer([again], epochs=6)
+    again.restore(trainer)
+    trainer.start()
+    assert snapshots(tmp_path) == ["model_0002.pt", "model_0004.pt", "model_0006.pt"]
+    assert (tmp_path / "model_0002.pt").read_bytes() == first
+    assert same(load(tmp_path / "model_0006.pt"), load(tmp_path / "model.pt"))
+    assert same(load(tmp_path / "model_0004.pt"), Trainer(epochs=4).start().ema.module.state_dict())
+
+
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
-    trainer = Trainer([checkpoint_of(tmp_path)])
+    trainer = Trainer([checkpoint_of(tmp_path, snapshots=2)])
     trainer.spoil_at = 8  # the last step of the second epoch: its loss was a number still
     with pytest.raises(InputError, match="iteration 8: weight of the network became NaN.*last checkpoint is kept"):
         trainer.start()

@@ -60,6 +60,9 @@ class Stub(nn.Module):
         super().__init__()
         self.weight, self.make, self.calls = nn.Parameter(torch.zeros(())), make, 0
 
+    def corrected(self, image: Tensor) -> Tensor:
+        return image[:, :-1]
+
     def forward_training(self, image: Tensor, edges) -> list:
         self.calls += 1
         edge = image.shape[-1]
@@ -111,13 +114,13 @@ def trainer_of(network: nn.Module, iterations: int = 6, epochs: int = 1, lr: flo
 
 
 def level_trainer(**options) -> SuperResolutionTrainer:
-    """The default networks, tiny: 4x, levels of 4 and 2 LR voxels of a patch of 14. The first weights are always the same."""
+    """The default networks, tiny: 4x, levels of 4 and 2 LR voxels of a patch of 16. The first weights are always the same."""
     torch.manual_seed(0)
     network = LevelGenerator(3, 3, channels=[8, 8, 8], blocks=1, grain_radius=1)
     with torch.no_grad():
         for level in network.levels:  # zero heads would hide the weights behind them
             level.head.weight.normal_(std=0.05)
-    defaults = {"edge": 14, "boxes": (4, 2), "scales": (2, 4), "critic": lambda: SliceCritic(3, [4, 4])}
+    defaults = {"edge": 16, "boxes": (4, 2), "scales": (2, 4), "critic": lambda: SliceCritic(3, [4, 4])}
     return trainer_of(network, **{**defaults, **options})
 
 
@@ -621,6 +624,35 @@ def test_the_feedback_gets_the_lr_shares_of_each_slice(separate):
     for _, fake, shares in feedback.seen:
         assert len(fake) == 2 * 3 * 8 and len(shares.unique()) > 2  # of two patches, in three planes
         torch.testing.assert_close(shares, fake[:, :2].mean((2, 3)))
+
+
+class Corrected(Echo):
+    """Says that the LR labels are swapped, while the result is as they came."""
+
+    def corrected(self, image: Tensor) -> Tensor:
+        return image[:, :-1].flip(1)
+
+
+def test_the_losses_see_the_corrected_labels():
+    """The consistency, and the LR shares of slices that the feedback and a matched label go by."""
+    feedback, seen = Teacher(), []
+
+    class Consistency(BlockConsistency):
+        def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+            seen.append(labels)
+            return super().forward(probabilities, labels)
+
+    trainer = trainer_of(
+        Corrected(None), iterations=2, critics=nn.ModuleDict(), hard_labels=False, feedback=feedback, consistency=Consistency(COST, 0.1),
+        slices_per_plane=None,
+    )  # fmt: skip
+    trainer.run()
+    came = trainer.state.batch["image"][:, :2]
+    assert torch.equal(seen[-1], came.flip(1))
+    wrong = 0.4 * came[:, 1].mean() + 0.6 * came[:, 0].mean()  # all of it: COST less the tolerance
+    assert trainer.state.output["consistency"] == pytest.approx(wrong.item(), rel=1e-5)
+    for _, fake, shares in feedback.seen:
+        torch.testing.assert_close(shares, fake[:, :2].flip(1).mean((2, 3)))
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -204,9 +206,10 @@ def test_training_without_resume_starts_anew(parse, rock, tmp_path):
 
 
 def test_it_writes_what_the_config_says(parse, rock, tmp_path):
-    train(parse(**TINY, **rock))
+    train(parse(**TINY | rock | {"max_epochs": 2, "snapshots": 2}))
     names = sorted(os.listdir(tmp_path / "output"))
-    assert names == ["checkpoint.pt", "model.json", "model.pt", "tensorboard"]
+    assert names == ["checkpoint.pt", "model.json", "model.pt", "model_0002.pt", "tensorboard"]
+    assert same(load(tmp_path / "output" / "model_0002.pt"), load(tmp_path / "output" / "model.pt"))  # phases and all
     (log,) = os.listdir(tmp_path / "output" / "tensorboard")
     assert log.startswith("events.out.tfevents")
 
@@ -307,9 +310,70 @@ def test_the_default_trains_without_critics(parse, rock):
     assert len(distances) == 3 and min(distances) > 0 and trainer.state.output["feedback_hr"] != 0
     assert trainer.state.metrics["statistics_error_hr"] > 0
     lr, hr = (tifffile.imread(rock[key]) for key in ("lr_image", "hr_images"))
-    assert trainer.feedback.lr_fractions.tolist() == pytest.approx([float((lr == label).mean()) for label in range(4)])
+    assert trainer.feedback.lr_fractions.sum() == pytest.approx(1)
     for teacher in (trainer.patches, trainer.feedback):
         assert np.array_equal(np.stack(teacher.images["hr"]), hr)
+
+
+@pytest.fixture
+def hiding_rock(rock, tmp_path) -> dict[str, str]:
+    """The rock, with more feldspar (2) in the images than in the volume."""
+    hr = np.random.default_rng(2).choice(4, p=[0.25, 0.2, 0.32, 0.23], size=(2, 64, 64))
+    return rock | {"hr_images": write_hr(tmp_path / "more.tif", hr)}
+
+
+def fractions_of(path: str) -> np.ndarray:
+    return np.bincount(tifffile.imread(path).ravel(), minlength=4) / tifffile.imread(path).size
+
+
+def test_what_the_lr_hides_returns_in_training_and_inference(parse, hiding_rock, tmp_path, bundle_root):
+    """As much feldspar as the images hold more comes out of quartz: the losses go by it, model.json notes it, model.pt holds it."""
+    trainer = train(parse(**TINY | hiding_rock))
+    lr, hr = (fractions_of(hiding_rock[key]) for key in ("lr_image", "hr_images"))
+    missing = hr[2] - lr[2]
+    assert 0.05 < missing < 0.4 * lr[1]
+    noted = json.loads((tmp_path / "output" / "model.json").read_text())["settings"]["hidden"]
+    expected = np.zeros((4, 4))
+    expected[1, 2] = missing / lr[1]
+    np.testing.assert_allclose(noted, expected, rtol=1e-6)
+    assert trainer.feedback.lr_fractions.tolist() == pytest.approx([lr[0], lr[1] - missing, hr[2], lr[3]])
+    thresholds = [1e4, NormalDist().inv_cdf(1 - missing / lr[1]), 1e4, 1e4]
+    for network in (trainer.network, trainer.ema.module):
+        assert network.hidden.threshold.tolist() == pytest.approx(thresholds, rel=1e-5)
+    # the config of the inference says nothing of it
+    parser = ConfigParser()
+    parser.read_config(str(bundle_root / "configs" / "inference.yaml"))
+    architecture = {key: value for key, value in TINY.items() if key.startswith("network_def#")}
+    parser.update(architecture | {"model_file": str(tmp_path / "output" / "model.pt"), "device": "cpu"})
+    inferring = parser.get_parsed_content("network")
+    image = torch.zeros(1, 5, 12, 12, 12)
+    image[:, 1] = 1
+    image[:, 4].normal_(generator=torch.Generator().manual_seed(0))
+    found = inferring.corrected(image)
+    assert torch.equal(found, trainer.network.corrected(image))
+    assert found[:, 2, 1:-1, 1:-1, 1:-1].mean().item() == pytest.approx(missing / lr[1], abs=0.1)  # all of the image is quartz
+
+
+@pytest.mark.parametrize("hidden", [None, {"clay": "pore"}, {"mica": "feldspar"}])
+def test_what_is_not_said_to_hide_does_not_return(parse, hiding_rock, tmp_path, hidden):
+    """Null, and other labels than quartz; of the pore the images hold as much as the volume, or nearly."""
+    file = tmp_path / "hidden.yaml"
+    file.write_text(f"hidden: {json.dumps(hidden)}\n")
+    trainer = train(parse(str(file), **TINY | hiding_rock))
+    noted = np.array(json.loads((tmp_path / "output" / "model.json").read_text())["settings"]["hidden"])
+    returned = noted[3, 0] if hidden == {"clay": "pore"} else 0
+    assert noted.shape == (4, 4) and noted.sum() == returned < 0.1
+    lr = fractions_of(hiding_rock["lr_image"])
+    assert trainer.feedback.lr_fractions.tolist() == pytest.approx([lr[0] + returned * lr[3], lr[1], lr[2], (1 - returned) * lr[3]])
+    if not returned:
+        image = torch.as_tensor(trainer.state.batch["image"])
+        assert torch.equal(trainer.network.corrected(image), image[:, :4])
+
+
+def test_the_published_generator_cannot_bring_back_what_hides(parse, hiding_rock, tmp_path):
+    message = failure(parse("paper.yaml", **hiding_rock | {"network_def#width": 16, "boxes": [10], "hidden": {"quartz": "feldspar"}}))
+    assert message == "hidden: PaperGenerator cannot bring phases back; set hidden to null"
+    assert not (tmp_path / "output").exists()
 
 
 @pytest.mark.parametrize("symmetries", [4, 8])
@@ -476,8 +540,8 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "voxel ratio of a file": (lambda f: {"hr_images": write_hr(f / "c.tif", np.zeros((1, 64, 64)), 0.6)}, "c.tif.*scale_factor is 8"),
     "missing LR": (lambda f: {"lr_image": str(f / "absent.tif")}, "absent.tif: no such file"),
     "missing HR": (lambda f: {"hr_images": [str(f / "hr.tif"), str(f / "absent.tif")]}, "absent.tif: no such file"),
-    "LR smaller than a patch": (lambda f: {"boxes": [14, 4, 2]}, "lr.tif: (20, 20, 20) LR voxels.*patch takes 24"),
-    "a region smaller than a patch": (lambda f: {"lr_region": [[0, 20], [0, 13], [0, 20]]}, "(20, 13, 20) LR voxels.*patch takes 16"),
+    "LR smaller than a patch": (lambda f: {"boxes": [14, 4, 2]}, "lr.tif: (20, 20, 20) LR voxels.*patch takes 26"),
+    "a region smaller than a patch": (lambda f: {"lr_region": [[0, 20], [0, 13], [0, 20]]}, "(20, 13, 20) LR voxels.*patch takes 18"),
     "a region outside": (lambda f: {"lr_region": [[0, 20], [0, 20], [0, 21]]}, "lr_region.*(20, 20, 20)"),
     "wrong planes": (lambda f: {"hr_images": {"xy": "a.tif", "zx": "b.tif"}}, "hr_images: has the planes xy, zx"),
     "a truncated file": (lambda f: {"lr_image": truncated(f)}, "cut.tif: .*again"),

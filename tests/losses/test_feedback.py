@@ -36,9 +36,9 @@ def of_label(label: int, number: int = 1) -> Tensor:
     return torch.eye(2)[label].expand(number, 2)
 
 
-def priced(images: list[np.ndarray], fake: Tensor, pool: Tensor) -> tuple[float, Tensor]:
+def priced(images: list[np.ndarray], fake: Tensor, pool: Tensor, **options) -> tuple[float, Tensor]:
     """The loss of slices and its gradient, when the slices of a step before were `pool`; the volume has no LR label of the newest."""
-    loss = feedback(*images, lr_fractions=(1.0, 0.0))
+    loss = feedback(*images, lr_fractions=(1.0, 0.0), **options)
     loss("hr", pool, of_label(0, len(pool)))
     fake = fake.clone().requires_grad_(True)
     value = loss("hr", fake, of_label(1, len(fake)))
@@ -110,17 +110,43 @@ def test_a_contact_is_charged_where_two_phases_meet():
     np.testing.assert_allclose((gradient[0] / unit).numpy()[inner], others[inner], atol=1e-4)
 
 
-def test_a_contact_that_is_too_rare_is_not_rewarded():
-    """It would be earned with specks: the pool has none, the image half of all faces; the shares are as wanted."""
-    _, gradient = priced([stripes(1)], onehot(stripes(4)), onehot(flat(0), flat(1)))
-    assert gradient.abs().sum() < 1e-3
+@pytest.mark.parametrize("reward", [0.0, 0.2])
+def test_a_contact_that_is_too_rare_earns_the_reward_at_most(reward):
+    """A full one would be earned with specks. The pool has none, the image half of all faces; the shares are as wanted."""
+    fake = onehot(stripes(4))
+    value, gradient = priced([stripes(1)], fake, onehot(flat(0), flat(1)), reward=reward)
+    area = _statistics(fake, fake)[0, 3].item()
+    assert area > 0.1 and value == pytest.approx(-reward / (0.5 + 0.0501) * area / 6, abs=2e-4)
+    assert reward or gradient.abs().sum() < 1e-3
+
+
+@pytest.mark.parametrize("made", [1 / 2304, 0.25])
+def test_the_price_of_a_phase_that_the_images_lack(made):
+    """15 log2(made / wanted) / wanted, both more by 0.0031, and the logarithm at most 1: a speck is dear, but no more than a grain."""
+    speck = flat(0)
+    speck[0, 0] = 1  # a corner is beside no inner pixel: there are no contacts
+    fake = onehot(speck if made < 0.25 else flat(1), *[flat(0)] * 3)
+    fake.requires_grad_(True)
+    value = feedback(flat(0))("hr", fake, torch.ones(4, 1))
+    prices = torch.autograd.grad(value, fake)[0].sum((0, 2, 3)) * 6  # one of six statistics each
+    expected = [15 * np.log2((1 - made + 0.1031) / 1.1031) / 1.1031, 15 * min(np.log2((made + 0.0031) / 0.0031), 1) / 0.0031, 0]
+    assert prices.tolist() == pytest.approx(expected, rel=1e-3)
+    assert value.item() == pytest.approx(((1 - made) * expected[0] + made * expected[1]) / 6, rel=1e-3)
+
+
+def test_the_price_of_contacts_that_the_images_lack():
+    """A checkerboard, all faces between two phases: its contacts cost 1 / 0.0001, its fractions as above."""
+    value = feedback(flat(0))("hr", onehot(BOARD), torch.ones(1, 1)).item()
+    fractions = 15 * (0.5 * np.log2(0.6031 / 1.1031) / 1.1031 + 0.5 / 0.0031)
+    assert value == pytest.approx((fractions + 1 / 1e-4) / 6, rel=1e-3)
 
 
 def test_the_price_is_bounded():
-    """A pool of one phase alone: one share is too large, the two others are missing. Each price is 1 / wanted at most, contacts are not rewarded."""
+    """A pool of one phase alone: one share is too large, the two others and all contacts are missing. Each price is 1 / 1.1 of what is wanted
+    at most, the reward of a contact a fifth of it."""
     image = np.random.default_rng(1).integers(0, 3, (24, 24)).astype(np.uint8)
     loss, _ = priced([image], onehot(image), onehot(flat(2)))
-    assert loss == pytest.approx(FRACTIONS * (1 - 2) / 6, rel=0.15)
+    assert loss == pytest.approx((FRACTIONS * (1 - 2) - 0.2 * 3) / 1.1 / 6, rel=0.03)
 
 
 def test_nothing_is_priced_when_the_labels_of_the_pool_are_as_wanted():

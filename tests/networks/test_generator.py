@@ -1,7 +1,6 @@
 """The default generator: exact windows, a halo that is the receptive field, nested boxes, levels of x2."""
 
 import itertools
-import math
 import weakref
 
 import pytest
@@ -9,20 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.networks.generator import LevelGenerator, SubPixel2, shells, waves
+from bundle.networks.fields import waves
+from bundle.networks.generator import LevelGenerator, Up2
 from bundle.networks.noise import coordinate_noise
 
 
 def make(channels=(6, 5, 4, 4), blocks=1, seed=0, **kwargs) -> LevelGenerator:
-    """A small network with weights as after training: no zeros left of the initialisation."""
+    """A small network with weights as after training: no zeros left of the initialisation, and a phase in hiding."""
     torch.manual_seed(seed)
     net = LevelGenerator(3, 2, channels, blocks=blocks, **{"logit_bound": 4.0, "grain_radius": 1, **kwargs})
     for name, parameter in net.named_parameters():
         if parameter.ndim == 1 or name.endswith("noise_gain"):
             torch.nn.init.normal_(parameter, std=0.3)
         else:  # unit gain: an upsampled voxel has one voxel before it, one of a convolution 27
-            fan_in = len(parameter) if "expand" in name else parameter[0].numel()
-            torch.nn.init.normal_(parameter, std=(1.9 / fan_in) ** 0.5)
+            torch.nn.init.normal_(parameter, std=(1.9 / parameter[0].numel()) ** 0.5)
+    net.hidden.hide([[0.0, 0.4], [0.0, 0.0]])
     return net.eval().requires_grad_(False)
 
 
@@ -32,7 +32,8 @@ def network() -> LevelGenerator:
 
 
 def volume(seed: int, *size: int) -> Tensor:
-    return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+    draw = torch.Generator().manual_seed(seed)
+    return torch.cat([torch.rand(1, 2, *size, generator=draw), torch.empty(1, 1, *size).normal_(generator=draw)], 1)
 
 
 def window(net: LevelGenerator, image: Tensor, start: tuple[int, int, int], size: tuple[int, int, int]) -> Tensor:
@@ -55,10 +56,12 @@ def test_each_level_doubles(levels):
     assert out.min() > 0
 
 
-@pytest.mark.parametrize(("levels", "blocks", "radius", "halo"), [(1, 1, 1, 5), (2, 1, 1, 6), (3, 1, 1, 6), (3, 0, 3, 6), (3, 2, 1, 8)])
-def test_halo_is_the_receptive_field(levels, blocks, radius, halo):
-    """By gradient in float64: the corners of a core voxel's block reach the noise of exactly `halo` LR voxels to each side, and the labels of
-    `radius` fewer."""
+@pytest.mark.parametrize(
+    ("levels", "blocks", "radius", "halo", "reach"), [(1, 1, 1, 6, 6), (2, 1, 1, 7, 7), (3, 1, 1, 8, 7), (3, 0, 3, 8, 7), (3, 2, 1, 10, 9)]
+)
+def test_halo_holds_the_receptive_field(levels, blocks, radius, halo, reach):
+    """By gradient in float64: the corners of a core voxel's block reach the noise of exactly `reach` LR voxels to each side, and the labels of
+    `radius` fewer. Whole voxels of the coarser grid are cut, so that the halo of three levels has one more."""
     net = make((3, 3, 3, 3)[: levels + 1], blocks, grain_radius=radius).double()
     assert net.halo == halo
     size = [3, 3, 3]
@@ -68,19 +71,20 @@ def test_halo_is_the_receptive_field(levels, blocks, radius, halo):
     block = net.forward_window(image, noise)[0, 0, s : 2 * s, s : 2 * s, s : 2 * s]  # of the middle core voxel, at halo + 1
     for corner in (0, s - 1):
         (gradient,) = torch.autograd.grad(block[corner, corner, corner], image, retain_graph=True)
-        for channels, fewer in ((gradient[0, -1], 0), (gradient[0, :-1].abs().sum(0), radius)):
+        for channels, far in ((gradient[0, -1], reach), (gradient[0, :-1].abs().sum(0), reach - radius)):
             reached = channels.nonzero()
             first, last = reached.amin(0).tolist(), reached.amax(0).tolist()
-            assert min(first) >= 1 + fewer and max(last) <= 2 * halo + 1 - fewer
+            assert min(first) >= halo + 1 - far and max(last) <= halo + 1 + far
             if corner == 0:
-                assert first == [1 + fewer] * 3
+                assert first == [halo + 1 - far] * 3
             else:
-                assert last == [2 * halo + 1 - fewer] * 3
+                assert last == [halo + 1 + far] * 3
 
 
 def test_halo_of_the_default():
-    """Two levels' worth of voxels for three of x2, 1 + 2 x 2 of the trunk, 9 of the smooth noise."""
-    assert LevelGenerator(5, 4).halo == 2 + 5 + 9
+    """Four LR voxels for three levels of x2, 1 + 2 x 2 of the trunk, 12 of the smooth noise."""
+    net = LevelGenerator(5, 4)
+    assert net.halo == 4 + 5 + 12 and net.grain_perturbation == 0.5
 
 
 def test_noise_windows_are_what_the_levels_read(network):
@@ -131,7 +135,7 @@ def test_no_statistics_of_the_whole_tensor(network):
     image = volume(3, n, n, n)
     noise = [torch.randn(1, 1, *shape) for _, _, shape in network.noise_windows([3, 3, 3])]
     far = image.clone()
-    far[:, :, -1, -1, -1] += 100
+    far[:, :, -2, -2, -2] += 100  # the last that three levels reach
     a, b = network.forward_window(image, noise), network.forward_window(far, noise)
     assert torch.equal(a[..., :16, :16, :16], b[..., :16, :16, :16])  # the last core voxel's block alone may differ
     assert not torch.equal(a, b)
@@ -158,8 +162,8 @@ def test_forward_draws_noise_at_every_level(network):
     assert torch.equal(network(image), first)
     quiet = make(noise_std=0.0)  # the paper's ablation
     assert torch.equal(quiet(image), quiet(image))
-    patch = volume(5, 14, 14, 14)
-    boxes = quiet.nested_boxes(14, [4, 2])
+    patch = volume(5, 16, 16, 16)
+    boxes = quiet.nested_boxes(16, [4, 2])
     for a, b in zip(quiet.forward_boxes(patch, boxes), quiet.forward_boxes(patch, boxes)):
         assert torch.equal(a, b)
     for k in range(3):  # each level has a part in it
@@ -205,18 +209,19 @@ def test_training_names_scale_and_place(network, monkeypatch):
 
 def test_nested_boxes_are_nested_and_go_everywhere(network):
     torch.manual_seed(0)
-    edges, patch = [7, 4, 2], 18
+    edges, patch = [7, 4, 2], 20
     seen = [set() for _ in edges]
     for _ in range(400):
         low, size = [network.trunk_trim] * 3, patch - 2 * network.trunk_trim
         for k, (start, edge) in enumerate(network.nested_boxes(patch, edges)):
             assert edge == edges[k]
+            spare = 1 if k else 2  # two voxels of the coarser grid on both sides, in LR voxels
             for s, a in zip(start, low):
-                assert a + 1 <= s and s + edge <= a + size - 1  # one LR voxel to spare on both sides
-            seen[k].update((axis, s - a) for axis, (s, a) in enumerate(zip(start, low)))
+                assert a + spare <= s and s + edge <= a + size - spare
+            seen[k].update((axis, s - a - spare) for axis, (s, a) in enumerate(zip(start, low)))
             low, size = start, edge
-    for k, free in enumerate((10 - 7 - 2, 7 - 4 - 2, 4 - 2 - 2)):
-        assert seen[k] == {(axis, 1 + i) for axis in range(3) for i in range(free + 1)}
+    for k, free in enumerate((12 - 7 - 4, 7 - 4 - 2, 4 - 2 - 2)):
+        assert seen[k] == {(axis, i) for axis in range(3) for i in range(free + 1)}
 
 
 @pytest.mark.parametrize("edges", [[7, 4, 2], [3], [12, 10]])
@@ -227,7 +232,7 @@ def test_patch_edge_is_the_smallest_that_holds_the_boxes(network, edges):
         network.nested_boxes(patch - 1, edges)
 
 
-@pytest.mark.parametrize(("patch", "edges"), [(16, [7, 4, 2]), (18, [9, 4, 2]), (18, [7, 6, 2]), (18, [7, 4, 3])])
+@pytest.mark.parametrize(("patch", "edges"), [(18, [7, 4, 2]), (20, [9, 4, 2]), (20, [7, 6, 2]), (20, [7, 4, 3])])
 def test_boxes_that_do_not_fit(network, patch, edges):
     with pytest.raises(ValueError, match=f"LR patch of {patch} voxels is too small"):
         network.nested_boxes(patch, edges)
@@ -258,7 +263,7 @@ def test_logits_that_have_run_away_are_pulled_back():
         net = make(logit_bound=2.0).train().requires_grad_(True)
         with torch.no_grad():
             net.levels[k].head.bias.fill_(50.0)
-        image = volume(7, 16, 16, 16)
+        image = volume(7, 18, 18, 18)
         (0.0 * net.forward_training(image, [6, 4, 2])[k][1].sum()).backward()
         assert (net.levels[k].head.bias.grad > 0).all()
         with torch.no_grad():
@@ -276,12 +281,12 @@ def test_held_logits_are_freed():
 
 def test_a_level_corrects_the_logits_of_the_one_before():
     *coarser, finest = make(perturbation=0.5).levels
-    x, logits, noise = torch.randn(1, 4, 5, 5, 5), torch.randn(1, 2, 5, 5, 5), torch.randn(1, 1, 10, 10, 10)
-    before = F.interpolate(logits, size=(10, 10, 10), mode="trilinear")[..., 2:-2, 2:-2, 2:-2]
+    x, logits, noise = torch.randn(1, 4, 7, 7, 7), torch.randn(1, 2, 7, 7, 7), torch.randn(1, 1, 10, 10, 10)
+    before = F.interpolate(logits, size=(14, 14, 14), mode="trilinear")[..., 4:-4, 4:-4, 4:-4]
     features, after = finest(x, logits, noise)
     torch.testing.assert_close(after, before + finest.head_gain * finest.head(features))
     level = coarser[-1]
-    features, after = level(torch.randn(1, 5, 5, 5, 5), logits, noise)
+    features, after = level(torch.randn(1, 5, 7, 7, 7), logits, noise)
     correction = after - before - level.head_gain * level.head(features)
     # what remains is noise alone: a field a phase, each the mean of the voxels at one distance, of the standard deviation 0.5
     for phase, squared in enumerate([0, 1]):
@@ -290,57 +295,33 @@ def test_a_level_corrects_the_logits_of_the_one_before():
         torch.testing.assert_close(correction[0, phase], 0.5 * sum(moved) / len(near) ** 0.5, rtol=0, atol=1e-5)
 
 
-def test_shells_are_fields_of_unit_variance_apart_from_each_other():
-    kernels = shells(10)[:, 0].double().flatten(1)
-    torch.testing.assert_close(kernels @ kernels.T, torch.eye(10, dtype=torch.float64), rtol=0, atol=1e-6)
-    for kernel in shells(10)[:, 0]:
-        assert all(torch.equal(other, kernel) for other in turned(kernel))
-    with pytest.raises(ValueError, match="11 phases, at most 10"):
-        shells(11)
-
-
-def turned(kernel: Tensor) -> list[Tensor]:
-    """The generators of the 48 symmetries of the cube."""
-    return [kernel.flip(0), kernel.flip(1), kernel.transpose(0, 1), kernel.transpose(1, 2)]
-
-
-def test_waves_are_smooth_fields_of_unit_variance_apart_from_each_other():
-    kernels = waves(4, 5)
-    flat = kernels[:, 0].double().flatten(1)
-    torch.testing.assert_close(flat @ flat.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-5)
-    for kernel in kernels[:, 0]:
-        for other in turned(kernel):
-            torch.testing.assert_close(other, kernel, rtol=0, atol=1e-6)
-    field = F.conv3d(torch.randn(1, 1, 40, 40, 40, generator=torch.Generator().manual_seed(0)), kernels[:1])[0, 0]
-    # the first is a Gaussian of standard deviation radius / 2; of the field it makes, neighbours agree as exp(-1 / (4 sigma^2))
-    neighbours = torch.corrcoef(torch.stack([field[1:].flatten(), field[:-1].flatten()]))[0, 1].item()
-    assert neighbours == pytest.approx(math.exp(-1 / (4 * 2.5**2)), abs=0.02)
-
-
-def test_the_trunk_starts_from_labels_and_smooth_noise():
-    """The noise is a field a phase: added to the logits of the label, and shown to the trunk beside the image."""
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_trunk_starts_from_corrected_labels_and_smooth_noise(share):
+    """The trunk sees the image, its phases without what hides in them, and a field a phase; phases and fields make the first logits."""
     net = LevelGenerator(3, 3, (4, 4), blocks=1, grain_radius=2, logit_bound=2.0, grain_perturbation=0.7).eval().requires_grad_(False)
     torch.nn.init.normal_(net.trunk[2].conv2.weight, std=0.1)
+    net.hidden.hide([[0.0, share, 0.0], [0.0, 0.0, 0.0]])
     image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 12, 11, 13)), 2).movedim(-1, 1).float(), torch.randn(1, 1, 12, 11, 13)], 1)
     fields = torch.zeros(1, 3, 8, 7, 9)  # two voxels fewer on each side
     for phase in range(3):
         for z, y, x in itertools.product(range(8), range(7), range(9)):
             near = image[0, 2, z : z + 5, y : y + 5, x : x + 5]
-            fields[0, phase, z, y, x] = 0.7 * (near * waves(3, 2)[phase, 0]).sum()
+            fields[0, phase, z, y, x] = (near * waves(3, 2)[phase, 0]).sum()
+    around = image[..., 2:-2, 2:-2, 2:-2]
+    phases = net.hidden(around[:, :2], image[:, 2:])  # tests/networks/test_hidden.py
+    assert torch.equal(phases[:, :2], around[:, :2]) == (share == 0) and (phases[:, 2] == 0).all()
     features, logits = net.coarse(image)
     inner = (..., slice(3, -3), slice(3, -3), slice(3, -3))  # the trunk: one voxel of its first convolution, two of its block
-    expected = fields[inner].clone()
-    expected[:, :2] += 1.5 * image[:, :2, 5:-5, 5:-5, 5:-5]
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(features, net.trunk(torch.cat([image[..., 2:-2, 2:-2, 2:-2], fields], 1)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits, 1.5 * phases[inner] + 0.7 * fields[inner], rtol=0, atol=1e-5)
+    torch.testing.assert_close(features, net.trunk(torch.cat([around, phases, fields], 1)), rtol=0, atol=1e-4)
 
 
 def test_what_forward_gives_is_the_softmax_of_bounded_logits():
-    """Two phases: log p1/p2 is a difference of two bounded logits."""
+    """Two phases: log p1/p2 is a difference of two bounded logits, here of one that is sure of itself and one that is sure of the contrary."""
     net = make(logit_bound=1.5)
-    image, noise = 1e4 * volume(0, *[2 * net.halo + 1] * 3), [torch.randn(1, 1, *shape) for _, _, shape in net.noise_windows([1, 1, 1])]
-    odds = net.forward_window(image, noise).log().diff(dim=1).abs()
-    assert 1.5 < odds.max() <= 3 + 1e-4
+    net.levels[-1].head.bias.copy_(torch.tensor([9.0, -9.0]))
+    odds = net(volume(0, 1, 1, 1)).log().diff(dim=1).abs()
+    assert 2.9 < odds.max() <= 3 + 1e-4
 
 
 @pytest.mark.parametrize("phases", [2, 3])
@@ -368,17 +349,34 @@ def test_starts_with_specks_of_noise(texture):
     assert abs(torch.corrcoef((odds - odds.mean((1, 2, 3), keepdim=True)).flatten(1))[0, 1]) < 0.1
 
 
-def test_subpixel_starts_without_a_checkerboard():
-    up = SubPixel2(5, 7)
-    x = torch.randn(2, 5, 2, 3, 4)
-    y = up(x)
-    assert y.shape == (2, 7, 4, 6, 8)
-    torch.testing.assert_close(y, F.interpolate(y[..., ::2, ::2, ::2], scale_factor=2, mode="nearest"))
-    assert y.unique(dim=1).shape[1] == 7  # the channels differ
-    # and it can leave the start: the eight sub-voxels have weights of their own
-    y[..., 1::2, ::2, ::2].sum().backward()
-    gradient = up.expand.weight.grad
-    assert (gradient[:, :, 1, 0, 0] != 0).all() and (gradient[:, :, 0] == 0).all()
+def test_features_are_enlarged_alike_in_every_channel():
+    """By loops: along an axis a finer voxel has 3/4 of the voxel that it lies in and 1/4 of the neighbour it is nearer to."""
+    torch.manual_seed(0)
+    up = Up2(3, 4).double()
+    torch.nn.init.normal_(up.mix.bias)
+    x = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
+    mixed = torch.einsum("oi,bizyx->bozyx", up.mix.weight[..., 0, 0, 0], x) + up.mix.bias[:, None, None, None]
+    found = up(x)
+    assert found.shape == (2, 4, 4, 6, 8)
+    for place in itertools.product(range(4), range(6), range(8)):
+        expected = torch.zeros(2, 4, dtype=torch.float64)
+        for nearer in itertools.product((True, False), repeat=3):
+            finer = [p + 2 for p in place]  # two are cut
+            z, y, x_ = (f // 2 if near else f // 2 + 2 * (f % 2) - 1 for f, near in zip(finer, nearer))
+            expected += 0.75 ** sum(nearer) * 0.25 ** (3 - sum(nearer)) * mixed[:, :, z, y, x_]
+        torch.testing.assert_close(found[(..., *place)], expected)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_uniform_lr_gets_no_pattern_without_noise(label):
+    """Whatever the weights: what is drawn there comes of noise."""
+    for seed in range(3):
+        net = make(seed=seed, noise_std=0.0)
+        image = torch.zeros(1, 3, 3, 3, 3)
+        image[:, label] = 1
+        result = net(image)
+        torch.testing.assert_close(result, result[..., :1, :1, :1].expand_as(result), rtol=0, atol=1e-5)
+    assert not torch.allclose(make(seed=0)(image), result, atol=0.01)
 
 
 def test_blocks_start_as_the_identity():
@@ -395,7 +393,7 @@ def test_every_parameter_learns():
     optimizer = torch.optim.SGD(net.parameters(), 1e-4)
     for _ in range(3):
         optimizer.zero_grad()
-        sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 16, 16, 16), [6, 4, 2])).backward()
+        sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 18, 18, 18), [6, 4, 2])).backward()
         optimizer.step()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -413,3 +411,48 @@ def test_torchscript_equals_eager(network):
     part = volume(10, *(n + 2 * network.halo for n in size))
     noise = [torch.randn(1, 1, *shape) for _, _, shape in network.noise_windows(size)]
     torch.testing.assert_close(scripted.forward_window(part, noise), network.forward_window(part, noise))
+
+
+def test_corrected_labels_are_what_the_result_starts_from():
+    """The labels of the phases that `coarse` enlarges; near the border, where nothing is decoded, those that came."""
+    torch.manual_seed(0)
+    net = LevelGenerator(4, 4, (4, 4), blocks=0, grain_radius=2, logit_bound=2.0, grain_perturbation=0.0).requires_grad_(False)
+    net.hidden.hide([[0.0, 0.4, 0.0], [0.0, 0.0, 0.0], [0.3, 0.0, 0.0]])
+    labels = torch.randint(0, 3, (2, 12, 12, 12))
+    image = torch.cat([F.one_hot(labels, 3).movedim(-1, 1).float(), torch.randn(2, 1, 12, 12, 12)], 1)
+    before = image.clone()
+    found = net.corrected(image)
+    assert torch.equal(image, before) and found.shape == (2, 3, 12, 12, 12) and found.dtype == image.dtype
+    assert torch.equal(found.sum(1), torch.ones(2, 12, 12, 12)) and set(found.unique().tolist()) == {0, 1}
+    changed = found.argmax(1) != labels
+    seen = set(zip(labels[changed].tolist(), found.argmax(1)[changed].tolist()))
+    assert seen == {(0, 1), (2, 0)}
+    places = changed.nonzero()[:, 1:]
+    assert places.min() == 2 and places.max() == 9  # everywhere but within reach of the border
+    _, logits = net.coarse(image)
+    assert torch.equal(found.argmax(1)[:, 3:-3, 3:-3, 3:-3], logits.argmax(1))
+    thresholds = net.hidden.threshold.clone()
+    for z, y, x in itertools.product((2, 5, 9), repeat=3):  # by hand, of the noise around
+        for b in range(2):
+            field = (image[b, 3, z - 2 : z + 3, y - 2 : y + 3, x - 2 : x + 3] * waves(1, 2)[0, 0]).sum()
+            label = labels[b, z, y, x]
+            assert changed[b, z, y, x] == (field > thresholds[label]), (z, y, x)
+
+
+def test_bfloat16_hides_the_same_phases():
+    """Training decodes under autocast, but its losses take the corrected labels without: they agree but at the very threshold."""
+    net = LevelGenerator(3, 2, (4, 4), blocks=0, grain_radius=2, grain_perturbation=0.0).requires_grad_(False)
+    net.hidden.hide([[0.0, 0.4], [0.0, 0.0]])
+    image = torch.zeros(1, 3, 24, 24, 24)
+    image[:, 0] = 1
+    image[:, 2].normal_(generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        _, logits = net.coarse(image)
+    agree = (logits.argmax(1) == net.corrected(image)[:, :, 3:-3, 3:-3, 3:-3].argmax(1)).float().mean()
+    assert agree > 0.99
+
+
+def test_a_model_without_anything_hidden_keeps_its_labels():
+    net = LevelGenerator(3, 2, (4, 4), blocks=0, grain_radius=1)
+    image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 9, 9, 9)), 2).movedim(-1, 1).float(), 3 * torch.randn(1, 1, 9, 9, 9)], 1)
+    assert torch.equal(net.corrected(image), image[:, :2])

@@ -102,6 +102,11 @@ def test_training_sees_the_whole_patch(network):
             network.forward_training(image, edges)
 
 
+def test_the_losses_hold_it_to_the_labels_as_they_came(network):
+    image = torch.rand(2, 3, 4, 5, 6)
+    assert torch.equal(network.corrected(image), image[:, :2])
+
+
 def test_torchscript_equals_eager(network):
     scripted = torch.jit.script(network)
     image = torch.rand(1, 3, 3, 2, 2)

@@ -1,0 +1,50 @@
+"""Kernels of noise fields: unit variance, alike in all directions, apart from each other."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bundle.networks.fields import bell, shells, waves
+
+
+def turned(kernel: Tensor) -> list[Tensor]:
+    """The generators of the 48 symmetries of the cube."""
+    return [kernel.flip(0), kernel.flip(1), kernel.transpose(0, 1), kernel.transpose(1, 2)]
+
+
+def test_shells_are_fields_of_unit_variance_apart_from_each_other():
+    kernels = shells(10)[:, 0].double().flatten(1)
+    torch.testing.assert_close(kernels @ kernels.T, torch.eye(10, dtype=torch.float64), rtol=0, atol=1e-6)
+    for kernel in shells(10)[:, 0]:
+        assert all(torch.equal(other, kernel) for other in turned(kernel))
+    with pytest.raises(ValueError, match="11 phases, at most 10"):
+        shells(11)
+
+
+def test_waves_are_smooth_fields_of_unit_variance_apart_from_each_other():
+    kernels = waves(4, 5)
+    flat = kernels[:, 0].double().flatten(1)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-5)
+    for kernel in kernels[:, 0]:
+        for other in turned(kernel):
+            torch.testing.assert_close(other, kernel, rtol=0, atol=1e-6)
+    field = F.conv3d(torch.randn(1, 1, 40, 40, 40, generator=torch.Generator().manual_seed(0)), kernels[:1])[0, 0]
+    # the first is a Gaussian of standard deviation radius / 2; of the field it makes, neighbours agree as exp(-1 / (4 sigma^2))
+    neighbours = torch.corrcoef(torch.stack([field[1:].flatten(), field[:-1].flatten()]))[0, 1].item()
+    assert neighbours == pytest.approx(math.exp(-1 / (4 * 2.5**2)), abs=0.02)
+
+
+@pytest.mark.parametrize("radius", [1, 4, 12])
+def test_bell_is_a_gaussian_that_makes_a_field_of_unit_variance(radius):
+    """The variance of a field of white noise is the sum of its squared weights: here of the product of three Gaussians."""
+    kernel = bell(radius)
+    assert kernel.shape == (1, 1, 2 * radius + 1, 1, 1) and torch.equal(kernel, kernel.flip(2))
+    weights = kernel.flatten().tolist()
+    for n, weight in enumerate(weights):  # standard deviation radius / 2, so exp(-2) at the ends
+        assert weight / weights[radius] == pytest.approx(math.exp(-2 * ((n - radius) / radius) ** 2), rel=1e-6)
+    solid = kernel * kernel.movedim(2, 3) * kernel.movedim(2, 4)
+    assert solid.double().square().sum().item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(solid, waves(1, radius), rtol=0, atol=1e-6)  # the same field, made axis by axis
