@@ -221,13 +221,17 @@ class TrainingCheckpoint:
 def warm_start(engine: SuperResolutionTrainer, path: str | Path) -> None:
     """Starts a new training from the generator, its average and the critics of an earlier checkpoint: fine-tuning.
 
+    What the LR labels hide stays that of the new rock.
+
     Raises:
         InputError: missing, damaged, or of other networks.
     """
     state = load_checkpoint(path)
     try:
         for name in ("network", "ema", "critics"):
-            engine.parts()[name].load_state_dict(state[name])
+            part = engine.parts()[name]
+            own = {key: value.clone() for key, value in part.state_dict().items() if "hidden." in key}
+            part.load_state_dict({**state[name], **own})
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: holds other networks than this configuration ({reason}); correct start_from") from error

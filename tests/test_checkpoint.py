@@ -93,7 +93,7 @@ def test_not_finite_weights(saved):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"network": make(channels=(5, 3))}, r"trunk.0.weight is \(4, 6, 3, 3, 3\) in the file, \(5, 6, 3, 3, 3\) in network_def"),
+        ({"network": make(channels=(5, 3))}, r"trunk.0.weight is \(4, 9, 3, 3, 3\) in the file, \(5, 9, 3, 3, 3\) in network_def"),
         ({"network": make(blocks=2)}, "trunk.3.conv1.weight is not in the file"),
         ({"network": make(blocks=0)}, "trunk.2.conv1.weight is only in the file"),
         ({"network": make(channels=(4, 3, 3))}, "4 times finer, but scale_factor is 2"),

@@ -72,6 +72,8 @@ class HiddenPhases(nn.Module):
         Raises:
             ValueError: a label hides more than one phase.
         """
+        self.threshold.fill_(1e4)
+        self.target.zero_()
         for label, row in enumerate(shares):
             turning = [(phase, share) for phase, share in enumerate(row) if share > 0]
             if len(turning) > 1:

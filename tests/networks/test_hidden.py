@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from bundle.errors import InputError
+from bundle.handlers import warm_start
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.hidden import MOST, HiddenPhases, corrected_fractions, hidden_shares, hiding
 from bundle.networks.paper import PaperGenerator
@@ -234,3 +236,32 @@ def test_gradients_pass():
     noise = white(0, 1, 1, 6, 6, 6).requires_grad_(True)
     layer(torch.ones(1, 1, 4, 4, 4), noise)[:, 1].sum().backward()
     assert noise.grad.abs().sum() > 0
+
+
+def test_hiding_anew_forgets_what_was_hidden():
+    phases = HiddenPhases(2, 2, 1)
+    phases.hide([[0.0, 0.3], [0.0, 0.0]])
+    phases.hide([[0.0, 0.0], [0.4, 0.0]])
+    fresh = HiddenPhases(2, 2, 1)
+    fresh.hide([[0.0, 0.0], [0.4, 0.0]])
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in phases.state_dict().items())
+
+
+def test_fine_tuning_keeps_the_hidden_shares_of_the_new_rock(tmp_path):
+    """Weights come from the checkpoint, thresholds from the configuration."""
+
+    class Engine:
+        def __init__(self, share: float, seed: int):
+            torch.manual_seed(seed)
+            network = hiding(LevelGenerator(3, 2, channels=(3, 2), blocks=1, grain_radius=1), [[0.0, share], [0.0, 0.0]])
+            self.state = {"network": network, "ema": AveragedModel(network), "critics": torch.nn.ModuleDict()}
+
+        def parts(self):
+            return self.state
+
+    old, new = Engine(0.4, 0), Engine(0.1, 1)
+    torch.save({name: part.state_dict() for name, part in old.parts().items()}, tmp_path / "checkpoint.pt")
+    warm_start(new, tmp_path / "checkpoint.pt")
+    for part in (new.parts()["network"], new.parts()["ema"].module):
+        assert torch.equal(part.trunk[0].weight, old.parts()["network"].trunk[0].weight)
+        assert part.hidden.threshold[0].item() == pytest.approx(NormalDist().inv_cdf(0.9))
