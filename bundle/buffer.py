@@ -1,4 +1,4 @@
-"""A memory of earlier fake slices, so that a critic step does not see one place of the rock only."""
+"""Memories of earlier generator steps, so that a step does not see one place of the rock only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,33 @@ import torch
 from torch import Tensor
 
 
-class SliceBuffer:
+class StepMemory:
+    """What the last generator steps left behind, one ring a name; a part of the checkpoint.
+
+    Args:
+        steps: generator steps remembered.
+    """
+
+    def __init__(self, steps: int):
+        self.steps = steps
+        self.rings: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def remember(self, name: str, *parts: Tensor) -> None:
+        """Adds what one step left, and forgets the steps before the last."""
+        ring = self.rings.setdefault(name, [])
+        ring.append(parts)
+        del ring[: -self.steps]
+
+    def state_dict(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """For the checkpoint."""
+        return {name: list(ring) for name, ring in self.rings.items()}
+
+    def load_state_dict(self, state: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
+        """From a checkpoint."""
+        self.rings = {name: list(ring) for name, ring in state.items()}
+
+
+class SliceBuffer(StepMemory):
     """Ring of the slices of the last volumes, one ring a critic.
 
     Args:
@@ -18,16 +44,14 @@ class SliceBuffer:
     """
 
     def __init__(self, volumes: int = 12, slices: int | None = None):
-        self.volumes, self.slices = volumes, slices
-        self.rings: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        super().__init__(volumes)
+        self.slices = slices
 
     def push(self, name: str, slices: Tensor, shares: Tensor) -> None:
         """Remembers the slices (N, phases, h, w) of one generator step for the critic `name`, and numbers (N, …) that belong to each."""
-        ring = self.rings.setdefault(name, [])
         if self.slices is not None:
             slices, shares = _draw((slices, shares), self.slices)
-        ring.append((slices.detach().half(), shares))  # probabilities need no more than half precision
-        del ring[: -self.volumes]
+        self.remember(name, slices.detach().half(), shares)  # probabilities need no more than half precision
 
     def sample(self, name: str) -> tuple[Tensor, Tensor]:
         """As many slices as the newest step has, half of them its own and half of the earlier steps, at random; and their numbers.
@@ -51,14 +75,6 @@ class SliceBuffer:
         index = torch.randint(int(start[-1]), (number,)).numpy()
         steps = np.searchsorted(start, index, side="right") - 1
         return torch.stack([slices[step][i - start[step]] for step, i in zip(steps, index)]).float()
-
-    def state_dict(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """For the checkpoint."""
-        return {name: list(ring) for name, ring in self.rings.items()}
-
-    def load_state_dict(self, state: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
-        """From a checkpoint."""
-        self.rings = {name: list(ring) for name, ring in state.items()}
 
 
 def _draw(pool: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:

@@ -29,7 +29,7 @@ class FeedbackLog:
     def _compare(self, engine: SuperResolutionTrainer) -> None:
         if engine.feedback is None:
             return
-        for group in engine.feedback.counted:
+        for group in engine.feedback.rings:
             made, wanted = engine.feedback.made(group).numpy(), engine.feedback.wanted[group].numpy()
             error = float(mean_relative_error(made, wanted))
             engine.state.metrics[f"statistics_error_{group}"] = error

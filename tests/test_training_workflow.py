@@ -263,7 +263,7 @@ def test_hr_with_a_phase_that_the_lr_does_not_know(parse, rock, tmp_path):
         ("patch_weight", 0.7, "patch_weight"),
         ("feedback_weight", 0.9, "feedback_weight"),
         ("decay", 0.25, "decay"),
-        ("buffer_volumes", 5, "buffer.volumes"),
+        ("buffer_volumes", 5, "buffer.steps"),
         ("buffer_slices", 7, "buffer.slices"),
         ("tolerance", 0.21, "consistency.tolerance"),
         ("amp", True, "bfloat16"),
@@ -368,6 +368,13 @@ def test_what_is_not_said_to_hide_does_not_return(parse, hiding_rock, tmp_path, 
     if not returned:
         image = torch.as_tensor(trainer.state.batch["image"])
         assert torch.equal(trainer.network.corrected(image), image[:, :4])
+
+
+def test_nothing_returns_where_there_is_no_noise(parse, hiding_rock):
+    """The field that decides where would be zero: nothing turns, so the feedback must not count on it."""
+    trainer = train(parse("zero_noise.yaml", **TINY | hiding_rock))
+    assert trainer.feedback.lr_fractions.tolist() == pytest.approx(fractions_of(hiding_rock["lr_image"]))
+    assert not trainer.network.hidden.target.any()
 
 
 def test_the_published_generator_cannot_bring_back_what_hides(parse, hiding_rock, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bundle.buffer import StepMemory
 from bundle.losses.tilt import tilted
 from bundle.metrics import statistics
 
@@ -29,10 +30,10 @@ def contacts(x: Tensor, neighbours: Tensor | None = None) -> Tensor:
     return here[:, first] * beside[:, second] + here[:, second] * beside[:, first]
 
 
-class StatisticsFeedback:
-    """Charges slices for phases and contacts of which the generator makes too much, and rewards phases of which it makes too little.
+class StatisticsFeedback(StepMemory):
+    """Charges slices for phases and contacts of which the generator makes too much, and rewards those of which it makes too little.
 
-    The price of a statistic is log2(made / wanted), at most 1 either way, per share wanted. "Made" is counted in the labels of the slices of
+    The price of a statistic is log2(made / wanted), at most 1 either way and for contacts that are rewarded less, per share wanted. "Made" is counted in the labels of the slices of
     the last steps, as `run evaluating` counts it, weighted so that they hold the LR labels in the proportions of the whole volume; "wanted" is
     the mean over the HR images. A loss on the statistics of the newest slices themselves would ask every place for all that the rock
     holds, and square the error of the rarest contact.
@@ -49,10 +50,10 @@ class StatisticsFeedback:
     def __init__(
         self, images: Mapping[str, Sequence[np.ndarray]], n_phases: int, lr_fractions: Sequence[float], steps: int = 24, reward: float = 0.2
     ):
-        self.images, self.n_phases, self.steps, self.reward = images, n_phases, steps, reward
+        super().__init__(steps)  # by group: statistics and LR shares of the slices of each step
+        self.images, self.n_phases, self.reward = images, n_phases, reward
         self.lr_fractions = torch.tensor(lr_fractions, dtype=torch.float64)
         self.wanted: dict[str, Tensor] = {}
-        self.counted: dict[str, list[tuple[Tensor, Tensor]]] = {}  # by group: statistics and LR shares of the slices of each step
 
     def __call__(self, group: str, fake: Tensor, shares: Tensor) -> Tensor:
         """Sum of price x statistic over the statistics, divided by their number.
@@ -64,9 +65,7 @@ class StatisticsFeedback:
         """
         labels = fake.detach()
         labels = (labels == labels.amax(1, keepdim=True)).to(fake.dtype)  # ten times as fast as argmax; ties, all but unknown, count twice
-        ring = self.counted.setdefault(group, [])
-        ring.append((_statistics(labels, labels).cpu(), shares.cpu()))
-        del ring[: -self.steps]
+        self.remember(group, _statistics(labels, labels).cpu(), shares.cpu())
         if group not in self.wanted:
             self.wanted[group] = torch.from_numpy(np.mean([statistics(image, self.n_phases) for image in self.images[group]], 0))
         wanted, made = self.wanted[group], self.made(group)
@@ -80,16 +79,8 @@ class StatisticsFeedback:
 
     def made(self, group: str) -> Tensor:
         """Statistics of the last steps for a group, float64."""
-        counts, shares = (torch.cat(parts).double() for parts in zip(*self.counted[group]))
+        counts, shares = (torch.cat(parts).double() for parts in zip(*self.rings[group]))
         return tilted(shares, self.lr_fractions) @ counts
-
-    def state_dict(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """For the checkpoint."""
-        return {group: list(ring) for group, ring in self.counted.items()}
-
-    def load_state_dict(self, state: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
-        """From a checkpoint."""
-        self.counted = {group: list(ring) for group, ring in state.items()}
 
 
 def _statistics(x: Tensor, labels: Tensor) -> Tensor:

@@ -119,7 +119,8 @@ class SlicedWasserstein:
             # far more than the pool, which may have drawn none of it, does not count without bound.
             amount = (shares[0][phase] / shares[1][phase]).clamp(max=10.0)
             distance = 0.5 * ((values[0] - goal).square().mean() / far * amount + far)
-            total, weight = total + shares[1][phase].sqrt() * distance, weight + float(shares[1][phase].sqrt())
+            root = shares[1][phase].sqrt()
+            total, weight = total + root * distance, weight + float(root)
         return total / max(weight, 1e-12)
 
     def _project(self, sheets: Sheets, first: Tensor, direction: Tensor, turned: bool) -> Tensor:

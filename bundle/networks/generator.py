@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, C, D-4, H-4, W-4)."""
         y = self.conv2(F.leaky_relu(self.conv1(x), 0.2))
-        return F.leaky_relu(x[:, :, 2:-2, 2:-2, 2:-2] + y, 0.2)
+        return F.leaky_relu(trimmed(x, 2) + y, 0.2)
 
 
 class Up2(nn.Module):
@@ -193,8 +193,7 @@ class LevelGenerator(nn.Module):
         for level in self.levels:
             x, logits = level(x, logits, noise[i])
             cut = 2 * self.margins[i] - 4 - self.margins[i + 1]
-            low, size = [cut, cut, cut], [x.shape[2] - 2 * cut, x.shape[3] - 2 * cut, x.shape[4] - 2 * cut]
-            x, logits = crop(x, low, size), crop(logits, low, size)
+            x, logits = trimmed(x, cut), trimmed(logits, cut)
             i += 1
         return self.probabilities(logits)
 
