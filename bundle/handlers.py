@@ -127,7 +127,8 @@ class TrainingCheckpoint:
     Args:
         path: of the training checkpoint (state of generator, average, critics, optimizers, buffer, position).
         save_weights: called with the averaged generator and the path to write it to: model.pt beside the checkpoint.
-        names: what the channels mean, e.g. {"phases": [...], "lr_phases": [...]}; a checkpoint with other names is refused.
+        names: what the channels mean and what the labels hide, e.g. {"phases": [...], "lr_phases": [...], "hidden": [...]}; a checkpoint
+            with others is refused.
         interval: epochs between saves; the last epoch is always saved.
         snapshots: epochs between models that are kept as model_<epoch>.pt, to choose the best of; 0 keeps the last alone.
 
@@ -139,7 +140,7 @@ class TrainingCheckpoint:
         self,
         path: str | Path,
         save_weights: Callable[[torch.nn.Module, Path], None],
-        names: Mapping[str, Sequence[str]],
+        names: Mapping[str, Sequence],
         interval: int = 1,
         snapshots: int = 0,
     ):

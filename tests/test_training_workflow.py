@@ -526,6 +526,14 @@ def test_resume_with_another_network_or_epoch_length(parse, rock):
             assert train(parse(**more | change)).state.iteration == 6
 
 
+def test_resume_with_other_images_that_hide_more(parse, hiding_rock, rock):
+    """The weights would keep the shares of the first images, the losses go by those of the second."""
+    train(parse(**TINY | hiding_rock))
+    message = failure(parse(**TINY | hiding_rock | {"hr_images": rock["hr_images"], "max_epochs": 2, "resume": True}))
+    assert "was trained with hidden [" in message and "choose another output_dir" in message
+    assert train(parse(**TINY | hiding_rock | {"max_epochs": 2, "resume": True})).state.iteration == 6
+
+
 def failure(parser: ConfigParser) -> str:
     """The line that the command would print."""
     with pytest.raises(Exception) as caught:

@@ -153,7 +153,8 @@ class LevelGenerator(nn.Module):
         self.levels = nn.ModuleList(Level(a, b, out_channels, texture, p) for a, b, p in zip(channels[:-1], channels[1:], perturbations))
         self.logit_bound, self.noise_std = logit_bound, noise_std
         self.grain_perturbation = grain_perturbation
-        self.register_buffer("grains", waves(out_channels, grain_radius))
+        # the first wave is the field of the hidden phases: shared, it would also say where their specks appear in other phases
+        self.register_buffer("grains", waves(out_channels + 1, grain_radius)[1:])
         self.hidden = HiddenPhases(in_channels - 1, out_channels, grain_radius)
         self.scale_factor: int = 2 ** len(self.levels)
         self.reach: int = grain_radius

@@ -21,7 +21,8 @@ def hidden_shares(
 ) -> list[list[float]]:
     """Share of each LR label that is another phase -> rows LR label, columns phase.
 
-    So much that the corrected LR holds the hidden phase as the HR images do; nothing where it holds enough of it already.
+    So much that the corrected LR holds the hidden phase as the HR images do; nothing where it holds enough of it already. Labels that hide
+    the same phase give the same share of themselves.
 
     Args:
         names: of the LR labels, in order.
@@ -33,7 +34,8 @@ def hidden_shares(
         if label in names and phase in names and label != phase:
             a, b = names.index(label), names.index(phase)
             missing = float(hr_fractions[b]) - float(lr_fractions[b])
-            shares[a][b] = min(max(missing, 0.0) / max(float(lr_fractions[a]), 1e-9), MOST)
+            hiding_it = sum(float(f) for name, f in zip(names, lr_fractions) if name != phase and hidden.get(name) == phase)
+            shares[a][b] = min(max(missing, 0.0) / max(hiding_it, 1e-9), MOST)
     return shares
 
 

@@ -297,7 +297,10 @@ def test_a_level_corrects_the_logits_of_the_one_before():
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_trunk_starts_from_corrected_labels_and_smooth_noise(share):
-    """The trunk sees the image, its phases without what hides in them, and a field a phase; phases and fields make the first logits."""
+    """The trunk sees the image, its phases without what hides in them, and a field a phase; phases and fields make the first logits.
+
+    The fields begin with the second wave: the first tells where phases come out of hiding.
+    """
     net = LevelGenerator(3, 3, (4, 4), blocks=1, grain_radius=2, logit_bound=2.0, grain_perturbation=0.7).eval().requires_grad_(False)
     torch.nn.init.normal_(net.trunk[2].conv2.weight, std=0.1)
     net.hidden.hide([[0.0, share, 0.0], [0.0, 0.0, 0.0]])
@@ -306,7 +309,7 @@ def test_the_trunk_starts_from_corrected_labels_and_smooth_noise(share):
     for phase in range(3):
         for z, y, x in itertools.product(range(8), range(7), range(9)):
             near = image[0, 2, z : z + 5, y : y + 5, x : x + 5]
-            fields[0, phase, z, y, x] = (near * waves(3, 2)[phase, 0]).sum()
+            fields[0, phase, z, y, x] = (near * waves(4, 2)[phase + 1, 0]).sum()
     around = image[..., 2:-2, 2:-2, 2:-2]
     phases = net.hidden(around[:, :2], image[:, 2:])  # tests/networks/test_hidden.py
     assert torch.equal(phases[:, :2], around[:, :2]) == (share == 0) and (phases[:, 2] == 0).all()

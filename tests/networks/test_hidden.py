@@ -80,6 +80,14 @@ def test_corrected_fractions_are_those_of_the_images():
     assert turned > 20
 
 
+def test_labels_that_hide_the_same_phase_give_the_same_share_of_themselves():
+    """0.12 of feldspar is missing, and 0.6 of the rock may hide it: a fifth of each, and no more in all than is missing."""
+    lr, hr = [0.2, 0.4, 0.02, 0.38], [0.1, 0.4, 0.14, 0.36]
+    shares = hidden_shares(NAMES, {"pore": "feldspar", "quartz": "feldspar", "feldspar": "feldspar"}, lr, hr)
+    np.testing.assert_allclose(shares, [[0, 0, 0.2, 0], [0, 0, 0.2, 0], [0, 0, 0, 0], [0, 0, 0, 0]], rtol=1e-12)
+    assert corrected_fractions(lr, shares) == pytest.approx([0.16, 0.32, 0.14, 0.38])
+
+
 def test_never_more_than_half_of_a_label():
     shares = hidden_shares(NAMES, {"quartz": "feldspar"}, [0.5, 0.1, 0.0, 0.4], [0.1, 0.1, 0.7, 0.1])
     assert shares[1][2] == MOST == 0.5
