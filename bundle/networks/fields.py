@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def shells(number: int) -> Tensor:
@@ -31,6 +32,41 @@ def waves(number: int, radius: int) -> Tensor:
     orthogonal = torch.linalg.qr(basis)[0] if number > 1 else basis / basis.norm()
     d = 2 * radius + 1
     return orthogonal.T.reshape(number, 1, d, d, d).float()
+
+
+def by_axes(kernels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Kernels (along z, along y, along x), the last in a group for each field, that one after the other do what `kernels` (K, 1, d, d, d) do.
+
+    The singular vectors of the kernels along an axis are n one-dimensional kernels, of whose products they are sums (a Tucker decomposition).
+    For kernels that are alike along all axes, as waves are, with n much smaller than d: four of d = 33 take thirty times fewer multiplications.
+    """
+    solid = kernels[:, 0].double()
+    fields, d = solid.shape[:2]
+    _, strength, vectors = torch.linalg.svd(solid.reshape(-1, d), full_matrices=False)
+    line = vectors[strength > 1e-6 * strength[0]]
+    n = len(line)
+    core = torch.einsum("kzyx,az,by,cx->kabc", solid, line, line, line)
+    along_z = line.view(n, 1, d, 1, 1)
+    along_y = torch.einsum("kabc,by->kcay", core, line).reshape(fields * n, n, 1, d, 1)
+    along_x = line.repeat(fields, 1).view(fields, n, 1, 1, d)
+    return along_z.float(), along_y.float(), along_x.float()
+
+
+class SmoothNoise(nn.Module):
+    """Fields of unit variance, some voxels wide and independent of each other at every voxel, of one field of white noise: `waves`, axis by axis.
+
+    The smoothest wave is left out, for `HiddenPhases` to use: shared, it would also say where their specks appear in other phases.
+    """
+
+    def __init__(self, number: int, radius: int):
+        super().__init__()
+        self.number: int = number
+        for axis, kernel in zip("zyx", by_axes(waves(number + 1, radius)[1:])):
+            self.register_buffer(axis, kernel)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """(B, 1, D, H, W) -> (B, number, D - 2 radius, H - 2 radius, W - 2 radius)."""
+        return F.conv3d(F.conv3d(F.conv3d(noise, self.z), self.y), self.x, groups=self.number)
 
 
 def bell(radius: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bundle.networks.fields import shells, waves
+from bundle.networks.fields import SmoothNoise, shells
 from bundle.networks.hidden import HiddenPhases
 
 Box = tuple[tuple[int, int, int], int]
@@ -137,7 +137,7 @@ class LevelGenerator(nn.Module):
         out_channels: int,
         channels: Sequence[int] = (64, 48, 32, 16),
         blocks: int = 2,
-        grain_radius: int = 12,
+        grain_radius: int = 16,
         logit_bound: float = 4.0,
         texture: float = 0.2,
         perturbation: float = 0.3,
@@ -153,8 +153,7 @@ class LevelGenerator(nn.Module):
         self.levels = nn.ModuleList(Level(a, b, out_channels, texture, p) for a, b, p in zip(channels[:-1], channels[1:], perturbations))
         self.logit_bound, self.noise_std = logit_bound, noise_std
         self.grain_perturbation = grain_perturbation
-        # the first wave is the field of the hidden phases: shared, it would also say where their specks appear in other phases
-        self.register_buffer("grains", waves(out_channels + 1, grain_radius)[1:])
+        self.grains = SmoothNoise(out_channels, grain_radius)
         self.hidden = HiddenPhases(in_channels - 1, out_channels, grain_radius)
         self.scale_factor: int = 2 ** len(self.levels)
         self.reach: int = grain_radius
@@ -212,7 +211,7 @@ class LevelGenerator(nn.Module):
 
     def coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features on the LR grid, and logits that say what the LR label says, with smooth noise: the levels learn corrections of them."""
-        noise = F.conv3d(image[:, -1:], self.grains)
+        noise = self.grains(image[:, -1:])
         inner = trimmed(image, self.reach)
         phases = self.hidden(inner[:, : self.in_channels - 1], image[:, -1:])
         x = self.trunk(torch.cat([inner, phases, noise], 1))

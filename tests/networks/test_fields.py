@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.networks.fields import bell, shells, waves
+from bundle.networks.fields import SmoothNoise, bell, by_axes, shells, waves
 
 
 def turned(kernel: Tensor) -> list[Tensor]:
@@ -48,3 +48,31 @@ def test_bell_is_a_gaussian_that_makes_a_field_of_unit_variance(radius):
     solid = kernel * kernel.movedim(2, 3) * kernel.movedim(2, 4)
     assert solid.double().square().sum().item() == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(solid, waves(1, radius), rtol=0, atol=1e-6)  # the same field, made axis by axis
+
+
+@pytest.mark.parametrize(("number", "radius", "lines"), [(1, 1, 1), (4, 5, 4), (5, 16, 5)])
+def test_kernels_by_axes_are_the_solid_ones(number, radius, lines):
+    """Waves are sums of products of `lines` Gaussians with even polynomials along each axis."""
+    kernels = waves(number, radius)
+    along_z, along_y, along_x = by_axes(kernels)
+    d = 2 * radius + 1
+    assert [tuple(k.shape) for k in (along_z, along_y, along_x)] == [
+        (lines, 1, d, 1, 1),
+        (number * lines, lines, 1, d, 1),
+        (number, lines, 1, 1, d),
+    ]
+    impulse = torch.zeros(1, 1, *[2 * d - 1] * 3)
+    impulse[..., d - 1, d - 1, d - 1] = 1
+    found = F.conv3d(F.conv3d(F.conv3d(impulse, along_z), along_y), along_x, groups=number)
+    torch.testing.assert_close(found[0], kernels[:, 0].flip(1, 2, 3), rtol=0, atol=1e-6)
+
+
+def test_smooth_noise_leaves_the_smoothest_wave_to_the_hidden_phases():
+    noise = torch.randn(2, 1, 30, 31, 32, generator=torch.Generator().manual_seed(0))
+    found = SmoothNoise(3, 4)(noise)
+    solid = F.conv3d(noise.double(), waves(4, 4).double())
+    torch.testing.assert_close(found.double(), solid[:, 1:], rtol=0, atol=1e-5)
+    hidden = bell(4).double()
+    hidden = hidden * hidden.movedim(2, 3) * hidden.movedim(2, 4)
+    flat = waves(4, 4).double().flatten(1)
+    torch.testing.assert_close(flat[1:] @ hidden.flatten(), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-6)

@@ -82,9 +82,9 @@ def test_halo_holds_the_receptive_field(levels, blocks, radius, halo, reach):
 
 
 def test_halo_of_the_default():
-    """Four LR voxels for three levels of x2, 1 + 2 x 2 of the trunk, 12 of the smooth noise."""
+    """Four LR voxels for three levels of x2, 1 + 2 x 2 of the trunk, 16 of the smooth noise."""
     net = LevelGenerator(5, 4)
-    assert net.halo == 4 + 5 + 12 and net.grain_perturbation == 0.5
+    assert net.halo == 4 + 5 + 16 and net.grain_perturbation == 0.5
 
 
 def test_noise_windows_are_what_the_levels_read(network):
