@@ -13,10 +13,6 @@ from bundle.losses.tilt import tilted
 from bundle.metrics import statistics
 
 
-FRACTIONS = 15.0
-"""Weight of a fraction's price against a contact's: a voxel counts once for its fraction and up to four times for its contacts."""
-
-
 def contacts(x: Tensor, neighbours: Tensor | None = None) -> Tensor:
     """How much each pair of phases touches at a pixel: half the faces that the pixel shares with its neighbours, so every face counts once.
 
@@ -45,13 +41,20 @@ class StatisticsFeedback(StepMemory):
         steps: generator steps that are counted together.
         reward: largest price paid for contacts that are too rare; charged they are at most 1. A full reward is earned with specks; none at
             all lets the rarest contacts die out, since they are charged whenever chance makes many of them.
+        fractions: weight of a fraction's price against a contact's: a voxel counts once for its fraction and up to four times for its contacts.
     """
 
     def __init__(
-        self, images: Mapping[str, Sequence[np.ndarray]], n_phases: int, lr_fractions: Sequence[float], steps: int = 24, reward: float = 0.2
+        self,
+        images: Mapping[str, Sequence[np.ndarray]],
+        n_phases: int,
+        lr_fractions: Sequence[float],
+        steps: int = 24,
+        reward: float = 0.2,
+        fractions: float = 15.0,
     ):
         super().__init__(steps)  # by group: statistics and LR shares of the slices of each step
-        self.images, self.n_phases, self.reward = images, n_phases, reward
+        self.images, self.n_phases, self.reward, self.fractions = images, n_phases, reward, fractions
         self.lr_fractions = torch.tensor(lr_fractions, dtype=torch.float64)
         self.wanted: dict[str, Tensor] = {}
 
@@ -73,7 +76,7 @@ class StatisticsFeedback(StepMemory):
         floor[: self.n_phases] += 3e-3
         price = torch.log2((made + floor) / (wanted + floor)).clamp(-1, 1)
         price[self.n_phases :].clamp_(min=-self.reward)
-        price[: self.n_phases] *= FRACTIONS
+        price[: self.n_phases] *= self.fractions
         price = price / (wanted + floor)
         return (price.to(fake) * _statistics(fake, labels).mean(0)).mean()
 

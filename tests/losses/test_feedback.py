@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.losses.feedback import FRACTIONS, StatisticsFeedback, _statistics, contacts
+from bundle.losses.feedback import StatisticsFeedback, _statistics, contacts
 from bundle.metrics import statistics
 
 PAIRS = [(0, 1), (0, 2), (1, 2)]
@@ -89,7 +89,7 @@ def test_too_much_of_a_phase_is_charged_and_too_little_rewarded():
     pool = onehot(flat(0), flat(0), flat(0), flat(1))
     (much, gradient), (little, _) = (priced([flat(0), flat(1)], onehot(flat(phase)), pool) for phase in (0, 1))
     sums = gradient.sum((0, 2, 3))  # of a whole phase, 1 of six statistics
-    most = FRACTIONS / 0.5 / 6
+    most = 15 / 0.5 / 6
     assert 0.3 * most < sums[0] < most and -most < sums[1] < -0.3 * most and sums[2] == 0
     assert much == pytest.approx(sums[0].item(), rel=1e-3) and little == pytest.approx(sums[1].item(), rel=1e-3)
 
@@ -134,6 +134,13 @@ def test_the_price_of_a_phase_that_the_images_lack(made):
     assert value.item() == pytest.approx(((1 - made) * expected[0] + made * expected[1]) / 6, rel=1e-3)
 
 
+@pytest.mark.parametrize("fractions", [0.0, 60.0])
+def test_the_weight_of_a_fractions_price(fractions):
+    """Half of label 1 where there should be none: its price is 1 / 0.0031 times the weight; what is missing earns log2(0.6031 / 1.1031) / 1.1031."""
+    value = feedback(flat(0), fractions=fractions)("hr", onehot(flat(0), flat(1)), torch.ones(2, 1)).item()
+    assert value == pytest.approx(fractions * (0.5 * np.log2(0.6031 / 1.1031) / 1.1031 + 0.5 / 0.0031) / 6, rel=1e-3)
+
+
 def test_the_price_of_contacts_that_the_images_lack():
     """A checkerboard, all faces between two phases: its contacts cost 1 / 0.0001, its fractions as above."""
     value = feedback(flat(0))("hr", onehot(BOARD), torch.ones(1, 1)).item()
@@ -146,7 +153,7 @@ def test_the_price_is_bounded():
     at most, the reward of a contact a fifth of it."""
     image = np.random.default_rng(1).integers(0, 3, (24, 24)).astype(np.uint8)
     loss, _ = priced([image], onehot(image), onehot(flat(2)))
-    assert loss == pytest.approx((FRACTIONS * (1 - 2) - 0.2 * 3) / 1.1 / 6, rel=0.03)
+    assert loss == pytest.approx((15 * (1 - 2) - 0.2 * 3) / 1.1 / 6, rel=0.03)
 
 
 def test_nothing_is_priced_when_the_labels_of_the_pool_are_as_wanted():
