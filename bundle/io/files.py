@@ -8,13 +8,13 @@ import numpy as np
 
 from bundle.errors import InputError, first_line
 from bundle.io.itk_formats import read_itk, write_metaimage
-from bundle.io.nifti import read_nifti, write_nifti
-from bundle.io.raw import read_raw, write_raw
-from bundle.io.tiff import read_tiff, write_tiff
+from bundle.io.nifti import open_nifti, write_nifti
+from bundle.io.raw import open_raw, write_raw
+from bundle.io.tiff import open_tiff, write_tiff
 from bundle.io.volume import Volume, as_voxel_size
 
-READERS = {".tif": read_tiff, ".tiff": read_tiff, ".nii": read_nifti, ".nii.gz": read_nifti, ".nrrd": read_itk, ".mha": read_itk,
-           ".mhd": read_itk, ".raw": read_raw}  # fmt: skip
+READERS = {".tif": open_tiff, ".tiff": open_tiff, ".nii": open_nifti, ".nii.gz": open_nifti, ".nrrd": read_itk, ".mha": read_itk,
+           ".mhd": read_itk, ".raw": open_raw}  # fmt: skip
 WRITERS = {".tif": write_tiff, ".tiff": write_tiff, ".nii": write_nifti, ".nii.gz": write_nifti, ".mha": write_metaimage,
            ".mhd": write_metaimage, ".raw": write_raw}  # fmt: skip
 WRITTEN_DTYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64")
@@ -48,14 +48,24 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def read_volume(path: str | Path, voxel_size: float | Sequence[float] | None = None) -> Volume:
-    """Read a 3D volume: TIFF stack, NIfTI, NRRD, MHA, MHD or raw with a JSON file.
+    """Read a 3D volume: `open_volume`, with all of its values in memory and in native byte order."""
+    volume = open_volume(path, voxel_size)
+    with readable(Path(path)):
+        array = np.asarray(volume.array[:, :, :])
+        volume.array = array.astype(array.dtype.newbyteorder("="))
+    return volume
+
+
+def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = None) -> Volume:
+    """Open a 3D volume: TIFF stack, NIfTI, NRRD, MHA, MHD or raw with a JSON file.
 
     Args:
         path: file; the suffix names the format.
         voxel_size: µm, a number or (z, y, x); overrides what the file says.
 
     Returns:
-        Volume with the values of the file, in native byte order; `voxel_size` None where neither says.
+        Volume whose `array` has a shape, a dtype and gives NumPy arrays for slices along z, y and x. TIFF, .nii and raw are read only where
+        they are sliced, other formats at once. `voxel_size` is None where neither says.
 
     Raises:
         InputError: missing, empty, damaged or truncated file; unknown format; not 3D.
@@ -71,7 +81,6 @@ def read_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
         raise InputError(f"{path}: {volume.array.ndim}D ({shape}); one 3D volume (z, y, x) is needed: give such a stack")
     if volume.array.size == 0:
         raise InputError(f"{path}: an empty volume ({shape}); export it again")
-    volume.array = volume.array.astype(volume.array.dtype.newbyteorder("="), copy=False)
     if voxel_size is not None:
         volume.voxel_size = as_voxel_size(voxel_size)
     elif volume.voxel_size is not None:

@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 NIFTI_MAX_AXIS = 32767  # NIfTI-1 keeps lengths as 16-bit integers
 
 
-def read_nifti(path: Path) -> Volume:
-    """Read a NIfTI-1 or -2 file.
+def open_nifti(path: Path) -> Volume:
+    """A NIfTI-1 or -2 file, the voxels of a .nii read when they are asked for; those of a .nii.gz at once, as gzip has no places.
 
     The file's unit (`xyzt_units`: micron, mm, meter) is honoured. A file whose unit is unknown has no voxel size: its
     numbers may be mm, as is usual in medicine, or µm, as is usual for rock, and a guess could be wrong by 1000.
@@ -25,7 +25,11 @@ def read_nifti(path: Path) -> Volume:
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    array = np.asanyarray(image.dataobj).reshape(shape, order="F").T
+    voxels = image.dataobj
+    if path.suffix.lower() == ".nii" and len(shape) == 3 and len(image.shape) == 3:
+        array = _Transposed(voxels)
+    else:
+        array = np.asanyarray(voxels).reshape(shape, order="F").T
     unit = micrometres(image.header.get_xyzt_units()[0])
     if unit is None or len(shape) != 3:
         return Volume(array)
@@ -33,6 +37,18 @@ def read_nifti(path: Path) -> Volume:
     if turned:
         logger.warning("%s: its axes are turned in space; the voxels are taken in file order and the direction and origin dropped", path)
     return Volume(array, size[::-1], origin[::-1])
+
+
+class _Transposed:
+    """nibabel's array on disk (x, y, z) as (z, y, x)."""
+
+    def __init__(self, proxy: nib.arrayproxy.ArrayProxy):
+        self._proxy = proxy
+        self.shape, self.ndim, self.size = proxy.shape[::-1], proxy.ndim, int(np.prod(proxy.shape))
+        self.dtype = self[0:1, 0:1, 0:1].dtype  # a slope in the header makes floating point of it
+
+    def __getitem__(self, box: tuple[slice, slice, slice]) -> np.ndarray:
+        return np.asanyarray(self._proxy[box[::-1]]).T
 
 
 def write_nifti(path: Path, volume: Volume) -> None:

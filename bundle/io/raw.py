@@ -14,8 +14,8 @@ from bundle.io.volume import Volume, as_voxel_size
 _EXAMPLE = '{"shape": [z, y, x], "dtype": "uint8", "voxel_size_um": [z, y, x]}'
 
 
-def read_raw(path: Path) -> Volume:
-    """Read name.raw as name.json says: `shape` and `dtype`; `voxel_size_um`, `origin_um`, `byte_order` (little, big) if given.
+def open_raw(path: Path) -> Volume:
+    """name.raw, mapped to memory, as name.json says: `shape` and `dtype`; `voxel_size_um`, `origin_um`, `byte_order` (little, big) if given.
 
     Raises:
         InputError: no or an unusable JSON file; a size that does not fit it.
@@ -35,7 +35,7 @@ def read_raw(path: Path) -> Volume:
     if actual != expected:
         kind = "truncated" if actual < expected else "too long"
         raise InputError(f"{path}: {kind}, {actual} bytes where {sidecar.name} says {expected}; copy it again or correct shape and dtype")
-    array = np.fromfile(path, dtype=dtype).reshape(shape)
+    array = np.memmap(path, dtype, "r", shape=shape) if actual else np.empty(shape, dtype)
     return Volume(array, None if size is None else as_voxel_size(size, f"{sidecar}: voxel_size_um"), origin)
 
 

@@ -1,7 +1,8 @@
 """TIFF stacks: read with any of the usual voxel sizes, written for ImageJ (up to 4 GB) or as OME-BigTIFF."""
 
 import logging
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,20 +61,64 @@ def read_tiff_series(path: Path) -> tuple[list[np.ndarray], tuple[float, float, 
         InputError: colour images; pages that are missing or cut off.
     """
     with _damage_is_an_error(path), tifffile.TiffFile(path) as file:
-        if any(series.axes.endswith("S") for series in file.series):
-            raise InputError(f"{path}: a colour image; labels are needed: export it as 8-bit with one number a phase")
+        _refuse_colour(path, file)
         return [series.asarray() for series in file.series], _voxel_size(file)
 
 
-def read_tiff(path: Path) -> Volume:
-    """Read a stack of pages as a volume; see `read_tiff_series`. TIFF has no origin: it is 0."""
-    arrays, voxel_size = read_tiff_series(path)
-    if len({(a.shape, a.dtype) for a in arrays}) > 1:
-        raise InputError(f"{path}: its pages differ in size or type; a volume needs equal pages: save it as one stack")
-    array = np.stack(arrays) if len(arrays) > 1 else arrays[0]
+def open_tiff(path: Path) -> Volume:
+    """A stack of pages as a volume whose pages are read when they are asked for; see `read_tiff_series`. TIFF has no origin: it is 0."""
+    with _damage_is_an_error(path):
+        file = tifffile.TiffFile(path)
+        _refuse_colour(path, file)
+        if len({(series.shape, series.dtype) for series in file.series}) > 1:
+            raise InputError(f"{path}: its pages differ in size or type; a volume needs equal pages: save it as one stack")
+        first, voxel_size = file.series[0], _voxel_size(file)
+        if len(file.series) == 1 and first.dataoffset is not None:  # not compressed, page after page
+            array = np.memmap(path, first.dtype.newbyteorder(file.byteorder), "r", first.dataoffset, first.shape)
+        else:
+            pages = [page for series in file.series for page in series.pages]
+            if len(pages) == np.prod([len(file.series), *first.shape[:-2]]):
+                return Volume(TiffPages(path, pages, first.dtype), voxel_size)
+            array = np.stack([series.asarray() for series in file.series])
     while array.ndim > 3 and 1 in array.shape[:-2]:  # time and channel axes of length 1
         array = array.squeeze(array.shape.index(1))
     return Volume(array, voxel_size)
+
+
+class TiffPages:
+    """The pages of a compressed stack as an array (z, y, x) that reads what it is asked for, and keeps the pages that it used last.
+
+    Args:
+        path: of the file, for the message.
+        pages: of the open file.
+        dtype: of the voxels.
+        memory: bytes of the pages that are kept.
+    """
+
+    def __init__(self, path: Path, pages: Sequence[tifffile.TiffPage], dtype: np.dtype, memory: int = 2**28):
+        self.path, self.pages, self.dtype = path, pages, dtype.newbyteorder("=")
+        self.shape = (len(pages), *pages[0].shape)
+        self.ndim, self.size = len(self.shape), int(np.prod(self.shape))
+        self._most = max(1, memory // max(1, int(np.prod(self.shape[1:])) * dtype.itemsize))
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def __getitem__(self, box: tuple[slice, slice, slice]) -> np.ndarray:
+        """Slices of step 1 along z, y and x.
+
+        Raises:
+            InputError: a page is damaged.
+        """
+        z, y, x = box
+        return np.stack([self._page(i)[y, x] for i in range(*z.indices(len(self.pages)))])
+
+    def _page(self, i: int) -> np.ndarray:
+        if i not in self._kept:
+            with _damage_is_an_error(self.path):
+                self._kept[i] = self.pages[i].asarray()
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(i)
+        return self._kept[i]
 
 
 def write_tiff(path: Path, volume: Volume) -> None:
@@ -94,6 +139,11 @@ def write_tiff(path: Path, volume: Volume) -> None:
             options["metadata"] |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, volume.array, **options)
+
+
+def _refuse_colour(path: Path, file: tifffile.TiffFile) -> None:
+    if any(series.axes.endswith("S") for series in file.series):
+        raise InputError(f"{path}: a colour image; labels are needed: export it as 8-bit with one number a phase")
 
 
 def _voxel_size(file: tifffile.TiffFile) -> tuple[float, float, float] | None:

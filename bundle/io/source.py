@@ -1,0 +1,98 @@
+"""The LR labels of a volume on disk, of which only what is asked for is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bundle.errors import InputError
+from bundle.io.files import open_volume, readable
+from bundle.io.labels import check_labels
+from bundle.io.region import region_slices
+
+SLAB = 2**26  # voxels that are checked at a time
+
+
+class LabelSource:
+    """Labels 0..n-1 (z, y, x) of a file, or of a region of it, read box by box.
+
+    Opening it goes through all of them once, slab by slab, so that what is wrong with a volume shows before the long work and not in its
+    middle.
+
+    Args:
+        path: of the volume; any format of `open_volume`.
+        n_labels: number of phases.
+        table: file value -> label; None where the file holds 0..n-1 already.
+        voxel_size: µm, a number or (z, y, x); overrides the file.
+        region: [[z0, z1], [y0, y1], [x0, x1]] in voxels; None is all.
+
+    Attributes:
+        shape: voxels (z, y, x) of the region.
+        voxel_size: µm (z, y, x).
+        origin: µm (z, y, x), of the centre of the region's first voxel.
+        checksum: SHA-256 of the region's labels, hexadecimal: the same in every format.
+
+    Raises:
+        InputError: as `open_volume` and `check_labels`; no voxel size; a region outside the volume.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        n_labels: int,
+        table: Mapping | None = None,
+        voxel_size: float | Sequence[float] | None = None,
+        region: Sequence[Sequence[int]] | None = None,
+    ):
+        self.path, self.n_labels, self.table = Path(path), n_labels, table
+        volume = open_volume(path, voxel_size)
+        if volume.voxel_size is None:
+            raise InputError(f"{path}: does not state its voxel size; set lr_voxel_size in µm")
+        self._array = volume.array
+        self._region = region_slices(volume.array.shape, region)
+        self.shape = tuple(part.stop - part.start for part in self._region)
+        self.voxel_size = volume.voxel_size
+        self.origin = tuple(o + v * part.start for o, v, part in zip(volume.origin, volume.voxel_size, self._region))
+        self._state = self._file_state()
+        digest = hashlib.sha256(str(self.shape).encode())
+        for slab in self._slabs():
+            digest.update(np.ascontiguousarray(slab))
+        self.checksum = digest.hexdigest()
+
+    def read(self, low: Sequence[int], high: Sequence[int]) -> np.ndarray:
+        """Labels of a box (z, y, x), uint8; what lies beyond the border repeats it.
+
+        Args:
+            low, high: first voxel and the one behind the last, in voxels of the region; may lie outside of it.
+
+        Raises:
+            InputError: the file has changed since it was opened, or cannot be read any more.
+        """
+        self._check_unchanged()
+        places = [np.arange(a, b).clip(0, n - 1) for a, b, n in zip(low, high, self.shape)]
+        box = tuple(slice(part.start + axis[0], part.start + axis[-1] + 1) for part, axis in zip(self._region, places))
+        return self._labels(box)[np.ix_(*(axis - axis[0] for axis in places))]
+
+    def _labels(self, box: tuple[slice, ...]) -> np.ndarray:
+        with readable(self.path):
+            return check_labels(self._array[box], self.n_labels, str(self.path), self.table, "lr_labels")
+
+    def _slabs(self) -> Iterator[np.ndarray]:
+        z, y, x = self._region
+        planes = max(1, SLAB // max(1, self.shape[1] * self.shape[2]))
+        for start in range(z.start, z.stop, planes):
+            yield self._labels((slice(start, min(start + planes, z.stop)), y, x))
+
+    def _check_unchanged(self) -> None:
+        if self._file_state() != self._state:
+            raise InputError(f"{self.path}: has changed while it was read; leave it as it is and start again with another output_dir")
+
+    def _file_state(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
