@@ -19,6 +19,16 @@ def crop(x: Tensor, start: list[int], size: list[int]) -> Tensor:
     return x[:, :, start[0] : start[0] + size[0], start[1] : start[1] + size[1], start[2] : start[2] + size[2]]
 
 
+def blocks(size: list[int], edge: int) -> list[tuple[list[int], list[int]]]:
+    """Start and shape of boxes of `edge` voxels that cover a box of `size`; the last ones are cut at its border."""
+    result: list[tuple[list[int], list[int]]] = []
+    for z in range(0, size[0], edge):
+        for y in range(0, size[1], edge):
+            for x in range(0, size[2], edge):
+                result.append(([z, y, x], [min(edge, size[0] - z), min(edge, size[1] - y), min(edge, size[2] - x)]))
+    return result
+
+
 def trimmed(x: Tensor, n: int) -> Tensor:
     """Without n voxels on every side of the last three axes."""
     return crop(x, [n, n, n], [x.shape[2] - 2 * n, x.shape[3] - 2 * n, x.shape[4] - 2 * n])
@@ -45,8 +55,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, C, D-4, H-4, W-4)."""
-        y = self.conv2(F.leaky_relu(self.conv1(x), 0.2))
-        return F.leaky_relu(trimmed(x, 2) + y, 0.2)
+        y = self.conv2(F.leaky_relu(self.conv1(x), 0.2, inplace=True))
+        return F.leaky_relu(trimmed(x, 2) + y, 0.2, inplace=True)
 
 
 class Up2(nn.Module):
@@ -97,9 +107,11 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d-4, 2h-4, 2w-4) -> features and logits (B, …, 2d-8, 2h-8, 2w-8)."""
-        y = F.leaky_relu(self.up(x) + self.noise_gain * noise, 0.2)
-        y = F.leaky_relu(self.conv1(y), 0.2)
-        y = F.leaky_relu(self.conv2(y), 0.2)
+        y = self.up(x)
+        y = torch.addcmul(y, self.noise_gain.to(y.dtype), noise.to(y.dtype))  # in one go, and in half precision where the features are
+        y = F.leaky_relu(y, 0.2, inplace=True)
+        y = F.leaky_relu(self.conv1(y), 0.2, inplace=True)
+        y = F.leaky_relu(self.conv2(y), 0.2, inplace=True)
         # smooth from the start: the surface of interpolated labels has no staircase to unlearn
         before = trimmed(F.interpolate(logits.float(), scale_factor=2.0, mode="trilinear", align_corners=False), 4)
         after = before + self.head_gain * self.head(y).float()
@@ -127,6 +139,7 @@ class LevelGenerator(nn.Module):
         grain_perturbation: standard deviation of smooth noise, some LR voxels wide, that is added to the logits of the LR labels: it decides
             which grains turn, where the LR does not say. Without it all of a phase turns at once.
         noise_std: of the noise that `forward` and `forward_training` draw for the finer levels; 0 is the paper's ablation.
+        block: edge, in voxels of the level before, of what the finest level makes of a window at a time.
     """
 
     margins: list[int]  # LR to finest: voxels of level k's grid around its core that the finer levels need
@@ -143,6 +156,7 @@ class LevelGenerator(nn.Module):
         perturbation: float = 0.3,
         grain_perturbation: float = 0.5,
         noise_std: float = 1.0,
+        block: int = 32,
     ):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -163,6 +177,7 @@ class LevelGenerator(nn.Module):
             margin.insert(0, (margin[0] + 5) // 2)
         self.margins = margin
         self.halo: int = self.trunk_trim + margin[0]
+        self.block: int = block
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in, D, H, W) one-hot + noise -> (B, out, sD, sH, sW) probabilities; the finer noise is drawn here."""
@@ -188,14 +203,38 @@ class LevelGenerator(nn.Module):
     @torch.jit.export
     def forward_window(self, image: Tensor, noise: list[Tensor]) -> Tensor:
         """Exact probabilities of a core: (B, in, d+2 halo, …) and `noise_windows` -> (B, out, s d, s h, s w)."""
+        return self.window(image, noise, False)
+
+    @torch.jit.export
+    def labels_window(self, image: Tensor, noise: list[Tensor]) -> Tensor:
+        """The most probable phase of each voxel of a core: as `forward_window`, -> (B, 1, s d, s h, s w) uint8."""
+        return self.window(image, noise, True)
+
+    def window(self, image: Tensor, noise: list[Tensor], labels: bool) -> Tensor:
+        """Probabilities or labels of a core. The finest level, which takes most of the time, goes block by block, to stay in the processor's cache."""
         x, logits = self.coarse(image)
+        result = torch.empty(0)
         i = 0
         for level in self.levels:
-            x, logits = level(x, logits, noise[i])
-            cut = 2 * self.margins[i] - 4 - self.margins[i + 1]
-            x, logits = trimmed(x, cut), trimmed(logits, cut)
+            if i + 2 < len(self.margins):
+                x, logits = level(x, logits, noise[i])
+                cut = 2 * self.margins[i] - 4 - self.margins[i + 1]
+                x, logits = trimmed(x, cut), trimmed(logits, cut)
+            else:
+                size = [x.shape[2] - 4, x.shape[3] - 4, x.shape[4] - 4]
+                fine = [2 * n for n in size]
+                if labels:
+                    result = torch.empty([x.shape[0], 1] + fine, dtype=torch.uint8, device=x.device)
+                else:
+                    result = torch.empty([x.shape[0], self.out_channels] + fine, device=x.device)
+                for start, shape in blocks(size, self.block):
+                    around = [n + 4 for n in shape]
+                    noise_block = crop(noise[i], [2 * a for a in start], [2 * n + 4 for n in shape])
+                    _, finest = level(crop(x, start, around), crop(logits, start, around), noise_block)
+                    place = crop(result, [2 * a for a in start], [2 * n for n in shape])
+                    place.copy_(finest.argmax(1, keepdim=True) if labels else self.probabilities(finest))
             i += 1
-        return self.probabilities(logits)
+        return result
 
     @torch.jit.unused
     def corrected(self, image: Tensor) -> Tensor:

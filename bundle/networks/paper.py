@@ -59,6 +59,11 @@ class PaperGenerator(nn.Module):
         cut = self.halo * self.scale_factor
         return self.forward(image)[:, :, cut:-cut, cut:-cut, cut:-cut]
 
+    @torch.jit.export
+    def labels_window(self, image: Tensor, noise: list[Tensor]) -> Tensor:
+        """The most probable phase of each voxel of a core: (B, in, d+2 halo, …) -> (B, 1, 8d, 8h, 8w) uint8."""
+        return self.forward_window(image, noise).argmax(1, keepdim=True).to(torch.uint8)
+
     @torch.jit.unused
     def corrected(self, image: Tensor) -> Tensor:
         """The LR labels that the losses hold the result to: as they came."""
