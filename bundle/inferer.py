@@ -1,31 +1,32 @@
-"""Super-resolution of a volume window by window, equal to the whole volume at once."""
+"""Super-resolution window by window, equal to the whole volume at once; of volumes in memory, or from disk to disk in flat memory."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from copy import deepcopy
-from itertools import product
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.networks import eval_mode
-from monai.utils import MetaKeys
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from bundle.errors import InputError
-from bundle.io.volume import super_resolved_affine
+from bundle.io.region import boxes, replicated
+from bundle.io.source import LabelSource
 from bundle.networks.noise import coordinate_noise
+from bundle.store import LabelStore
 
-Triple = tuple[int, int, int]
+logger = logging.getLogger(__name__)
+
+Read = Callable[[Sequence[int], Sequence[int]], np.ndarray]
+"""Labels of a box from its first voxel to the one behind its last, which may lie beyond the border."""
 
 
 class WindowInferer(Inferer):
@@ -41,21 +42,9 @@ class WindowInferer(Inferer):
         output: "labels" (uint8, the most probable phase) or "probabilities" (float32).
         noise_std: standard deviation of the noise; 1 as in training, 0 for none.
         amp: runs the network under autocast: float16 on a GPU, bfloat16 on a CPU.
-        scratch_dir: folder for a temporary file that holds the result while it is made, for results larger than memory; the file is
-            gone when the result is freed. None keeps it in memory.
-        progress: shows a bar with voxels per second and the time left.
     """
 
-    def __init__(
-        self,
-        core: int = 16,
-        seed: int = 0,
-        output: str = "labels",
-        noise_std: float = 1.0,
-        amp: bool = False,
-        scratch_dir: str | Path | None = None,
-        progress: bool = True,
-    ):
+    def __init__(self, core: int = 16, seed: int = 0, output: str = "labels", noise_std: float = 1.0, amp: bool = False):
         super().__init__()
         if int(core) != core or core < 1:
             raise InputError(f"core: {core} is not a window size; give a whole number of LR voxels, such as 16")
@@ -63,90 +52,141 @@ class WindowInferer(Inferer):
             raise InputError(f"output: {output} is neither labels nor probabilities")
         if noise_std < 0:
             raise InputError(f"noise_std: {noise_std} is negative; give 1, or 0 for no noise")
-        self.core, self.seed, self.output, self.noise_std = int(core), int(seed), output, float(noise_std)
-        self.amp, self.scratch_dir, self.progress = amp, scratch_dir, progress
+        self.core, self.seed, self.output, self.noise_std, self.amp = int(core), int(seed), output, float(noise_std), amp
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Super-resolve one volume.
+        """Super-resolve one volume in memory.
 
         Args:
-            inputs: LR labels (1, 1, D, H, W), on any device. They become one-hot inside a window only, so a large volume stays uint8.
-            network: a generator with `halo`, `scale_factor`, `in_channels`, `out_channels`, `noise_windows` and `forward_window`; runs
-                where its weights are, in evaluation mode.
+            inputs: LR labels (1, 1, D, H, W).
+            network: a generator with `halo`, `scale_factor`, `in_channels`, `out_channels`, `noise_windows`, `forward_window` and
+                `labels_window`; runs where its weights are, in evaluation mode.
 
         Returns:
-            on the CPU, labels (1, 1, sD, sH, sW) uint8 or probabilities (1, phases, sD, sH, sW) float32; a MetaTensor with the affine
-            of the finer grid where `inputs` is one.
+            on the CPU, labels (1, 1, sD, sH, sW) uint8 or probabilities (1, phases, sD, sH, sW) float32.
 
         Raises:
-            InputError: `scratch_dir` cannot hold the result.
             ValueError: `inputs` is not one volume of labels.
         """
         if inputs.ndim != 5 or inputs.shape[:2] != (1, 1):
             raise ValueError(f"one volume of labels (1, 1, D, H, W) is needed, not {tuple(inputs.shape)}")
-        labels = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        size, scale = tuple(labels.shape[2:]), int(network.scale_factor)
+        labels = inputs[0, 0].cpu().numpy()
+        return self.box(partial(replicated, labels), network, (0, 0, 0), labels.shape)[None]
+
+    def box(self, read: Read, network: nn.Module, start: Sequence[int], shape: Sequence[int], done: Callable[[int], Any] = lambda voxels: None) -> Tensor:
+        """Super-resolve a box of a volume, core by core.
+
+        Args:
+            read: gives the labels of any box, as `LabelSource.read` does.
+            network: as for a call.
+            start, shape: of the box (z, y, x), LR voxels.
+            done: is told of the fine voxels of every core.
+
+        Returns:
+            on the CPU, (1 or phases, s d, s h, s w).
+        """
+        scale = int(network.scale_factor)
         channels, dtype = (1, torch.uint8) if self.output == "labels" else (network.out_channels, torch.float32)
-        result = self._allocate((1, channels, *(scale * n for n in size)), dtype)
-        bar = tqdm(total=prod(size) * scale**3, desc="super-resolution", unit="voxel", unit_scale=True, disable=not self.progress)
-        with bar, eval_mode(network):
-            for start, shape in self.cores(size):
-                probabilities = self._window(labels, network, start, shape)
-                place = tuple(slice(scale * a, scale * (a + n)) for a, n in zip(start, shape))
-                finished = probabilities.argmax(1, keepdim=True).to(dtype) if self.output == "labels" else probabilities.to(dtype)
-                result[(..., *place)] = finished.to(result.device)
-                bar.update(prod(shape) * scale**3)
-        return _finer(result, inputs, scale) if isinstance(inputs, MetaTensor) else result
+        result = torch.empty((channels, *(scale * n for n in shape)), dtype=dtype)
+        with eval_mode(network):
+            for core, size in boxes(shape, self.core):
+                place = tuple(slice(scale * a, scale * (a + n)) for a, n in zip(core, size))
+                result[(slice(None), *place)] = self._window(read, network, [a + b for a, b in zip(start, core)], size)[0].to(dtype).cpu()
+                done(prod(size) * scale**3)
+        return result
 
-    def cores(self, size: Sequence[int]) -> Iterator[tuple[Triple, Triple]]:
-        """Start and shape (z, y, x) of every core of a volume, in LR voxels; the last ones are cut at the border."""
-        for start in product(*(range(0, n, self.core) for n in size)):
-            yield start, tuple(min(self.core, n - a) for a, n in zip(start, size))
-
-    def _window(self, labels: Tensor, network: nn.Module, start: Triple, shape: Triple) -> Tensor:
-        """Probabilities of a core: (1, phases, s d, s h, s w), on the network's device."""
+    def _window(self, read: Read, network: nn.Module, start: Sequence[int], shape: Sequence[int]) -> Tensor:
+        """Labels or probabilities of a core: (1, …, s d, s h, s w), on the network's device."""
         device, halo = next(network.parameters()).device, network.halo
         low, high = [a - halo for a in start], [a + n + halo for a, n in zip(start, shape)]
-        inside = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(low, high, labels.shape[2:]))
-        outside = [p for a, b, n in zip(low, high, labels.shape[2:]) for p in (max(-a, 0), max(b - n, 0))]
-        # F.pad counts axes from the last one
-        outside = [outside[i] for i in (4, 5, 2, 3, 0, 1)]
-        window = F.pad(labels[(..., *inside)].to(device).float(), outside, mode="replicate")
-        onehot = F.one_hot(window[0].long(), network.in_channels - 1).movedim(-1, 1)
-        noise = [self._noise(1, low, window.shape[2:], device)]
+        window = torch.from_numpy(read(low, high)).to(device)
+        onehot = F.one_hot(window[None].long(), network.in_channels - 1).movedim(-1, 1)
+        noise = [self._noise(1, low, window.shape, device)]
         for scale, offset, noise_shape in network.noise_windows(list(shape)):
             noise.append(self._noise(scale, [scale * a + offset for a in start], noise_shape, device))
         image = torch.cat([onehot.float(), noise[0]], 1).contiguous(memory_format=torch.channels_last_3d)
+        run = network.labels_window if self.output == "labels" else network.forward_window
         with torch.autocast(device.type, enabled=self.amp):
-            return network.forward_window(image, noise[1:])
+            return run(image, noise[1:])
 
     def _noise(self, scale: int, start: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
         return (self.noise_std * coordinate_noise(self.seed, scale, tuple(start), tuple(shape))).to(device)[None, None]
 
-    def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Room for the result, in memory or in a nameless file, which no crash leaves behind."""
-        if self.scratch_dir is None:
-            return torch.empty(shape, dtype=dtype)
-        needed = prod(shape) * dtype.itemsize
-        try:
-            Path(self.scratch_dir).mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.scratch_dir).free
-            if free < needed:  # a map of a full disk would kill the process without a word
-                sizes = f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed"
-                raise InputError(f"{self.scratch_dir}: {sizes}; set scratch_dir to another disk")
-            with tempfile.TemporaryFile(dir=self.scratch_dir) as file:
-                return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=(needed,))).view(dtype).view(shape)
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{self.scratch_dir}: cannot be written ({reason}); set scratch_dir to another folder") from error
 
+class StoreInferer(Inferer):
+    """Super-resolves a volume on disk into a store, shard by shard: in flat memory, and it can be killed at any time and goes on.
 
-def _finer(result: Tensor, inputs: MetaTensor, scale: int) -> MetaTensor:
-    """`result` with the metadata of `inputs` on the finer grid; a batch of a DataLoader has one affine for each volume."""
-    affine = np.asarray(inputs.affine, dtype=float)
-    finer = np.stack([super_resolved_affine(a, scale) for a in affine.reshape(-1, 4, 4)]).reshape(affine.shape)
-    finer_image = MetaTensor(result, meta=deepcopy(inputs.meta))
-    finer_image.affine = torch.from_numpy(finer)
-    finer_image.meta[MetaKeys.SPATIAL_SHAPE] = torch.tensor(result.shape[2:]).expand(*affine.shape[:-2], 3)
-    finer_image.is_batch = inputs.is_batch
-    return finer_image
+    Several processes share the work without a word to each other: shard i belongs to process i modulo their number, and what is finished is
+    left as it is.
+
+    Args:
+        window: makes the labels of a box.
+        path: of the store, `<name>.ome.zarr`.
+        phases: names of the result's labels.
+        fingerprint: what else the labels are made from, such as the checksum of the weights; a store made otherwise is refused.
+        shard: edge of a shard, LR voxels.
+        rank, world_size: this process, of how many.
+        progress: shows a bar with voxels per second, the time left and the shards done.
+    """
+
+    def __init__(
+        self,
+        window: WindowInferer,
+        path: str | Path,
+        phases: Sequence[str],
+        fingerprint: Mapping[str, Any],
+        shard: int = 32,
+        rank: int = 0,
+        world_size: int = 1,
+        progress: bool = True,
+    ):
+        super().__init__()
+        if window.output != "labels":
+            raise InputError(f"output: a store holds labels, not {window.output}")
+        if int(shard) != shard or shard < 1:
+            raise InputError(f"shard: {shard} is no size; give a whole number of LR voxels, such as 32")
+        self.window, self.path, self.phases, self.fingerprint = window, Path(path), list(phases), dict(fingerprint)
+        self.shard, self.rank, self.world_size, self.progress = int(shard), int(rank), int(world_size), progress
+
+    def __call__(self, inputs: LabelSource, network: nn.Module, *args: Any, **kwargs: Any) -> LabelStore:
+        """Super-resolve this process's shards that are not finished yet.
+
+        Args:
+            inputs: the LR labels.
+            network: as for `WindowInferer`.
+
+        Returns:
+            the store; whether all of it is there `LabelStore.missing` says, as other processes may still be at work.
+
+        Raises:
+            InputError: a store made otherwise; the disk is full; the LR file changed.
+        """
+        scale = int(network.scale_factor)
+        made_of = {"lr_sha256": inputs.checksum, "seed": self.window.seed, "noise_std": self.window.noise_std, "amp": self.window.amp}
+        store = LabelStore(
+            self.path,
+            [scale * n for n in inputs.shape],
+            scale * self.shard,
+            [v / scale for v in inputs.voxel_size],
+            [o + v * (1 / scale - 1) / 2 for o, v in zip(inputs.origin, inputs.voxel_size)],
+            self.phases,
+            {**self.fingerprint, **made_of, "scale_factor": scale},
+            levels=scale.bit_length() - 1,
+        )
+        own = list(store.shards())[self.rank :: self.world_size]
+        missing = [shard for shard in own if not store.finished(shard[0])]
+        if len(missing) < len(own):
+            logger.info(f"{store.path}: {len(own) - len(missing)} of {len(own)} shards are finished already")
+        total = sum(prod(shape) for _, shape in own)
+        bar = tqdm(total=total, desc=f"shards 0/{len(own)}", unit="voxel", unit_scale=True, disable=not self.progress)
+        with bar:
+            bar.update(total - sum(prod(shape) for _, shape in missing))
+            bar.initial = bar.n  # what is there already tells nothing of the speed
+            for i, (start, shape) in enumerate(missing, len(own) - len(missing)):
+                bar.set_description(f"shards {i}/{len(own)}")
+                labels = self.window.box(inputs.read, network, [a // scale for a in start], [n // scale for n in shape], bar.update)
+                store.write(start, labels[0].numpy())
+                logger.debug(f"shard {start} of {shape} voxels written")
+            bar.set_description(f"shards {len(own)}/{len(own)}")
+        return store
+

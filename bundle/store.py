@@ -8,13 +8,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bundle.errors import InputError, first_line
+from bundle.io.region import boxes
 from bundle.io.volume import Volume
 from bundle.pyramid import majority_pyramid
 from bundle.report import colour_labels
@@ -68,8 +68,7 @@ class LabelStore:
 
     def shards(self) -> Iterator[tuple[Triple, Triple]]:
         """Start and shape (z, y, x) of every shard, voxels; the last ones are cut at the border."""
-        for start in product(*(range(0, n, self.shard) for n in self.shape)):
-            yield start, tuple(min(self.shard, n - a) for a, n in zip(start, self.shape))
+        return boxes(self.shape, self.shard)
 
     def finished(self, start: Triple) -> bool:
         """Whether the shard is there and sound on every level: all of its chunks have their checksums."""
@@ -84,6 +83,10 @@ class LabelStore:
                 logger.warning(f"{self._file(level, start)}: damaged ({damage}); made again")
                 return False
         return True
+
+    def missing(self) -> int:
+        """How many shards are not there yet; damage is not looked for."""
+        return sum(not all(self._file(level, start).is_file() for level in range(len(self.arrays))) for start, _ in self.shards())
 
     def write(self, start: Triple, labels: np.ndarray) -> None:
         """Write the labels (z, y, x) of a shard, uint8, and their part of the pyramid; the finest last, so that it is there when all are.

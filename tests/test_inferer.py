@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset, MetaTensor
 from torch import nn
 
 from bundle.errors import InputError
@@ -61,7 +60,7 @@ def expected(network, labels) -> np.ndarray:
 
 
 def infer(labels: torch.Tensor, network: nn.Module, **options) -> torch.Tensor:
-    return WindowInferer(progress=False, **options)(labels, network)
+    return WindowInferer(**options)(labels, network)
 
 
 def whole(labels: torch.Tensor, network: nn.Module, seed: int, extra: int = 2) -> np.ndarray:
@@ -96,12 +95,6 @@ def test_probabilities_of_the_whole_volume(network, labels, expected):
     probabilities = infer(labels, network, core=5, seed=7, output="probabilities")
     assert probabilities.dtype == torch.float32
     np.testing.assert_allclose(probabilities[0].numpy(), expected, atol=1e-4)  # logits of tens in single precision
-
-
-def test_the_order_and_the_number_of_cores():
-    inferer = WindowInferer(core=4)
-    cores = list(inferer.cores((9, 4, 3)))
-    assert cores == [((0, 0, 0), (4, 4, 3)), ((4, 0, 0), (4, 4, 3)), ((8, 0, 0), (1, 4, 3))]
 
 
 def test_the_receptive_field_ends_at_the_halo(network):
@@ -151,45 +144,6 @@ def test_half_precision_is_close(labels):
     assert (full - half).abs().mean() < 0.02
 
 
-@pytest.mark.parametrize("output", ["labels", "probabilities"])
-def test_meta_tensor_gets_the_finer_grid(labels, output):
-    network = level_generator((4, 4, 3))
-    affine = torch.diag(torch.tensor([4.0, 2.0, 3.0, 1.0], dtype=torch.float64))
-    affine[:3, 3] = torch.tensor([10.0, 20.0, 30.0])
-    image = MetaTensor(labels[0], affine=affine, meta={"filename_or_obj": "lr.tif", "spatial_shape": np.array(SHAPE)})
-    (batch,) = DataLoader(Dataset([{"image": image}]), batch_size=1)
-    result = infer(batch["image"], network, output=output)
-    assert isinstance(result, MetaTensor)
-    np.testing.assert_allclose(result.affine[0].diagonal(), [1.0, 0.5, 0.75, 1.0])
-    # the corner of the box stays: centre of the first voxel - half a voxel
-    corner = affine[:3, 3] - affine.diagonal()[:3] / 2
-    np.testing.assert_allclose(result.affine[0][:3, 3] - result.affine[0].diagonal()[:3] / 2, corner)
-    assert result.meta["filename_or_obj"] == ["lr.tif"]
-    assert result.meta["spatial_shape"].tolist() == [[4 * n for n in SHAPE]]
-    np.testing.assert_array_equal(batch["image"].affine[0], affine)
-    assert torch.equal(result.as_tensor(), infer(labels, network, output=output))
-
-
-@pytest.mark.parametrize("output", ["labels", "probabilities"])
-def test_a_result_on_disk_equals_one_in_memory_and_leaves_no_file(tmp_path, labels, output):
-    network = level_generator()
-    result = infer(labels, network, output=output, scratch_dir=tmp_path / "scratch")
-    maps = Path("/proc/self/maps")
-    if maps.exists():
-        assert str(tmp_path / "scratch") in maps.read_text()
-    assert torch.equal(result, infer(labels, network, output=output))
-    assert not list((tmp_path / "scratch").iterdir())
-
-
-def test_scratch_dir_that_cannot_hold_the_result(tmp_path, labels, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        infer(labels, level_generator(), scratch_dir=tmp_path / "file" / "scratch")
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(InputError, match="GB needed"):
-        infer(labels, level_generator(), scratch_dir=tmp_path)
-
-
 @pytest.mark.parametrize("options", [{"core": 0}, {"core": 2.5}, {"output": "logits"}, {"noise_std": -1}])
 def test_options_that_make_no_sense(options):
     with pytest.raises(InputError, match=next(iter(options))):
@@ -200,9 +154,3 @@ def test_options_that_make_no_sense(options):
 def test_one_volume_of_labels_is_needed(shape):
     with pytest.raises(ValueError, match="one volume"):
         infer(torch.zeros(shape, dtype=torch.uint8), level_generator())
-
-
-def test_progress_counts_fine_voxels(labels, capsys):
-    WindowInferer(core=4)(labels, level_generator((4, 4)))
-    shown = capsys.readouterr().err
-    assert "2.52k/2.52k" in shown and "voxel/s" in shown  # 7 x 5 x 9 x 2^3

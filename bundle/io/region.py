@@ -1,8 +1,9 @@
-"""A part of the LR volume."""
+"""Parts of a volume."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -24,3 +25,20 @@ def region_slices(shape: Sequence[int], region: Sequence[Sequence[int]] | None) 
     if not inside:
         raise InputError(f"lr_region {region} is not [[z0, z1], [y0, y1], [x0, x1]] inside the LR volume of {tuple(int(n) for n in shape)} voxels")
     return tuple(slice(int(start), int(stop)) for start, stop in region)
+
+
+def boxes(shape: Sequence[int], edge: int) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Start and shape (z, y, x) of boxes of `edge` voxels that cover a volume of `shape`; the last ones are cut at its border."""
+    for start in product(*(range(0, n, edge) for n in shape)):
+        yield start, tuple(min(edge, n - a) for a, n in zip(start, shape))
+
+
+def replicated(array: np.ndarray, low: Sequence[int], high: Sequence[int]) -> np.ndarray:
+    """A box from its first voxel to the one behind its last, which may lie beyond the border: there the border is repeated.
+
+    Args:
+        array: (z, y, x), or what gives arrays for slices.
+    """
+    places = [np.arange(a, b).clip(0, n - 1) for a, b, n in zip(low, high, array.shape)]
+    inside = array[tuple(slice(axis[0], axis[-1] + 1) for axis in places)]
+    return inside[np.ix_(*(axis - axis[0] for axis in places))]

@@ -11,7 +11,7 @@ import numpy as np
 from bundle.errors import InputError
 from bundle.io.files import open_volume, readable
 from bundle.io.labels import check_labels
-from bundle.io.region import region_slices
+from bundle.io.region import region_slices, replicated
 
 SLAB = 2**26  # voxels that are checked at a time
 
@@ -72,19 +72,19 @@ class LabelSource:
             InputError: the file has changed since it was opened, or cannot be read any more.
         """
         self._check_unchanged()
-        places = [np.arange(a, b).clip(0, n - 1) for a, b, n in zip(low, high, self.shape)]
-        box = tuple(slice(part.start + axis[0], part.start + axis[-1] + 1) for part, axis in zip(self._region, places))
-        return self._labels(box)[np.ix_(*(axis - axis[0] for axis in places))]
+        return replicated(self, low, high)
 
-    def _labels(self, box: tuple[slice, ...]) -> np.ndarray:
+    def __getitem__(self, box: tuple[slice, slice, slice]) -> np.ndarray:
+        """Labels of slices along z, y and x of the region, uint8."""
+        box = tuple(slice(part.start + one.start, part.start + one.stop) for part, one in zip(self._region, box))
         with readable(self.path):
             return check_labels(self._array[box], self.n_labels, str(self.path), self.table, "lr_labels")
 
     def _slabs(self) -> Iterator[np.ndarray]:
-        z, y, x = self._region
-        planes = max(1, SLAB // max(1, self.shape[1] * self.shape[2]))
-        for start in range(z.start, z.stop, planes):
-            yield self._labels((slice(start, min(start + planes, z.stop)), y, x))
+        depth, height, width = self.shape
+        planes = max(1, SLAB // (height * width))
+        for start in range(0, depth, planes):
+            yield self[start : min(start + planes, depth), 0:height, 0:width]
 
     def _check_unchanged(self) -> None:
         if self._file_state() != self._state:
