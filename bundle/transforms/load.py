@@ -101,7 +101,7 @@ class LoadSlicesd(MapTransform):
 
 
 class CheckEdged(MapTransform):
-    """Refuses a volume that is smaller than a training patch.
+    """Refuses a volume that is smaller than the core of a training patch.
 
     Args:
         keys: entries to check, (C, z, y, x).
@@ -122,5 +122,5 @@ class CheckEdged(MapTransform):
             shape = tuple(data[key].shape[1:])
             if min(shape) < self.edge:
                 name = data[key].meta.get("filename_or_obj", key)
-                raise InputError(f"{name}: {shape} LR voxels to train on, but a patch takes {self.edge} along each axis; use more, or smaller boxes")
+                raise InputError(f"{name}: {shape} LR voxels to train on, but the core of a patch takes {self.edge} along each axis; use more, or smaller boxes")
         return data

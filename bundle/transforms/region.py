@@ -1,12 +1,13 @@
-"""Cut a region out of a volume."""
+"""Cut a region or a random patch out of a volume."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, SpatialCrop
+from monai.transforms import MapTransform, Randomizable, SpatialCrop
 
 from bundle.io.region import region_slices
 
@@ -38,4 +39,33 @@ class CropRegiond(MapTransform):
             if self.region is not None:
                 parts = region_slices(result[key].shape[1:], self.region)
                 result[key] = SpatialCrop(roi_slices=parts)(result[key])
+        return result
+
+
+class RandPatchd(Randomizable, MapTransform):
+    """A random cube of a volume, which may reach beyond its border: there the border is repeated, as in inference.
+
+    So the core of a patch, which is what its context makes exact, lies anywhere in the volume. A patch that had to lie inside would show a training
+    only the middle of a small volume.
+
+    Args:
+        keys: of the volumes, each (C, z, y, x).
+        edge: voxels of the patch.
+        margin: voxels that it may reach beyond the border on each side; a volume has at least edge - 2 margin along each axis.
+    """
+
+    def __init__(self, keys: KeysCollection, edge: int, margin: int) -> None:
+        super().__init__(keys)
+        self.edge, self.margin = edge, margin
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Returns a copy of the dictionary with a patch of each volume."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            patch = torch.as_tensor(result[key])
+            for axis in (1, 2, 3):
+                size = patch.shape[axis]
+                start = int(self.R.randint(-self.margin, size + self.margin - self.edge + 1))
+                patch = patch.index_select(axis, torch.from_numpy(np.arange(start, start + self.edge).clip(0, size - 1)))
+            result[key] = patch
         return result

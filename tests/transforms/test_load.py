@@ -140,5 +140,5 @@ def test_a_volume_smaller_than_a_patch_is_refused(edge, fits):
     if fits:
         assert CheckEdged("image", edge)(data) is data
     else:
-        with pytest.raises(InputError, match=r"lr\.tif: \(4, 5, 6\) LR voxels to train on, but a patch takes 5"):
+        with pytest.raises(InputError, match=r"lr\.tif: \(4, 5, 6\) LR voxels to train on, but the core of a patch takes 5"):
             CheckEdged("image", edge)(data)
