@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Triple = tuple[int, int, int]
 FINGERPRINT = "rock_super_resolution"
 """Attribute of the store that says what it is made from."""
-CHUNK = 128  # voxels along the edge of what a viewer loads at once
+CHUNK = 64  # voxels along the edge of what a viewer loads at once
 NOT_MADE = 255  # no label: so that a part of a shard that is missing is not taken for the first phase, and a shard of that is written
 
 

@@ -91,7 +91,7 @@ def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
 def write_volume(path: str | Path, volume: Volume) -> None:
     """Write a volume as .nii, .nii.gz, .tif, .tiff, .mhd (+ .raw), .mha or .raw (+ .json), whole or not at all.
 
-    A memory-mapped array is written slice by slice or by the library's own streaming.
+    The array may be one on disk that gives arrays for slices: it is read some planes at a time.
 
     Raises:
         InputError: unknown suffix, shape or type; too large for the format; the folder cannot be written.
@@ -104,5 +104,4 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         raise InputError(f"{path}: shape {volume.array.shape} cannot be written; one 3D volume (z, y, x) is needed")
     if volume.array.dtype.name not in WRITTEN_DTYPES:
         raise InputError(f"{path}: type {volume.array.dtype} cannot be written; use one of {', '.join(WRITTEN_DTYPES)}")
-    # tifffile and itk take plain arrays; a view of a memory map stays on disk
-    writer(path, Volume(volume.array.view(np.ndarray), volume.voxel_size, volume.origin))
+    writer(path, volume)

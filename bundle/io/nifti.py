@@ -8,6 +8,7 @@ import numpy as np
 
 from bundle.errors import InputError
 from bundle.io.atomic import atomic_path
+from bundle.io.raw import write_voxels
 from bundle.io.volume import Volume, micrometres, upright
 
 logger = logging.getLogger(__name__)
@@ -61,9 +62,14 @@ def write_nifti(path: Path, volume: Volume) -> None:
         raise InputError(f"{path}: an axis of {max(volume.array.shape)} voxels; NIfTI holds {NIFTI_MAX_AXIS} at most: write .tif or .mhd")
     affine = np.eye(4)
     affine[:3] = volume.affine[[2, 1, 0]][:, [2, 1, 0, 3]]
-    image = nib.Nifti1Image(volume.array.T, affine, dtype=volume.array.dtype)
-    image.set_qform(affine, code="scanner")
-    image.set_sform(affine, code="scanner")
-    image.header.set_xyzt_units("micron" if volume.voxel_size else "unknown")
-    with atomic_path(path) as temporary:
-        nib.save(image, temporary)
+    header = nib.Nifti1Header(endianness="<")
+    header.set_data_dtype(volume.array.dtype)
+    header.set_data_shape(volume.array.shape[::-1])
+    header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    header.set_xyzt_units("micron" if volume.voxel_size else "unknown")
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    header.set_slope_inter(1, 0)
+    with atomic_path(path) as temporary, nib.openers.ImageOpener(str(temporary), "wb") as file:
+        file.write(header.binaryblock + bytes(4))  # no extensions
+        write_voxels(file, volume.array)  # the file's order, x first, is that of a (z, y, x) array

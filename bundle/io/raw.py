@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,7 @@ from bundle.errors import InputError
 from bundle.io.atomic import atomic_path
 from bundle.io.volume import Volume, as_voxel_size
 
+DEPTH = 64  # planes that are read at a time
 _EXAMPLE = '{"shape": [z, y, x], "dtype": "uint8", "voxel_size_um": [z, y, x]}'
 
 
@@ -50,10 +52,18 @@ def write_raw(path: Path, volume: Volume) -> None:
             write_voxels(file, volume.array)
 
 
+def planes(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The planes (y, x) of a (z, y, x) array, or of what gives arrays for slices: read some at a time, so that a volume on disk never lies in
+    memory whole, and chunks that are as deep are unpacked once."""
+    depth, height, width = array.shape
+    for z in range(0, depth, DEPTH):
+        yield from np.ascontiguousarray(array[z : min(z + DEPTH, depth), 0:height, 0:width])
+
+
 def write_voxels(file: BinaryIO, array: np.ndarray) -> None:
-    """Append the voxels of a (z, y, x) array, little-endian, a slice at a time, so that a memory map never lies in memory whole."""
-    for plane in array:
-        np.ascontiguousarray(plane, dtype=array.dtype.newbyteorder("<")).tofile(file)
+    """Append the voxels of a (z, y, x) array, little-endian, plane by plane."""
+    for plane in planes(array):
+        file.write(plane.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
 def _mhd_hint(path: Path) -> str:

@@ -11,6 +11,7 @@ import tifffile
 
 from bundle.errors import InputError
 from bundle.io.atomic import atomic_path
+from bundle.io.raw import planes
 from bundle.io.volume import Volume, micrometres, significant
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def write_tiff(path: Path, volume: Volume) -> None:
     TIFF has no place for the origin: it is not kept.
     """
     options: dict = {"metadata": {"axes": "ZYX"}}  # without axes tifffile makes one colour image of 3 or 4 pages
-    if volume.array.nbytes <= IMAGEJ_MAX_BYTES and volume.array.dtype.name in IMAGEJ_DTYPES:
+    if volume.array.size * volume.array.dtype.itemsize <= IMAGEJ_MAX_BYTES and volume.array.dtype.name in IMAGEJ_DTYPES:
         options["imagej"] = True
         if volume.voxel_size:
             z, y, x = volume.voxel_size
@@ -138,7 +139,7 @@ def write_tiff(path: Path, volume: Volume) -> None:
         for axis, size in zip("ZYX", volume.voxel_size or ()):
             options["metadata"] |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     with atomic_path(path) as temporary:
-        tifffile.imwrite(temporary, volume.array, **options)
+        tifffile.imwrite(temporary, planes(volume.array), shape=volume.array.shape, dtype=volume.array.dtype, **options)
 
 
 def _refuse_colour(path: Path, file: tifffile.TiffFile) -> None:

@@ -99,6 +99,28 @@ def test_unwritable_place(tmp_path, array, suffix):
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
+def test_an_array_on_disk_is_written_some_planes_at_a_time(tmp_path, array, suffix, monkeypatch):
+    """The same bytes as of an array in memory, each plane asked for once."""
+    monkeypatch.setattr("bundle.io.raw.DEPTH", 2)
+    asked = []
+
+    class OnDisk:
+        shape, dtype, size, ndim = array.shape, array.dtype, array.size, array.ndim
+
+        def __getitem__(self, box):
+            asked.extend(range(*box[0].indices(len(array))))
+            assert len(array[box]) <= 2
+            return array[box]
+
+    for folder, values in (("memory", array), ("disk", OnDisk())):
+        write_volume(tmp_path / folder / f"a{suffix}", Volume(values, SIZE, (1.0, 2.0, 3.0)))
+    assert asked == list(range(len(array)))
+    for file in (tmp_path / "memory").iterdir():
+        np.testing.assert_array_equal(*(read_volume(tmp_path / f / f"a{suffix}").array for f in ("memory", "disk")))
+        assert suffix == ".nii.gz" or file.read_bytes() == (tmp_path / "disk" / file.name).read_bytes()  # gzip notes the time
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
 def test_failure_half_way_leaves_the_old_file(tmp_path, array, suffix, monkeypatch):
     """The data end with an error after the first slice, as on a full disk."""
     write_volume(tmp_path / f"a{suffix}", Volume(array, SIZE))
@@ -113,8 +135,7 @@ def test_failure_half_way_leaves_the_old_file(tmp_path, array, suffix, monkeypat
         raise Full(28, "No space left on device")
 
     monkeypatch.setattr("tifffile.imwrite", write_some)
-    monkeypatch.setattr("nibabel.save", lambda image, path: write_some(path))
-    for module in ("raw", "itk_formats"):
+    for module in ("raw", "itk_formats", "nifti"):
         monkeypatch.setattr(f"bundle.io.{module}.write_voxels", lambda file, array: (file.write(b"half"), write_some(file.name)))
     with pytest.raises(InputError, match="No space left"):
         write_volume(tmp_path / f"a{suffix}", Volume(array + 1, SIZE))
