@@ -12,6 +12,7 @@ import numpy as np
 from bundle import report
 from bundle.errors import InputError
 from bundle.io import Volume, atomic_path, check_labels, read_images, read_volume
+from bundle.io.files import stem_of
 from bundle.io.region import region_slices
 from bundle.metrics import lr_agreement, statistic_names, statistics, summarise, two_point
 
@@ -214,13 +215,16 @@ class Evaluation:
 
 
 def find_sr(lr_image: Path, output_dir: Path) -> Path:
-    """The volume that `run inference` wrote for this LR image: `<name>_sr.<suffix>` in `output_dir`.
+    """The volume that `run inference` wrote for this LR image: `<name>_sr.ome.zarr` in `output_dir`, or else another format.
 
     Raises:
         InputError: there is none, or more than one.
     """
-    name = re.sub(r"(\.nii|\.ome)?\.[^.]+$", "", lr_image.name)
-    pattern = re.escape(name) + r"(\.ome)?_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
+    name = stem_of(lr_image)
+    store = output_dir / f"{name}_sr.ome.zarr"
+    if store.is_dir():
+        return store
+    pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
     found = [path for path in sorted(output_dir.glob("*")) if re.fullmatch(pattern, path.name)]
     if len(found) != 1:
         what = f"{len(found)} SR volumes {name}_sr.*" if found else f"no SR volume {name}_sr.*"

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
-from monai.data.utils import create_file_basename
-from monai.utils import ImageMetaKey
 
 from bundle import report
 from bundle.errors import InputError
-from bundle.io import Volume, atomic_path
+from bundle.io import Volume, atomic_path, write_volume
+from bundle.io.files import WRITERS, stem_of
+from bundle.io.source import LabelSource
 from bundle.provenance import sha256, versions
+from bundle.store import LabelStore
 
 logger = logging.getLogger(__name__)
+
+STORE_SUFFIX = ".ome.zarr"
 
 
 def check_output_dir(output_dir: str | Path) -> None:
@@ -39,7 +40,9 @@ def check_output_dir(output_dir: str | Path) -> None:
 
 
 class InferenceRecord:
-    """Writes `<name>_sr.png`, the middle slices of LR and SR, and `<name>_sr_provenance.json`, what the result was made from.
+    """When all shards are there: writes the formats asked for, `<name>_sr.png` (middle slices of LR and SR) and `<name>_sr_provenance.json`.
+
+    Of several processes the last one does it.
 
     Args:
         output_dir: folder of the results.
@@ -47,65 +50,78 @@ class InferenceRecord:
         lr_phases: names of the LR labels, in order; all of them among `phases`.
         model_file: the weights.
         settings: of the config, to be noted.
+        formats: suffixes that the volume is written in beside the store, such as .tif.
+
+    Raises:
+        InputError: names that `phases` lacks; a format that is not written.
     """
 
     def __init__(
-        self, output_dir: str | Path, phases: Sequence[str], lr_phases: Sequence[str], model_file: str | Path, settings: Mapping[str, Any]
+        self,
+        output_dir: str | Path,
+        phases: Sequence[str],
+        lr_phases: Sequence[str],
+        model_file: str | Path,
+        settings: Mapping[str, Any],
+        formats: Sequence[str] = (),
     ):
         missing = [name for name in lr_phases if name not in phases]
         if missing:
             raise InputError(f"lr_phases has {', '.join(missing)}, which phases ({', '.join(phases)}) lacks; use the same names")
-        self.output_dir, self.model_file, self.settings = output_dir, Path(model_file), dict(settings)
-        self.phases, self.lr_phases = list(phases), list(lr_phases)
+        unknown = [suffix for suffix in formats if suffix not in WRITERS]
+        if unknown:
+            raise InputError(f"output_ext: {unknown[0]} is not written; use one of {', '.join(WRITERS)}, or null for the OME-Zarr alone")
+        self.output_dir, self.model_file, self.settings = Path(output_dir), Path(model_file), dict(settings)
+        self.phases, self.lr_phases, self.formats = list(phases), list(lr_phases), list(formats)
 
     def attach(self, engine: Engine) -> None:
         """Registers with an evaluator."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
-        for item in engine.state.output:
-            image, pred = item["image"], item["pred"]
-            source = image.meta[ImageMetaKey.FILENAME_OR_OBJ]
-            base = create_file_basename("sr", source, self.output_dir, separate_folder=False)
-            with atomic_path(f"{base}_provenance.json") as partial:
-                partial.write_text(json.dumps(self._provenance(source, image, pred), indent=2, default=str) + "\n", encoding="utf-8")
-            lr, sr = _volume(image), _volume(pred)
-            names = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)
-            columns = {
-                f"LR, {_size(lr)} µm": ({plane: names[labels] for plane, labels in _slices(lr).items()}, lr.voxel_size),
-                f"SR, {_size(sr)} µm": (_slices(sr), sr.voxel_size),
-            }
-            report.plot_slices(f"{base}.png", columns, self.phases)
-            logger.info(f"{source}: {_shape(lr)} voxels of {_size(lr)} µm became {_shape(sr)} of {_size(sr)} µm")
-            logger.info(f"wrote {base}.png, {base}_provenance.json and the volume to {self.output_dir}")
+        source, store = engine.state.output["image"], engine.state.output["pred"]
+        left = store.missing()
+        if left:
+            logger.info(f"{store.path}: {left} shards are left to other processes; the last one writes the pictures")
+            return
+        store.tidy()
+        base, sr = str(store.path).removesuffix(STORE_SUFFIX), store.volume()
+        for suffix in self.formats:
+            write_volume(base + suffix, sr)
+        with atomic_path(f"{base}_provenance.json") as partial:
+            partial.write_text(json.dumps(self._provenance(source, store), indent=2, default=str) + "\n", encoding="utf-8")
+        lr = Volume(source, source.voxel_size, source.origin)
+        names = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)
+        columns = {
+            f"LR, {_size(lr)} µm": ({plane: names[labels] for plane, labels in report.middle_slices(lr.array).items()}, lr.voxel_size),
+            f"SR, {_size(sr)} µm": (report.middle_slices(sr.array), sr.voxel_size),
+        }
+        report.plot_slices(f"{base}.png", columns, self.phases)
+        logger.info(f"{source.path}: {_shape(lr)} voxels of {_size(lr)} µm became {_shape(sr)} of {_size(sr)} µm")
+        logger.info(f"wrote {', '.join(base + suffix for suffix in (STORE_SUFFIX, *self.formats, '.png', '_provenance.json'))}")
 
-    def _provenance(self, source: str, image: MetaTensor, pred: MetaTensor) -> dict[str, Any]:
+    def _provenance(self, source: LabelSource, store: LabelStore) -> dict[str, Any]:
+        lr = Volume(source, source.voxel_size, source.origin)
         return {
-            "input": {"file": source, "sha256": sha256(source), **_grid(_volume(image)), "phases": self.lr_phases},
-            "result": {**_grid(_volume(pred)), "phases": self.phases},
+            "input": {"file": str(source.path), "labels_sha256": source.checksum, **_grid(lr), "phases": self.lr_phases},
+            "result": {**_grid(store.volume()), "phases": self.phases},
             "model": {"file": str(self.model_file), "sha256": sha256(self.model_file)},
             "settings": self.settings,
             "versions": versions(),
         }
 
 
-def _volume(image: MetaTensor) -> Volume:
-    """(C, z, y, x) with its voxel size; a view, which matters for a memory-mapped result."""
-    return Volume.from_affine(image.as_tensor().cpu().numpy(), image.affine)
-
-
-def _slices(volume: Volume) -> dict[str, np.ndarray]:
-    """Middle slices of labels (1, z, y, x), or of the most probable phase of (phases, z, y, x)."""
-    channels = [report.middle_slices(channel) for channel in volume.array]
-    return channels[0] if len(channels) == 1 else {plane: np.argmax([c[plane] for c in channels], 0) for plane in channels[0]}
+def store_path(lr_image: str | Path, output_dir: str | Path) -> Path:
+    """`<name of the LR image>_sr.ome.zarr` in the folder of the results."""
+    return Path(output_dir) / (stem_of(lr_image) + "_sr" + STORE_SUFFIX)
 
 
 def _grid(volume: Volume) -> dict[str, Any]:
-    return {"shape": volume.array.shape[1:], "voxel_size_um": volume.voxel_size, "origin_um": volume.origin}
+    return {"shape": volume.array.shape, "voxel_size_um": volume.voxel_size, "origin_um": volume.origin}
 
 
 def _shape(volume: Volume) -> str:
-    return " x ".join(str(n) for n in volume.array.shape[1:])
+    return " x ".join(str(n) for n in volume.array.shape)
 
 
 def _size(volume: Volume) -> str:

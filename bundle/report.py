@@ -26,7 +26,9 @@ def colour_labels(labels: np.ndarray) -> np.ndarray:
 def middle_slices(volume: np.ndarray) -> dict[str, np.ndarray]:
     """The middle plane across each axis of (z, y, x): xy (y, x), xz (z, x) and yz (z, y)."""
     z, y, x = (size // 2 for size in volume.shape)
-    return {"xy": np.asarray(volume[z]), "xz": np.asarray(volume[:, y]), "yz": np.asarray(volume[:, :, x])}
+    depth, height, width = volume.shape
+    parts = {"xy": np.s_[z : z + 1, 0:height, 0:width], "xz": np.s_[0:depth, y : y + 1, 0:width], "yz": np.s_[0:depth, 0:height, x : x + 1]}
+    return {plane: np.asarray(volume[part]).squeeze(axis) for axis, (plane, part) in enumerate(parts.items())}
 
 
 def plot_slices(

@@ -102,6 +102,11 @@ class LabelStore:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror or error}); free the disk and start again: it goes on") from error
 
+    def tidy(self) -> None:
+        """Removes what killed processes left; for when nobody writes any more."""
+        for partial in self.path.rglob("*.partial"):
+            partial.unlink(missing_ok=True)
+
     def volume(self) -> Volume:
         """The finest labels; `array` is read from the disk where it is sliced."""
         return Volume(self.arrays[0], self.voxel_size, self.origin)

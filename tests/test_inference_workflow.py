@@ -19,6 +19,8 @@ from monai.bundle import ConfigWorkflow
 from bundle.checkpoint import save_model
 from bundle.errors import find_input_error
 from bundle.inferer import WindowInferer
+from bundle.io import read_volume
+from bundle.io.source import LabelSource
 from bundle.networks.generator import LevelGenerator
 
 PHASES = ["pore", "quartz", "feldspar", "clay"]
@@ -62,13 +64,13 @@ def in_process(case, **changes) -> None:
 
 
 def super_resolved(case, labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    return WindowInferer(seed=seed, progress=False)(torch.from_numpy(labels)[None, None], case.network)[0, 0].numpy()
+    return WindowInferer(seed=seed)(torch.from_numpy(labels)[None, None], case.network)[0, 0].numpy()
 
 
 def test_tiff_by_the_command_line(case):
     done = command(case)
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in case.out.iterdir()) == ["rock_sr.png", "rock_sr.tif", "rock_sr_provenance.json"]
+    assert sorted(p.name for p in case.out.iterdir()) == ["rock_sr.ome.zarr", "rock_sr.png", "rock_sr.tif", "rock_sr_provenance.json"]
     assert "voxel/s" in done.stderr
     with tifffile.TiffFile(case.out / "rock_sr.tif") as file:
         result = file.asarray()
@@ -79,7 +81,10 @@ def test_tiff_by_the_command_line(case):
     assert result.shape == tuple(8 * n for n in SHAPE) and result.dtype == np.uint8
     assert (result != super_resolved(case, case.labels)).mean() < 1e-3  # cores of 4 against one: ties only
     record = json.loads((case.out / "rock_sr_provenance.json").read_text())
-    assert record["input"]["sha256"] == hashlib.sha256((case.folder / "rock.tif").read_bytes()).hexdigest()
+    assert record["input"]["labels_sha256"] == LabelSource(case.folder / "rock.tif", 4).checksum
+    stored = read_volume(case.out / "rock_sr.ome.zarr")
+    np.testing.assert_array_equal(stored.array, result)
+    assert stored.voxel_size == pytest.approx([3.5 / 8] * 3) and stored.origin == pytest.approx([-3.5 * 7 / 16] * 3)
     assert record["model"]["sha256"] == hashlib.sha256((case.folder / "model.pt").read_bytes()).hexdigest()
     assert record["result"] == {
         "shape": [40, 32, 48],
@@ -129,15 +134,24 @@ def test_nifti_with_other_settings_by_the_command_line(case):
     assert len(np.unique(array)) > 1
 
 
-def test_probabilities_a_phase_a_file_and_a_result_on_disk(case):
-    in_process(case, output="probabilities", output_ext=".mhd", scratch_dir=str(case.folder / "scratch"))
-    names = {f"rock_sr_{p}{ext}" for p in PHASES for ext in (".mhd", ".raw")}
-    assert {p.name for p in case.out.iterdir()} == names | {"rock_sr.png", "rock_sr_provenance.json"}
-    channels = [np.fromfile(case.out / f"rock_sr_{p}.raw", np.float32) for p in PHASES]
-    np.testing.assert_allclose(np.sum(channels, 0), 1, atol=1e-5)
-    expected = super_resolved(case, case.labels).ravel()
-    assert (np.argmax(channels, 0) != expected).mean() < 1e-3
-    assert not list((case.folder / "scratch").iterdir())
+def test_the_store_alone(case):
+    in_process(case, output_ext=None)
+    assert sorted(p.name for p in case.out.iterdir()) == ["rock_sr.ome.zarr", "rock_sr.png", "rock_sr_provenance.json"]
+
+
+def test_processes_share_the_work_and_the_last_writes_the_rest(case):
+    """Twice with the settings of torchrun: the first leaves shards and no pictures; again alone it only writes what is not there."""
+    in_process(case, shard=2, rank=1, world_size=2)
+    assert [p.name for p in case.out.iterdir()] == ["rock_sr.ome.zarr"]
+    before = {p: p.stat().st_mtime_ns for p in (case.out / "rock_sr.ome.zarr").rglob("c/*/*/*")}
+    assert 0 < len(before) < 4 * 3 * 2 * 3
+    (case.out / "rock_sr.ome.zarr" / "0" / "c" / "0.abc.partial").parent.mkdir(parents=True, exist_ok=True)
+    (case.out / "rock_sr.ome.zarr" / "0" / "c" / "0.abc.partial").write_text("of a killed process")
+    in_process(case, shard=2, rank=0, world_size=2)
+    assert (case.out / "rock_sr.png").exists() and (case.out / "rock_sr.tif").exists()
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    assert not list(case.out.rglob("*.partial"))
+    assert (tifffile.imread(case.out / "rock_sr.tif") != super_resolved(case, case.labels)).mean() < 1e-3
 
 
 def float_volume(folder: Path) -> None:
@@ -176,6 +190,8 @@ BAD = {
     "model of other phases": (nothing, {"phases": ["pore", "a", "b", "c"]}, "trained with phases"),
     "model of another scale": (nothing, {"scale_factor": 4}, "scale_factor is 4"),
     "core": (nothing, {"core": 0}, "core"),
+    "shard": (nothing, {"shard": 0}, "shard"),
+    "format": (nothing, {"output_ext": ".png"}, "output_ext: .png is not written"),
     "output folder": (nothing, {"output_dir": "{}/file/out"}, "cannot be written"),
 }
 

@@ -1,5 +1,6 @@
 """Read and write a volume in any format, chosen by the suffix."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,13 @@ import numpy as np
 from bundle.errors import InputError, first_line
 from bundle.io.itk_formats import read_itk, write_metaimage
 from bundle.io.nifti import open_nifti, write_nifti
+from bundle.io.ome_zarr import open_ome_zarr
 from bundle.io.raw import open_raw, write_raw
 from bundle.io.tiff import open_tiff, write_tiff
 from bundle.io.volume import Volume, as_voxel_size
 
 READERS = {".tif": open_tiff, ".tiff": open_tiff, ".nii": open_nifti, ".nii.gz": open_nifti, ".nrrd": read_itk, ".mha": read_itk,
-           ".mhd": read_itk, ".raw": open_raw}  # fmt: skip
+           ".mhd": read_itk, ".raw": open_raw, ".zarr": open_ome_zarr}  # fmt: skip
 WRITERS = {".tif": write_tiff, ".tiff": write_tiff, ".nii": write_nifti, ".nii.gz": write_nifti, ".mha": write_metaimage,
            ".mhd": write_metaimage, ".raw": write_raw}  # fmt: skip
 WRITTEN_DTYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64")
@@ -26,6 +28,11 @@ def suffix_of(path: str | Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
+def stem_of(path: str | Path) -> str:
+    """Name of a file or folder without its suffix, and without `.nii` or `.ome` before that."""
+    return re.sub(r"(\.nii|\.ome)?\.[^.]+$", "", Path(path).name, flags=re.IGNORECASE)
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn whatever reading a missing, empty or damaged file raises into one line.
@@ -35,9 +42,9 @@ def readable(path: Path) -> Iterator[None]:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
-    if not path.is_file():
-        raise InputError(f"{path}: not a file; give the file itself")
-    if path.stat().st_size == 0:
+    if path.is_dir() != (suffix_of(path) == ".zarr"):
+        raise InputError(f"{path}: not a file; give the file itself" if path.is_dir() else f"{path}: a file; give the folder of the OME-Zarr")
+    if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: an empty file (0 bytes); copy or export it again")
     try:
         yield
@@ -57,14 +64,14 @@ def read_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
 
 
 def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = None) -> Volume:
-    """Open a 3D volume: TIFF stack, NIfTI, NRRD, MHA, MHD or raw with a JSON file.
+    """Open a 3D volume: TIFF stack, NIfTI, NRRD, MHA, MHD, raw with a JSON file, or OME-Zarr.
 
     Args:
-        path: file; the suffix names the format.
+        path: file, of OME-Zarr the folder; the suffix names the format.
         voxel_size: µm, a number or (z, y, x); overrides what the file says.
 
     Returns:
-        Volume whose `array` has a shape, a dtype and gives NumPy arrays for slices along z, y and x. TIFF, .nii and raw are read only where
+        Volume whose `array` has a shape, a dtype and gives NumPy arrays for slices along z, y and x. TIFF, .nii, raw and OME-Zarr are read only where
         they are sliced, other formats at once. `voxel_size` is None where neither says.
 
     Raises:

@@ -12,6 +12,7 @@ from bundle.errors import InputError
 from bundle.io.files import open_volume, readable
 from bundle.io.labels import check_labels
 from bundle.io.region import region_slices, replicated
+from bundle.io.volume import as_voxel_size
 
 SLAB = 2**26  # voxels that are checked at a time
 
@@ -48,7 +49,7 @@ class LabelSource:
         region: Sequence[Sequence[int]] | None = None,
     ):
         self.path, self.n_labels, self.table = Path(path), n_labels, table
-        volume = open_volume(path, voxel_size)
+        volume = open_volume(path, None if voxel_size is None else as_voxel_size(voxel_size, "lr_voxel_size"))
         if volume.voxel_size is None:
             raise InputError(f"{path}: does not state its voxel size; set lr_voxel_size in µm")
         self._array = volume.array

@@ -1,0 +1,47 @@
+"""OME-Zarr (0.4 and 0.5): the finest level of an image or label image, read where it is sliced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bundle.errors import InputError
+from bundle.io.volume import Volume, micrometres, significant
+
+
+def open_ome_zarr(path: Path) -> Volume:
+    """A folder that holds an OME-Zarr multiscale image, or a single zarr array without a voxel size.
+
+    Time and channel axes of length 1 are left out.
+
+    Raises:
+        InputError: neither of the two; more than one time or channel.
+    """
+    import zarr  # takes a moment to import
+
+    found = zarr.open(str(path), mode="r")
+    if isinstance(found, zarr.Array):
+        return Volume(found)
+    attributes = dict(found.attrs)
+    scales = attributes.get("ome", attributes).get("multiscales")
+    if not scales:
+        raise InputError(f"{path}: holds no OME-Zarr image; give the folder that has its multiscales")
+    image, dataset = scales[0], scales[0]["datasets"][0]
+    array, axes = found[dataset["path"]], image["axes"]
+    transformations = [*dataset.get("coordinateTransformations", []), *image.get("coordinateTransformations", [])]
+    size, origin = np.ones(len(axes)), np.zeros(len(axes))
+    for one in transformations:
+        if one["type"] == "scale":
+            size, origin = size * one["scale"], origin * one["scale"]
+        elif one["type"] == "translation":
+            origin = origin + one["translation"]
+    spatial = [i for i, axis in enumerate(axes) if axis.get("type", "space") == "space"]
+    if any(n > 1 for i, n in enumerate(array.shape) if i not in spatial):
+        raise InputError(f"{path}: shape {array.shape}; one volume is needed: give one of a single time and channel")
+    units = {micrometres(axes[i].get("unit", "micrometer")) for i in spatial}
+    voxels = array if len(spatial) == array.ndim else np.asarray(array[:]).reshape([array.shape[i] for i in spatial])
+    if len(units) != 1 or None in units:
+        return Volume(voxels)
+    unit = units.pop()
+    return Volume(voxels, tuple(significant(unit * size[i]) for i in spatial), tuple(significant(unit * origin[i]) for i in spatial))
