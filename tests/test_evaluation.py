@@ -112,8 +112,8 @@ def test_voxel_size_of_the_images_alone_is_enough(files, no_pictures):
 
 
 def test_find_sr_of_an_ome_tiff(tmp_path):
-    (tmp_path / "lr.ome_sr.tif").touch()  # MONAI takes off one suffix only
-    assert find_sr(tmp_path / "lr.ome.tif", tmp_path).name == "lr.ome_sr.tif"
+    (tmp_path / "lr_sr.tif").touch()
+    assert find_sr(tmp_path / "lr.ome.tif", tmp_path).name == "lr_sr.tif"
 
 
 def test_find_sr_keeps_points_in_the_name(tmp_path):
