@@ -512,6 +512,13 @@ def test_paper_trains_and_its_model_fits_its_inference(parse, rock, tmp_path, bu
     parser.get_parsed_content("network_def").load_state_dict(load(tmp_path / "output" / "model.pt")["model"])
 
 
+def test_a_volume_smaller_than_a_patch_but_not_than_its_core_trains(parse, rock, tmp_path):
+    """Patches of 18 LR voxels reach beyond the border, cores of 6 do not."""
+    parser = parse(**TINY | rock | {"lr_image": write_lr(tmp_path / "small.tif", edge=7)})
+    assert parser.get_parsed_content("patch") == 18
+    assert train(parser).state.batch["image"].shape[2:] == (18, 18, 18)
+
+
 def test_resume_with_another_network_or_epoch_length(parse, rock):
     train(parse(**TINY | rock))
     more = TINY | rock | {"max_epochs": 2, "resume": True}

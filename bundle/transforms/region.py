@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable, SpatialCrop
@@ -66,6 +65,6 @@ class RandPatchd(Randomizable, MapTransform):
             for axis in (1, 2, 3):
                 size = patch.shape[axis]
                 start = int(self.R.randint(-self.margin, size + self.margin - self.edge + 1))
-                patch = patch.index_select(axis, torch.from_numpy(np.arange(start, start + self.edge).clip(0, size - 1)))
+                patch = patch.index_select(axis, torch.arange(start, start + self.edge).clamp(0, size - 1))
             result[key] = patch
         return result
