@@ -1,4 +1,4 @@
-"""Coarser copies of a label volume by majority, for viewers."""
+"""Coarser copies of a volume, for viewers."""
 
 from __future__ import annotations
 
@@ -20,18 +20,59 @@ def majority_pyramid(labels: np.ndarray, n_phases: int, levels: int) -> list[np.
     """
     if not levels:
         return []
-    shape = tuple(-(-n // 2) for n in labels.shape)
-    counts = np.empty((n_phases, *shape), np.uint8)
-    for z in range(shape[0]):  # two planes at a time stay in the cache
-        planes = labels[2 * z : 2 * z + 2]
-        for phase in range(n_phases):
-            counts[phase, z] = _halved((planes == phase).view(np.uint8))[0]
-    pyramid = []
-    for level in range(levels):
-        if level:
-            counts = np.stack([_halved(count.astype(np.uint16, copy=False)) for count in counts])
-        pyramid.append(counts.argmax(0).astype(np.uint8))
+    counts = _phase_counts(labels, n_phases)
+    pyramid = [_first_most(counts)]
+    for _ in range(levels - 1):
+        counts = np.stack([_halved(count.astype(np.uint16, copy=False)) for count in counts])
+        pyramid.append(_first_most(counts))
     return pyramid
+
+
+def mean_pyramid(values: np.ndarray, levels: int) -> list[np.ndarray]:
+    """Volumes 2, 4, 8, … times coarser: the mean of a block, to the nearest whole number.
+
+    Args:
+        values: uint8 (z, y, x); a last block that the volume only partly fills counts what there is.
+        levels: of the pyramid beyond the volume itself.
+
+    Returns:
+        uint8 arrays of ceil(n / 2^k) voxels along each axis, k = 1, 2, …
+    """
+    total, voxels = values.astype(np.float32), np.ones(values.shape, np.float32)
+    pyramid = []
+    for _ in range(levels):
+        total, voxels = _halved(total), _halved(voxels)
+        pyramid.append(np.rint(total / voxels).astype(np.uint8))
+    return pyramid
+
+
+def _phase_counts(labels: np.ndarray, n_phases: int) -> np.ndarray:
+    """Voxels of each phase in blocks of 2^3: uint8 (phases, ceil(z / 2), ceil(y / 2), ceil(x / 2)).
+
+    Two planes at a time, which stay in the processor's cache, and without a step along x: numpy is four times faster so.
+    """
+    depth, height, width = (-(-n // 2) for n in labels.shape)
+    counts = np.zeros((n_phases, depth, height, width), np.uint8)
+    pair = np.full((2, 2 * height, 2 * width), 255, np.uint8)  # voxels beyond the border are of no phase
+    for z in range(depth):
+        planes = labels[2 * z : 2 * z + 2]
+        pair[len(planes) :] = 255
+        pair[: len(planes), : planes.shape[1], : planes.shape[2]] = planes
+        for phase in range(n_phases):
+            same = (pair == phase).view(np.uint8)
+            column = same[0] + same[1]
+            neighbours = (column[::2] + column[1::2]).view("<u2")  # two along x in the bytes of one word
+            np.add(neighbours & 0xFF, neighbours >> 8, out=counts[phase, z], casting="unsafe")
+    return counts
+
+
+def _first_most(counts: np.ndarray) -> np.ndarray:
+    """`counts.argmax(0)` as uint8, ten times faster for few phases."""
+    most, label = counts[0].copy(), np.zeros(counts.shape[1:], np.uint8)
+    for phase in range(1, len(counts)):
+        np.putmask(label, counts[phase] > most, np.uint8(phase))
+        np.maximum(most, counts[phase], out=most)
+    return label
 
 
 def _halved(x: np.ndarray) -> np.ndarray:

@@ -110,8 +110,8 @@ def test_the_receptive_field_ends_at_the_halo(network):
 
     assert not changed_at(network.halo + 1)
     # labels reach as far as the halo less the radius of the smooth noise, 1, and with three levels less one that is cut in whole voxels;
-    # the paper's halo also keeps the zero padding away, which reaches further than a voxel does
-    assert changed_at(network.halo - (3 if isinstance(network, PaperGenerator) else 2 if len(network.levels) == 3 else 1))
+    # the paper's halo is five voxels and a half, rounded up
+    assert changed_at(network.halo - (1 if isinstance(network, PaperGenerator) else 2 if len(network.levels) == 3 else 1))
 
 
 def test_same_seed_same_bytes_other_seed_other_rock(network, labels):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 _TABLE_BITS = 16
+_SLAB = 2**18  # voxels made at a time, which stay in the processor's cache
 
 
 @lru_cache(maxsize=1)
@@ -52,5 +53,10 @@ def coordinate_noise(seed: int, scale: int, start: tuple[int, int, int], shape: 
         float32 tensor of `shape`. The value of a voxel depends on seed, scale and position alone.
     """
     z, y, x = (_axis_key(seed, scale, axis, start[axis], shape[axis]) for axis in range(3))
-    h = _mix((z[:, None] + y[None, :])[:, :, None] ^ x[None, None, :])
-    return torch.from_numpy(_normal_quantiles()[h >> np.uint32(32 - _TABLE_BITS)])
+    zy, result = z[:, None] + y[None, :], np.empty(shape, np.float32)
+    planes = max(1, _SLAB // (shape[1] * shape[2]))
+    for i in range(0, shape[0], planes):
+        h = _mix(zy[i : i + planes, :, None] ^ x)
+        h >>= np.uint32(32 - _TABLE_BITS)
+        np.take(_normal_quantiles(), h, out=result[i : i + planes], mode="clip")  # the mode that needs no copy
+    return torch.from_numpy(result)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bundle.networks.generator import Box
+from bundle.networks.windows import blocks, crop, doubled, empty_window, put, trimmed
 
 
 def _conv(a: int, b: int) -> nn.Sequential:
@@ -22,12 +23,14 @@ class PaperGenerator(nn.Module):
         in_channels: LR phases + 1 (noise, last).
         out_channels: phases of the result.
         width: features of the first stage (512 published; a multiple of 16), halved as published: w, w/2, w/4, w/8, w/16.
+        block: edge, in voxels four times finer than LR, of what the last stage makes of a window at a time.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, width: int = 512):
+    def __init__(self, in_channels: int, out_channels: int, width: int = 512, block: int = 16):
         super().__init__()
-        self.halo: int = 7  # LR voxels; a block depends on 5 beyond it. Set here, not on the class: TorchScript needs it
+        self.halo: int = 6  # LR voxels; a block depends on 5.5 beyond it. Set here, not on the class: TorchScript needs it
         self.scale_factor: int = 8
+        self.block: int = block
         w = width
         self.in_channels, self.out_channels = in_channels, out_channels
         self.stem = _conv(in_channels, w)
@@ -55,14 +58,29 @@ class PaperGenerator(nn.Module):
 
     @torch.jit.export
     def forward_window(self, image: Tensor, noise: list[Tensor]) -> Tensor:
-        """Probabilities of a core: (B, in, d+2 halo, …) -> (B, out, 8d, 8h, 8w), everything within reach of the zero padding cut away."""
-        cut = self.halo * self.scale_factor
-        return self.forward(image)[:, :, cut:-cut, cut:-cut, cut:-cut]
+        """Probabilities of a core: (B, in, d+2 halo, …) -> (B, out, 8d, 8h, 8w), what `forward` gives there far from the border."""
+        return self.window(image, noise, labels=False, probabilities=True)[1]
 
     @torch.jit.export
-    def labels_window(self, image: Tensor, noise: list[Tensor]) -> Tensor:
-        """The most probable phase of each voxel of a core: (B, in, d+2 halo, …) -> (B, 1, 8d, 8h, 8w) uint8."""
-        return self.forward_window(image, noise).argmax(1, keepdim=True).to(torch.uint8)
+    def window(self, image: Tensor, noise: list[Tensor], labels: bool = True, probabilities: bool = False) -> tuple[Tensor, Tensor]:
+        """What is asked for of a core, as `forward_window`: the most probable phases (B, 1, 8d, 8h, 8w) uint8 and the probabilities.
+
+        The layers of `forward`, each without what lies within reach of its zero padding; the last stage block by block. What is not asked
+        for is empty.
+        """
+        x = trimmed(self.stem(image), 1)
+        x = F.relu(trimmed(x, 2) + trimmed(self.residual(x), 2))
+        x = trimmed(self.stage1(doubled(x)), 2)  # one voxel for the padding, one that stage 2 does not need
+        x = trimmed(self.stage2(x), 2)
+        size = [x.shape[2] - 4, x.shape[3] - 4, x.shape[4] - 4]
+        result = empty_window(image, self.out_channels, [2 * n for n in size], labels, probabilities)
+        for start, shape in blocks(size, self.block):
+            logits = trimmed(self.stage3(doubled(crop(x, start, [n + 4 for n in shape]))), 2).float()
+            if labels:
+                put(logits.argmax(1, keepdim=True), result[0], [2 * a for a in start])
+            if probabilities:
+                put(torch.softmax(logits, dim=1), result[1], [2 * a for a in start])
+        return result
 
     @torch.jit.unused
     def corrected(self, image: Tensor) -> Tensor:

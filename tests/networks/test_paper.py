@@ -113,3 +113,17 @@ def test_torchscript_equals_eager(network):
     torch.testing.assert_close(scripted(image), network(image))
     assert (scripted.halo, scripted.scale_factor) == (network.halo, 8)
     assert scripted.noise_windows([1, 1, 1]) == []
+
+
+def test_a_window_is_the_middle_of_the_whole(network):
+    """Layer by layer cropped, block by block: what the published forward pass gives where its zero padding does not reach."""
+    image, h = torch.rand(1, 3, 15, 16, 14), network.halo
+    with torch.no_grad():
+        probabilities = network(image)
+        network.stage3[-1].bias[1] -= (probabilities[:, 1] / probabilities[:, 0]).log().median()  # half of each phase
+        expected = network(image)[:, :, 8 * h : -8 * h, 8 * h : -8 * h, 8 * h : -8 * h]
+        for edge in (3, 64):
+            network.block = edge
+            torch.testing.assert_close(network.forward_window(image, []), expected)
+            assert torch.equal(network.window(image, [])[0], expected.argmax(1, keepdim=True))
+        assert len(expected.argmax(1).unique()) == 2
