@@ -18,11 +18,10 @@ from bundle.io import Volume, atomic_path, write_volume
 from bundle.io.files import WRITERS, stem_of
 from bundle.io.source import LabelSource
 from bundle.provenance import sha256, versions
+from bundle.shards import LABELS, SUFFIX, missing_shards
 from bundle.store import LabelStore
 
 logger = logging.getLogger(__name__)
-
-STORE_SUFFIX = ".ome.zarr"
 
 
 def check_output_dir(output_dir: str | Path) -> None:
@@ -79,13 +78,14 @@ class InferenceRecord:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
-        source, store = engine.state.output["image"], engine.state.output["pred"]
-        left = store.missing()
+        source, stores = engine.state.output["image"], engine.state.output["pred"]
+        store, left = stores[LABELS], missing_shards(stores)
         if left:
             logger.info(f"{store.path}: {left} shards are left to other processes; the last one writes the pictures")
             return
-        store.tidy()
-        base, sr = str(store.path).removesuffix(STORE_SUFFIX), store.volume()
+        for one in stores.values():
+            one.tidy()
+        base, sr = str(store.path).removesuffix(SUFFIX), store.volume()
         for suffix in self.formats:
             write_volume(base + suffix, sr)
         with atomic_path(f"{base}_provenance.json") as partial:
@@ -98,7 +98,8 @@ class InferenceRecord:
         }
         report.plot_slices(f"{base}.png", columns, self.phases)
         logger.info(f"{source.path}: {_shape(lr)} voxels of {_size(lr)} µm became {_shape(sr)} of {_size(sr)} µm")
-        logger.info(f"wrote {', '.join(base + suffix for suffix in (STORE_SUFFIX, *self.formats, '.png', '_provenance.json'))}")
+        written = [str(one.path) for one in stores.values()] + [base + suffix for suffix in (*self.formats, ".png", "_provenance.json")]
+        logger.info(f"wrote {', '.join(written)}")
 
     def _provenance(self, source: LabelSource, store: LabelStore) -> dict[str, Any]:
         lr = Volume(source, source.voxel_size, source.origin)
@@ -113,7 +114,7 @@ class InferenceRecord:
 
 def store_path(lr_image: str | Path, output_dir: str | Path) -> Path:
     """`<name of the LR image>_sr.ome.zarr` in the folder of the results."""
-    return Path(output_dir) / (stem_of(lr_image) + "_sr" + STORE_SUFFIX)
+    return Path(output_dir) / (stem_of(lr_image) + "_sr" + SUFFIX)
 
 
 def _grid(volume: Volume) -> dict[str, Any]:

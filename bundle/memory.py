@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bundle.errors import InputError
+
+CORES = (32, 24, 16, 12, 8, 4, 2, 1)  # LR voxels; beyond 32 nothing is gained
+ROOM = 1.5  # what a window takes is this much more than its tensors: the allocator's gaps, and the work space of convolutions
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -57,6 +62,52 @@ def _group_memory(root: Path, own: Path) -> list[int]:
         if group == root:
             break
     return left
+
+
+def window_memory(network: nn.Module, core: int, amp: bool) -> int:
+    """Bytes that a window takes, found by going through the network without computing.
+
+    Args:
+        network: as for `WindowInferer`.
+        core: edge, LR voxels.
+        amp: under bfloat16 autocast.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode  # takes a moment to import
+
+    edge, device = core + 2 * network.halo, next(network.parameters()).device
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _LiveBytes() as tensors:
+        image = torch.empty(1, network.in_channels, edge, edge, edge, device=device).contiguous(memory_format=torch.channels_last_3d)
+        noise = [torch.empty(1, 1, *shape, device=device) for _, _, shape in network.noise_windows([core] * 3)]
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            network.window(image, noise)
+    return int(ROOM * tensors.peak)
+
+
+def choose_core(network: nn.Module, amp: bool, free: int, most: int, wanted: int | None = None) -> int:
+    """Edge of the window, LR voxels: the one that is wanted, or the largest up to 32 that fits into half of the free memory.
+
+    Args:
+        network, amp: as for `window_memory`.
+        free: bytes.
+        most: longest edge of what is cut into windows.
+        wanted: None to choose.
+
+    Raises:
+        InputError: the memory is too little; it says how much is needed, and which setting lowers it.
+    """
+    largest = min(most, wanted or CORES[0])
+    need = window_memory(network, largest, amp)
+    if need <= (free if wanted else free / 2):
+        return largest
+    smaller = next((core for core in CORES if core < largest and window_memory(network, core, amp) <= free / 2), None)
+    if smaller is None or wanted:
+        advice = f"set core to {smaller}, or to null" if smaller else "free memory, or run fewer processes"
+        raise InputError(f"core: a window of {largest} LR voxels needs {_size(need)} of memory, {_size(free)} are free; {advice}")
+    return smaller
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.2g} GiB"
 
 
 class _LiveBytes(TorchDispatchMode):

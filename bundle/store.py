@@ -1,4 +1,4 @@
-"""The super-resolved volume on disk: an OME-Zarr 0.5 label image, written shard by shard by any number of processes."""
+"""The super-resolved volume on disk: OME-Zarr 0.5, written shard by shard by any number of processes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import numpy as np
 from bundle.errors import InputError, first_line
 from bundle.io.region import boxes
 from bundle.io.volume import Volume
-from bundle.pyramid import majority_pyramid
+from bundle.pyramid import majority_pyramid, mean_pyramid
 from bundle.report import colour_labels
 
 logger = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
 FINGERPRINT = "rock_super_resolution"
-"""Attribute of the store that says what it is made from."""
+"""Attribute of a store that says what it is made from."""
 CHUNK = 64  # voxels along the edge of what a viewer loads at once
-NOT_MADE = 255  # no label: so that a part of a shard that is missing is not taken for the first phase, and a shard of that is written
+NOT_MADE = 255  # no voxel's value: a part of a shard that is missing is not taken for the first phase, and a shard of that is written
 
 
-class LabelStore:
-    """Labels (z, y, x) and their majority pyramid on disk, in shards that are each one file a level and written whole or not at all.
+class ShardStore:
+    """A volume (z, y, x), of channels where it has some, and its pyramid on disk, in shards that are each one file a level and written whole or not.
 
     The shards of a level cover what those of the finest do, so a shard with its part of the pyramid belongs to one writer, and writers need not
-    know of each other.
+    know of each other. Voxels are uint8 below 255.
 
     Args:
         path: of the folder, `<name>.ome.zarr`.
@@ -40,12 +40,15 @@ class LabelStore:
         shard: edge of a shard, voxels; a multiple of 2^levels.
         voxel_size, origin: µm (z, y, x); the origin is the centre of voxel 0.
         phases: names of the labels 0, 1, …
-        fingerprint: what the labels are made from: a store with another one is refused.
+        fingerprint: what the voxels are made from: a store with another one is refused.
         levels: of the pyramid beyond the volume itself.
+        channels: number of channels; 0 for a volume without that axis.
 
     Raises:
         InputError: the folder cannot be written, or holds something else.
     """
+
+    kind = ""  # of the pyramid, as in the metadata
 
     def __init__(
         self,
@@ -57,14 +60,23 @@ class LabelStore:
         phases: Sequence[str],
         fingerprint: Mapping[str, Any],
         levels: int = 3,
+        channels: int = 0,
     ):
         if shard % 2**levels:
             raise ValueError(f"a shard of {shard} voxels is no multiple of 2^{levels}")
         self.path, self.shape, self.shard, self.levels = Path(path), tuple(int(n) for n in shape), int(shard), levels
         self.voxel_size, self.origin = tuple(map(float, voxel_size)), tuple(map(float, origin))
-        self.phases = list(phases)
+        self.phases, self.channels = list(phases), (channels,) if channels else ()
         self.fingerprint = json.loads(json.dumps({**fingerprint, "shape": self.shape, "shard": self.shard}, default=str))
         self.arrays = self._open()
+
+    def coarser(self, voxels: np.ndarray) -> list[np.ndarray]:
+        """The pyramid of a shard, without the shard itself."""
+        raise NotImplementedError
+
+    def described(self) -> dict[str, Any]:
+        """What the metadata say beside size and place."""
+        raise NotImplementedError
 
     def shards(self) -> Iterator[tuple[Triple, Triple]]:
         """Start and shape (z, y, x) of every shard, voxels; the last ones are cut at the border."""
@@ -88,13 +100,13 @@ class LabelStore:
         """How many shards are not there yet; damage is not looked for."""
         return sum(not all(self._file(level, start).is_file() for level in range(len(self.arrays))) for start, _ in self.shards())
 
-    def write(self, start: Triple, labels: np.ndarray) -> None:
-        """Write the labels (z, y, x) of a shard, uint8, and their part of the pyramid; the finest last, so that it is there when all are.
+    def write(self, start: Triple, voxels: np.ndarray) -> None:
+        """Write a shard, uint8 (z, y, x) or (channel, z, y, x), and its part of the pyramid; the finest last, so that it is there when all are.
 
         Raises:
             InputError: the disk is full or cannot be written.
         """
-        pyramid = [labels, *majority_pyramid(labels, len(self.phases), self.levels)]
+        pyramid = [voxels, *self.coarser(voxels)]
         try:
             for level in reversed(range(len(self.arrays))):
                 self._file(level, start).unlink(missing_ok=True)  # a damaged one: zarr would read it to complete it
@@ -108,15 +120,15 @@ class LabelStore:
             partial.unlink(missing_ok=True)
 
     def volume(self) -> Volume:
-        """The finest labels; `array` is read from the disk where it is sliced."""
+        """The finest voxels; `array` is read from the disk where it is sliced."""
         return Volume(self.arrays[0], self.voxel_size, self.origin)
 
     def _place(self, level: int, start: Triple) -> tuple[slice, ...]:
         edge = self.shard >> level
-        return tuple(slice(a >> level, min((a >> level) + edge, n)) for a, n in zip(start, self.arrays[level].shape))
+        return (..., *(slice(a >> level, min((a >> level) + edge, n)) for a, n in zip(start, self.arrays[level].shape[-3:])))
 
     def _file(self, level: int, start: Triple) -> Path:
-        return self.path.joinpath(str(level), "c", *(str(a // self.shard) for a in start))
+        return self.path.joinpath(str(level), "c", *("0" for _ in self.channels), *(str(a // self.shard) for a in start))
 
     def _open(self) -> list:
         import zarr  # takes a moment to import
@@ -132,7 +144,7 @@ class LabelStore:
         except PermissionError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another output_dir") from error
         except Exception as error:  # of zarr and of the system, each their own
-            raise InputError(f"{self.path}: no store of labels ({first_line(error)}); move it away or choose another output_dir") from error
+            raise InputError(f"{self.path}: no store of this program ({first_line(error)}); move it away or choose another output_dir") from error
         if found != self.fingerprint:
             raise InputError(f"{self.path}: was made otherwise: {_differences(found, self.fingerprint)}; move it away or choose another output_dir")
         return [group[str(level)] for level in range(self.levels + 1)]
@@ -149,13 +161,13 @@ class LabelStore:
                 edge = self.shard >> level
                 group.create_array(
                     str(level),
-                    shape=tuple(-(-n // 2**level) for n in self.shape),
+                    shape=(*self.channels, *(-(-n // 2**level) for n in self.shape)),
                     dtype="uint8",
-                    shards=(edge,) * 3,
-                    chunks=(_chunk(edge),) * 3,
+                    shards=(*self.channels, *(edge,) * 3),
+                    chunks=(*(1 for _ in self.channels), *(_chunk(edge),) * 3),
                     compressors=ZstdCodec(level=3, checksum=True),
                     fill_value=NOT_MADE,
-                    dimension_names=("z", "y", "x"),
+                    dimension_names=(*("c" for _ in self.channels), "z", "y", "x"),
                 )
             group.attrs.update({"ome": self._ome(), FINGERPRINT: self.fingerprint})
             with suppress(OSError):  # another process was first
@@ -169,24 +181,55 @@ class LabelStore:
         for level in range(self.levels + 1):
             scale = [v * 2**level for v in self.voxel_size]
             shift = [o + v * (2**level - 1) / 2 for o, v in zip(self.origin, self.voxel_size)]
-            transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
+            ones, zeros = [1.0 for _ in self.channels], [0.0 for _ in self.channels]
+            transformations = [{"type": "scale", "scale": ones + scale}, {"type": "translation", "translation": zeros + shift}]
             datasets.append({"path": str(level), "coordinateTransformations": transformations})
-        colours = [{"label-value": label, "rgba": [*rgb, 255]} for label, rgb in enumerate(colour_labels(np.arange(len(self.phases))).tolist())]
-        return {
-            "version": "0.5",
-            "multiscales": [
-                {
-                    "name": self.path.name.removesuffix(".ome.zarr"),
-                    "type": "majority",
-                    "axes": [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"],
-                    "datasets": datasets,
-                }
-            ],
-            "image-label": {
-                "colors": colours,
-                "properties": [{"label-value": label, "phase": name} for label, name in enumerate(self.phases)],
-            },
-        }
+        channel_axes = [{"name": "c", "type": "channel"} for _ in self.channels]
+        axes = channel_axes + [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+        name = self.path.name.removesuffix(".ome.zarr")
+        return {"version": "0.5", "multiscales": [{"name": name, "type": self.kind, "axes": axes, "datasets": datasets}], **self.described()}
+
+
+class LabelStore(ShardStore):
+    """Labels 0, 1, … of the phases and their majority pyramid: an OME-Zarr label image."""
+
+    kind = "majority"
+
+    def coarser(self, voxels: np.ndarray) -> list[np.ndarray]:
+        """Labels by majority."""
+        return majority_pyramid(voxels, len(self.phases), self.levels)
+
+    def described(self) -> dict[str, Any]:
+        """Names and colours of the phases."""
+        colours = [{"label-value": label, "rgba": [*rgb, 255]} for label, rgb in enumerate(_colours(len(self.phases)))]
+        return {"image-label": {"colors": colours, "properties": [{"label-value": i, "phase": name} for i, name in enumerate(self.phases)]}}
+
+
+class PercentStore(ShardStore):
+    """Whole per cent, 0 to 100, and their mean pyramid: an OME-Zarr image, with a channel for each phase or without."""
+
+    kind = "mean"
+
+    def coarser(self, voxels: np.ndarray) -> list[np.ndarray]:
+        """Means of blocks."""
+        if not self.channels:
+            return mean_pyramid(voxels, self.levels)
+        return [np.stack(level) for level in zip(*(mean_pyramid(channel, self.levels) for channel in voxels))]
+
+    def described(self) -> dict[str, Any]:
+        """Channels as viewers show them: from 0 to 100, those of phases in their colour, all but the first switched off."""
+        if self.channels:
+            colours = zip(self.phases, _colours(len(self.phases)))
+            named = [(name, f"{r:02X}{g:02X}{b:02X}") for name, (r, g, b) in colours]
+        else:
+            named = [("per cent", "FFFFFF")]
+        window = {"min": 0, "start": 0, "end": 100, "max": 100}
+        channels = [{"label": name, "color": colour, "window": window, "active": i == 0} for i, (name, colour) in enumerate(named)]
+        return {"omero": {"channels": channels}}
+
+
+def _colours(number: int) -> list[list[int]]:
+    return colour_labels(np.arange(number)).tolist()
 
 
 def _chunk(edge: int) -> int:

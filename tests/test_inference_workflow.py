@@ -44,6 +44,7 @@ def case(tmp_path, bundle_root) -> SimpleNamespace:
         "network_def#blocks": 0,
         "network_def#grain_radius": 1,
         "core": 4,
+        "amp": False,
         "device": "cpu",
     }
     config = str(bundle_root / "configs" / "inference.yaml")

@@ -168,7 +168,7 @@ def test_what_is_no_store_is_left_alone(tmp_path, content):
         (path / "mine").write_text("mine")
     else:
         zarr.open_group(str(path), mode="w")
-    with pytest.raises(InputError, match="rock_sr.ome.zarr: (no store of labels|was made otherwise).*move it away"):
+    with pytest.raises(InputError, match="rock_sr.ome.zarr: (no store of this program|was made otherwise).*move it away"):
         make(tmp_path)
     assert path.exists() and (content != "folder" or (path / "mine").exists())
 

@@ -1,0 +1,197 @@
+"""Super-resolution from disk to disk, shard by shard, in flat memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.inferers import Inferer
+from torch import nn
+from tqdm import tqdm
+
+from bundle.errors import InputError
+from bundle.inferer import WindowInferer
+from bundle.io.source import LabelSource
+from bundle.store import LabelStore, PercentStore, ShardStore
+
+logger = logging.getLogger(__name__)
+
+LABELS, PROBABILITIES, UNCERTAINTY = "labels", "probabilities", "uncertainty"
+SUFFIX = ".ome.zarr"
+
+
+class StoreInferer(Inferer):
+    """Super-resolves a volume on disk into stores, shard by shard: in flat memory, and it can be killed at any time and goes on.
+
+    Several processes share the work without a word to each other: shard i belongs to process i modulo their number, and what is finished is
+    left as it is. While a shard is written the next one is computed.
+
+    Args:
+        window: makes the windows of a shard.
+        path: of the labels, `<name>.ome.zarr`; the others are `<name>_probabilities.ome.zarr` and `<name>_uncertainty.ome.zarr`.
+        phases: names of the result's labels.
+        fingerprint: what else the labels are made from, such as the checksum of the weights; a store made otherwise is refused.
+        shard: edge of a shard, LR voxels.
+        probabilities: a store of the softmax of each phase, in per cent.
+        uncertainty: number of noise seeds that vote, `window.seed` and those after it; a store of the entropy of their votes in per cent of
+            the largest possible: 0 where all agree, 100 where all phases have equally many. 0 for none.
+        rank, world_size: this process, of how many.
+        progress: shows a bar with voxels per second, the time left and the shards done.
+    """
+
+    def __init__(
+        self,
+        window: WindowInferer,
+        path: str | Path,
+        phases: Sequence[str],
+        fingerprint: Mapping[str, Any],
+        shard: int = 32,
+        probabilities: bool = False,
+        uncertainty: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        progress: bool = True,
+    ):
+        super().__init__()
+        if int(shard) != shard or shard < 1:
+            raise InputError(f"shard: {shard} is no size; give a whole number of LR voxels, such as 32")
+        if int(uncertainty) != uncertainty or not (uncertainty == 0 or 2 <= uncertainty < 255):
+            raise InputError(f"uncertainty: {uncertainty} is no number of seeds; give 2 to 254, such as 8, or 0 for none")
+        if not 0 <= rank < world_size:
+            raise InputError(f"rank: {rank} of {world_size} processes; give 0 to {world_size - 1}")
+        self.window, self.path, self.phases, self.fingerprint = window, Path(path), list(phases), dict(fingerprint)
+        self.shard, self.probabilities, self.uncertainty = int(shard), bool(probabilities), int(uncertainty)
+        self.rank, self.world_size, self.progress = int(rank), int(world_size), progress
+
+    def __call__(self, inputs: LabelSource, network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, ShardStore]:
+        """Super-resolve this process's shards that are not finished yet.
+
+        Args:
+            inputs: the LR labels.
+            network: as for `WindowInferer`.
+
+        Returns:
+            the stores by what they hold: "labels", "probabilities", "uncertainty". Whether all of them is there `missing` says, as other
+            processes may still be at work.
+
+        Raises:
+            InputError: a store made otherwise; the disk is full; the LR file changed; too little memory.
+        """
+        scale, stores = int(network.scale_factor), self._stores(inputs, network)
+        own = list(stores[LABELS].shards())[self.rank :: self.world_size]
+        open_stores = {start: [name for name, store in stores.items() if not store.finished(start)] for start, _ in own}
+        missing = [(start, shape) for start, shape in own if open_stores[start]]
+        if len(missing) < len(own):
+            logger.info(f"{self.path}: {len(own) - len(missing)} of {len(own)} shards are finished already")
+        passes = max(1, self.uncertainty)
+        total = passes * sum(prod(shape) for _, shape in own)
+        with tqdm(total=total, unit="voxel", unit_scale=True, disable=not self.progress) as bar, ThreadPoolExecutor(1) as writer:
+            bar.update(total - passes * sum(prod(shape) for _, shape in missing))
+            bar.initial = bar.n  # what is there already tells nothing of the speed
+            writing: Future | None = None
+            for start, shape in missing:
+                bar.set_description(_progress(stores))
+                made = self._shard(inputs, network, [a // scale for a in start], [n // scale for n in shape], scale, bar)
+                if writing:
+                    writing.result()  # its errors, too
+                writing = writer.submit(_write, {stores[name]: made[name] for name in open_stores[start]}, start)
+            if writing:
+                writing.result()
+            bar.set_description(_progress(stores))
+        return stores
+
+    def _stores(self, inputs: LabelSource, network: nn.Module) -> dict[str, ShardStore]:
+        scale = int(network.scale_factor)
+        made_of = {
+            **self.fingerprint,
+            "lr_sha256": inputs.checksum,
+            "seed": self.window.seed,
+            "noise_std": self.window.noise_std,
+            "precision": self.window.precise(next(network.parameters()).device),
+            "scale_factor": scale,
+        }
+        place = {
+            "shape": [scale * n for n in inputs.shape],
+            "shard": scale * self.shard,
+            "voxel_size": [v / scale for v in inputs.voxel_size],
+            "origin": [o + v * (1 / scale - 1) / 2 for o, v in zip(inputs.origin, inputs.voxel_size)],
+            "phases": self.phases,
+            "levels": scale.bit_length() - 1,
+        }
+        stores: dict[str, ShardStore] = {LABELS: LabelStore(self.path, fingerprint=made_of, **place)}
+        if self.probabilities:
+            path = beside(self.path, PROBABILITIES)
+            stores[PROBABILITIES] = PercentStore(path, fingerprint=made_of, channels=len(self.phases), **place)
+        if self.uncertainty:
+            path = beside(self.path, UNCERTAINTY)
+            stores[UNCERTAINTY] = PercentStore(path, fingerprint={**made_of, "uncertainty": self.uncertainty}, **place)
+        return stores
+
+    def _shard(
+        self, inputs: LabelSource, network: nn.Module, start: Sequence[int], shape: Sequence[int], scale: int, bar: tqdm
+    ) -> dict[str, np.ndarray]:
+        """Everything asked for of a shard: uint8 (s d, s h, s w), probabilities (phases, s d, s h, s w)."""
+        fine, phases = [scale * n for n in shape], len(self.phases)
+        made = {LABELS: np.empty(fine, np.uint8)}
+        if self.probabilities:
+            made[PROBABILITIES] = np.empty((phases, *fine), np.uint8)
+        votes = np.zeros((phases, *fine), np.uint8) if self.uncertainty else None
+        for i in range(max(1, self.uncertainty)):
+            first = i == 0
+            for window in self.window.windows(inputs.read, network, start, shape, self.window.seed + i, first and self.probabilities):
+                labels = window.labels.cpu().numpy()
+                if first:
+                    made[LABELS][window.place] = labels
+                if first and self.probabilities:
+                    made[PROBABILITIES][(slice(None), *window.place)] = (100 * window.probabilities).round().byte().cpu().numpy()
+                if votes is not None:
+                    for phase in range(phases):
+                        votes[(phase, *window.place)] += labels == phase
+                bar.update(labels.size)
+        if votes is not None:
+            made[UNCERTAINTY] = entropy_percent(votes, self.uncertainty)
+        return made
+
+
+def entropy_percent(votes: np.ndarray, number: int) -> np.ndarray:
+    """Entropy of votes in whole per cent of its largest value, log(phases): -sum_p v_p/N log(v_p/N) / log(phases) (Shannon 1948).
+
+    Args:
+        votes: uint8 (phases, z, y, x), how many of `number` voted for each.
+
+    Returns:
+        uint8 (z, y, x), 0 to 100.
+    """
+    share = np.arange(number + 1) / number
+    terms = np.zeros(number + 1, np.float32)
+    terms[1:] = -100 / np.log(len(votes)) * share[1:] * np.log(share[1:])
+    total = terms[votes[0]]
+    for phase in votes[1:]:
+        total += terms[phase]
+    return np.rint(total).astype(np.uint8)
+
+
+def beside(path: str | Path, what: str) -> Path:
+    """The store of something else than labels: `<name>_<what>.ome.zarr`."""
+    return Path(str(path).removesuffix(SUFFIX) + f"_{what}{SUFFIX}")
+
+
+def missing_shards(stores: Mapping[str, ShardStore]) -> int:
+    """How many shards of the stores are not there yet, whoever makes them."""
+    return max(store.missing() for store in stores.values())
+
+
+def _progress(stores: Mapping[str, ShardStore]) -> str:
+    number = sum(1 for _ in stores[LABELS].shards())
+    return f"shards {number - missing_shards(stores)}/{number}"
+
+
+def _write(parts: Mapping[ShardStore, np.ndarray], start: tuple[int, int, int]) -> None:
+    for store, voxels in parts.items():
+        store.write(start, voxels)
+        logger.debug(f"{store.path}: shard {start} of {voxels.shape} voxels written")
