@@ -109,7 +109,7 @@ class WindowInferer(Inferer):
     def windows(
         self, read: Read, network: nn.Module, start: Sequence[int], shape: Sequence[int], seed: int, probabilities: bool = False
     ) -> Iterator[Window]:
-        """Super-resolve a box of a volume, window by window; while one is computed the next is read.
+        """Super-resolve a box of a volume, window by window; while a GPU computes one the next is read.
 
         Args:
             read: gives the labels of any box, as `LabelSource.read` does.
@@ -125,7 +125,8 @@ class WindowInferer(Inferer):
         amp = self.precise(device) == "bfloat16"
         cores = list(boxes(shape, core))
         places = ([a + b for a, b in zip(start, low)] for low, _ in cores)
-        ready = ahead(lambda job: self._inputs(read, network, *job, seed, device), zip(places, (size for _, size in cores)))
+        prepare, jobs = partial(self._prepared, read, network, seed, device), zip(places, (size for _, size in cores))
+        ready = ahead(prepare, jobs) if device.type == "cuda" else map(prepare, jobs)  # a processor would only take from itself
         for (low, size), (image, noise) in zip(cores, ready):
             try:
                 with eval_mode(network), torch.autocast(device.type, torch.bfloat16, enabled=amp):
@@ -152,10 +153,11 @@ class WindowInferer(Inferer):
             logger.debug(f"windows of {self._chosen[1][most]} LR voxels")
         return self._chosen[1][most]
 
-    def _inputs(
-        self, read: Read, network: nn.Module, start: Sequence[int], shape: Sequence[int], seed: int, device: torch.device
+    def _prepared(
+        self, read: Read, network: nn.Module, seed: int, device: torch.device, job: tuple[Sequence[int], Sequence[int]]
     ) -> tuple[Tensor, list[Tensor]]:
-        """One-hot labels with noise, and the noise of the finer levels, on their way to the device."""
+        """One-hot labels with noise, and the noise of the finer levels, on their way to the device; `job` is the start and shape of a core."""
+        start, shape = job
         low, high = [a - network.halo for a in start], [a + n + network.halo for a, n in zip(start, shape)]
         labels = torch.from_numpy(read(low, high))
         onehot = F.one_hot(labels[None].long(), network.in_channels - 1).movedim(-1, 1)
