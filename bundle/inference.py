@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from bundle import report
 from bundle.errors import InputError
 from bundle.io import Volume, atomic_path, write_volume
-from bundle.io.files import WRITERS, stem_of
+from bundle.io.files import check_fits, stem_of
 from bundle.io.source import LabelSource
 from bundle.provenance import sha256, versions
 from bundle.shards import LABELS, SUFFIX, missing_shards
@@ -38,6 +38,21 @@ def check_output_dir(output_dir: str | Path) -> None:
         raise InputError(f"{output_dir}: cannot be written ({error.strerror or error}); choose another output_dir") from error
 
 
+def check_format(output_ext: str | None, shape: Sequence[int], scale_factor: int) -> None:
+    """Whether the format asked for beside the store holds the result, before the long work.
+
+    Args:
+        output_ext: suffix, such as .nii; None or nothing for the store alone.
+        shape: of the LR volume.
+        scale_factor: of the result.
+
+    Raises:
+        InputError: a format that is not written, or that cannot hold it.
+    """
+    if output_ext:
+        check_fits(f"output_ext {output_ext}", [scale_factor * n for n in shape])
+
+
 class InferenceRecord:
     """When all shards are there: writes the formats asked for, `<name>_sr.png` (middle slices of LR and SR) and `<name>_sr_provenance.json`.
 
@@ -52,7 +67,7 @@ class InferenceRecord:
         formats: suffixes that the volume is written in beside the store, such as .tif.
 
     Raises:
-        InputError: names that `phases` lacks; a format that is not written.
+        InputError: names that `phases` lacks.
     """
 
     def __init__(
@@ -67,9 +82,6 @@ class InferenceRecord:
         missing = [name for name in lr_phases if name not in phases]
         if missing:
             raise InputError(f"lr_phases has {', '.join(missing)}, which phases ({', '.join(phases)}) lacks; use the same names")
-        unknown = [suffix for suffix in formats if suffix not in WRITERS]
-        if unknown:
-            raise InputError(f"output_ext: {unknown[0]} is not written; use one of {', '.join(WRITERS)}, or null for the OME-Zarr alone")
         self.output_dir, self.model_file, self.settings = Path(output_dir), Path(model_file), dict(settings)
         self.phases, self.lr_phases, self.formats = list(phases), list(lr_phases), list(formats)
 

@@ -121,7 +121,7 @@ class WindowInferer(Inferer):
         Raises:
             InputError: too little memory.
         """
-        scale, core, device = int(network.scale_factor), self._core(network, max(shape)), next(network.parameters()).device
+        scale, core, device = int(network.scale_factor), self.core_for(network, max(shape)), next(network.parameters()).device
         amp = self.precise(device) == "bfloat16"
         cores = list(boxes(shape, core))
         places = ([a + b for a, b in zip(start, low)] for low, _ in cores)
@@ -138,11 +138,11 @@ class WindowInferer(Inferer):
             place = tuple(slice(scale * a, scale * (a + n)) for a, n in zip(low, size))
             yield Window(place, labels[0, 0], phases[0] if probabilities else phases)
 
-    def precise(self, device: torch.device) -> str:
+    def precise(self, device: torch.device | str) -> str:
         """The precision of the network on a device: bfloat16 or float32."""
-        return "bfloat16" if (has_bfloat16(device) if self.amp is None else self.amp) else "float32"
+        return "bfloat16" if (has_bfloat16(torch.device(device)) if self.amp is None else self.amp) else "float32"
 
-    def _core(self, network: nn.Module, most: int) -> int:
+    def core_for(self, network: nn.Module, most: int) -> int:
         """Edge of the windows of a box whose longest edge is `most`, chosen once."""
         if self._chosen[0] is not network:
             self._chosen = network, {}

@@ -82,6 +82,7 @@ class StoreInferer(Inferer):
         Raises:
             InputError: a store made otherwise; the disk is full; the LR file changed; too little memory.
         """
+        self.window.core_for(network, min(self.shard, max(inputs.shape)))  # too little memory shows before anything is written
         scale, stores = int(network.scale_factor), self._stores(inputs, network)
         own = list(stores[LABELS].shards())[self.rank :: self.world_size]
         open_stores = {start: [name for name, store in stores.items() if not store.finished(start)] for start, _ in own}

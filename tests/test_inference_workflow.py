@@ -155,6 +155,17 @@ def test_processes_share_the_work_and_the_last_writes_the_rest(case):
     assert (tifffile.imread(case.out / "rock_sr.tif") != super_resolved(case, case.labels)).mean() < 1e-3
 
 
+def test_probabilities_and_uncertainty(case):
+    done = command(case, probabilities=True, uncertainty=3, core=None, amp=None)
+    assert done.returncode == 0, done.stderr
+    names = {"rock_sr.ome.zarr", "rock_sr_probabilities.ome.zarr", "rock_sr_uncertainty.ome.zarr"}
+    assert names < {p.name for p in case.out.iterdir()}
+    percent = read_volume(case.out / "rock_sr_uncertainty.ome.zarr")
+    assert percent.voxel_size == pytest.approx([3.5 / 8] * 3) and 0 < percent.array.mean() < 100
+    record = json.loads((case.out / "rock_sr_provenance.json").read_text())
+    assert record["settings"]["uncertainty"] == 3 and record["settings"]["precision"] in ("bfloat16", "float32")
+
+
 def float_volume(folder: Path) -> None:
     tifffile.imwrite(folder / "rock.tif", np.full(SHAPE, np.nan, np.float32), photometric="minisblack")
 
@@ -176,6 +187,10 @@ def nothing(folder: Path) -> None:
     (folder / "file").write_text("")
 
 
+def long(folder: Path) -> None:
+    tifffile.imwrite(folder / "rock.tif", np.zeros((2, 1, 4097), np.uint8), photometric="minisblack")
+
+
 BAD = {
     "volume missing": (nothing, {"lr_image": "{}/no.tif"}, "no.tif: no such file"),
     "volume truncated": (truncated, {}, "rock.tif: "),
@@ -192,7 +207,9 @@ BAD = {
     "model of another scale": (nothing, {"scale_factor": 4}, "scale_factor is 4"),
     "core": (nothing, {"core": 0}, "core"),
     "shard": (nothing, {"shard": 0}, "shard"),
-    "format": (nothing, {"output_ext": ".png"}, "output_ext: .png is not written"),
+    "format": (nothing, {"output_ext": ".png"}, "output_ext .png: format .png is not written"),
+    "axis of NIfTI": (long, {"lr_voxel_size": 3.5, "output_ext": ".nii"}, "NIfTI holds 32767"),
+    "seeds": (nothing, {"uncertainty": 1}, "uncertainty"),
     "output folder": (nothing, {"output_dir": "{}/file/out"}, "cannot be written"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from bundle.errors import InputError
-from bundle.inferer import WindowInferer
+from bundle.inferer import WindowInferer, ahead, has_bfloat16
+from bundle.io.region import replicated
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.noise import coordinate_noise
 from bundle.networks.paper import PaperGenerator
@@ -154,3 +155,75 @@ def test_options_that_make_no_sense(options):
 def test_one_volume_of_labels_is_needed(shape):
     with pytest.raises(ValueError, match="one volume"):
         infer(torch.zeros(shape, dtype=torch.uint8), level_generator())
+
+
+def test_the_window_is_chosen_from_the_memory_and_changes_nothing(labels, monkeypatch):
+    network = level_generator()
+    expected = infer(labels, network, core=64)
+    for free in (1 << 40, 4 << 20):
+        monkeypatch.setattr("bundle.inferer.free_memory", lambda device, free=free: free)
+        inferer = WindowInferer()
+        assert (inferer(labels, network) != expected).sum() <= 1
+        assert (inferer.core_for(network, max(SHAPE)) == max(SHAPE)) == (free == 1 << 40)
+    monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 1 << 10)
+    with pytest.raises(InputError, match="core: .* needs .* of memory"):
+        infer(labels, network)
+
+
+def test_processes_share_the_memory(labels, monkeypatch):
+    network = level_generator()
+    monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 64 << 20)
+    alone, shared = (WindowInferer(processes=n).core_for(network, 32) for n in (1, 8))
+    assert shared < alone
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_memory_that_is_taken_meanwhile(labels, error, monkeypatch):
+    network = level_generator()
+    monkeypatch.setattr("bundle.inferer.choose_core", lambda *args: 4)
+
+    def window(*args, **kwargs):
+        raise error
+
+    network.window = window
+    with pytest.raises(InputError, match="windows of 4 LR voxels; set core to 2"):
+        infer(labels, network, core=4)
+
+
+def test_precision_is_that_of_the_device_unless_one_says_so():
+    cpu = torch.device("cpu")
+    assert WindowInferer(amp=False).precise(cpu) == "float32" and WindowInferer(amp=True).precise(cpu) == "bfloat16"
+    assert WindowInferer(amp=None).precise(cpu) == ("bfloat16" if has_bfloat16(cpu) else "float32")
+
+
+@pytest.mark.parametrize("core", [4, 5, 8])
+def test_half_precision_does_not_depend_on_the_window(labels, core):
+    network = level_generator()
+    different = infer(labels, network, core=core, amp=True) != infer(labels, network, core=64, amp=True)
+    assert different.float().mean() <= 1e-3  # none where the processor has bfloat16
+
+
+def test_ahead_is_map():
+    assert list(ahead(lambda x: x * x, range(5))) == [0, 1, 4, 9, 16] and list(ahead(str, [])) == []
+
+    def fails_at_two(x):
+        if x == 2:
+            raise ValueError("two")
+        return x
+
+    found = []
+    with pytest.raises(ValueError, match="two"):
+        for value in ahead(fails_at_two, range(5)):
+            found.append(value)
+    assert found == [0, 1]
+
+
+def test_a_box_with_probabilities(network, labels, expected):
+    """Part of a volume, labels and probabilities of one pass."""
+    inferer, scale = WindowInferer(2), network.scale_factor
+    found = np.full((N_HR, *(scale * n for n in (3, 2, 4))), np.nan)
+    for window in inferer.windows(partial(replicated, labels[0, 0].numpy()), network, (2, 1, 3), (3, 2, 4), 7, probabilities=True):
+        found[(slice(None), *window.place)] = window.probabilities
+        assert torch.equal(window.labels.long(), window.probabilities.argmax(0))
+    part = tuple(slice(scale * a, scale * (a + n)) for a, n in zip((2, 1, 3), (3, 2, 4)))
+    np.testing.assert_allclose(found, expected[(slice(None), *part)], atol=1e-4)

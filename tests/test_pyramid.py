@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bundle.pyramid import majority_pyramid
+from bundle.pyramid import majority_pyramid, mean_pyramid
 
 
 def by_loops(labels: np.ndarray, n: int, edge: int) -> np.ndarray:
@@ -47,3 +47,16 @@ def test_large_blocks_do_not_overflow():
 
 def test_no_levels():
     assert majority_pyramid(np.zeros((2, 2, 2), np.uint8), 2, 0) == []
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (9, 14, 1), (1, 5, 8)])
+def test_means_of_blocks(shape):
+    values = np.random.default_rng(0).integers(101, size=shape, dtype=np.uint8)
+    found = mean_pyramid(values, 3)
+    assert len(found) == 3
+    for level, coarse in enumerate(found):
+        edge = 2 ** (level + 1)
+        assert coarse.dtype == np.uint8 and coarse.shape == tuple(-(-n // edge) for n in shape)
+        for z, y, x in np.ndindex(*coarse.shape):
+            block = values[z * edge : (z + 1) * edge, y * edge : (y + 1) * edge, x * edge : (x + 1) * edge]
+            assert abs(int(coarse[z, y, x]) - block.mean()) <= 0.5 + 1e-6

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from bundle.errors import InputError
 from bundle.inferer import WindowInferer
 from bundle.io import Volume, write_volume
 from bundle.io.source import LabelSource
 from bundle.networks.generator import LevelGenerator
-from bundle.shards import StoreInferer
+from bundle.shards import StoreInferer, entropy_percent
 
 zarr = pytest.importorskip("zarr")
 
@@ -39,12 +40,17 @@ def source(tmp_path) -> LabelSource:
 
 
 def infer(source: LabelSource, folder: Path, rank: int = 0, world_size: int = 1, core: int = CORE, seed: int = 3, **options):
+    """The store of the labels."""
+    return stores(source, folder, rank, world_size, core, seed, **options)["labels"]
+
+
+def stores(source: LabelSource, folder: Path, rank: int = 0, world_size: int = 1, core: int = CORE, seed: int = 3, **options):
     window = WindowInferer(core, seed)
     fingerprint = {"weights": "abc"} | options.pop("fingerprint", {})
     store = folder / "rock_sr.ome.zarr"
     return StoreInferer(window, store, PHASES, fingerprint, **{"shard": SHARD, "rank": rank, "world_size": world_size, "progress": False} | options)(
         source, generator()
-    )["labels"]
+    )
 
 
 def digest(folder: Path) -> str:
@@ -116,6 +122,90 @@ def test_another_rock_does_not_mix_in(source, tmp_path):
     write_volume(tmp_path / "other.nii", Volume(other, (4.0, 2.0, 8.0), (10.0, 20.0, 30.0)))
     with pytest.raises(InputError, match="lr_sha256 is .*, now"):
         infer(LabelSource(tmp_path / "other.nii", 3), tmp_path)
+
+
+def test_probabilities_and_uncertainty_beside_the_labels(source, tmp_path):
+    """Against whole volumes in memory, and scipy's entropy of the votes of five seeds."""
+    infer(source, tmp_path / "labels")
+    found = stores(source, tmp_path, probabilities=True, uncertainty=5)
+    assert digest(tmp_path) == digest(tmp_path / "labels")  # what else is asked for does not change them
+    volume = torch.from_numpy(source[0:10, 0:7, 0:9])[None, None]
+    softmax = WindowInferer(CORE, 3, "probabilities")(volume, generator())[0].numpy()
+    percent = found["probabilities"].volume().array[:]
+    assert percent.shape == (3, 40, 28, 36) and np.abs(percent - 100 * softmax).max() <= 0.501
+    votes = np.stack([(WindowInferer(CORE, seed)(volume, generator())[0, 0].numpy()[None] == np.arange(3)[:, None, None, None]) for seed in range(3, 8)])
+    expected = 100 * stats.entropy(votes.sum(0), base=3, axis=0)
+    uncertainty = found["uncertainty"].volume().array[:]
+    assert np.abs(uncertainty - expected).max() <= 0.501 and 0 < expected.mean() < 100
+    assert found["uncertainty"].voxel_size == found["labels"].voxel_size and found["uncertainty"].origin == found["labels"].origin
+
+
+def test_what_is_asked_for_later_is_added(source, tmp_path):
+    infer(source, tmp_path)
+    before = shard_files(tmp_path)
+    later = stores(source, tmp_path, uncertainty=2)
+    assert shard_files(tmp_path) == before and later["uncertainty"].missing() == 0
+    victim = next((tmp_path / "rock_sr_uncertainty.ome.zarr" / "1" / "c").rglob("0"))
+    victim = victim if victim.is_file() else next(p for p in victim.rglob("*") if p.is_file())
+    expected = victim.read_bytes()
+    victim.unlink()
+    assert stores(source, tmp_path, uncertainty=2)["uncertainty"].missing() == 0
+    assert shard_files(tmp_path) == before and victim.read_bytes() == expected
+    with pytest.raises(InputError, match="uncertainty is 2, now 3"):
+        stores(source, tmp_path, uncertainty=3)
+
+
+@pytest.mark.parametrize("votes", [(4, 0, 0), (2, 2, 0), (1, 1, 2)])
+def test_entropy_of_votes(votes):
+    found = entropy_percent(np.array(votes, np.uint8)[:, None, None, None], 4)
+    assert abs(int(found.item()) - 100 * stats.entropy(votes, base=3)) <= 0.5
+    assert entropy_percent(np.full((4, 1, 1, 1), 2, np.uint8), 8).item() == 100
+
+
+@pytest.mark.parametrize("options", [{"uncertainty": 1}, {"uncertainty": 255}, {"shard": 0}, {"rank": 2, "world_size": 2}])
+def test_options_that_make_no_sense(source, tmp_path, options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        infer(source, tmp_path, **options)
+
+
+def test_too_little_memory_shows_before_anything_is_written(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 1000)
+    with pytest.raises(InputError, match="core: a window of 2 LR voxels needs"):
+        infer(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_full_in_the_middle(tmp_path, bundle_root):
+    """A real process that may write only small files: one line, what is finished is kept, and with room it goes on."""
+    labels = np.random.default_rng(1).integers(3, size=(16, 8, 16), dtype=np.uint8)  # 4 shards of about the same size, the first not the largest
+    write_volume(tmp_path / "rock.nii", Volume(labels, (4.0, 2.0, 8.0), (10.0, 20.0, 30.0)))
+    text = f"""
+        import resource, sys
+        from pathlib import Path
+        sys.path[:0] = [{str(bundle_root)!r}, {str(bundle_root / "tests")!r}]
+        import test_shards as t
+        from bundle.errors import InputError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+        try:
+            t.infer(t.LabelSource(Path({str(tmp_path)!r}) / "rock.nii", 3), Path({str(tmp_path)!r}), shard=8)
+        except InputError as error:
+            sys.exit(str(error))
+    """
+    infer(LabelSource(tmp_path / "rock.nii", 3), tmp_path / "straight", shard=8)  # large enough for a file of a shard to be the largest
+    sizes = sorted(p.stat().st_size for p in shard_files(tmp_path / "straight"))
+
+    def run(limit: int) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", textwrap.dedent(text), str(limit)], capture_output=True, text=True)
+
+    done = run(sizes[-1] - 1)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr.splitlines()[-1] and "it goes on" in done.stderr.splitlines()[-1]
+    before = shard_files(tmp_path)
+    assert run(1 << 30).returncode == 0
+    after = shard_files(tmp_path)
+    assert digest(tmp_path) == digest(tmp_path / "straight") and len(after) == 4 * 3
+    whole = [p for p in before if p.relative_to(tmp_path).parts[1] == "0"]  # the finest level is written last
+    assert whole and all(after[p] == before[p] for p in whole)
 
 
 def test_the_bar_counts_voxels_and_shards(source, tmp_path, capsys):

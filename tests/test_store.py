@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bundle.errors import InputError
-from bundle.pyramid import majority_pyramid
-from bundle.store import LabelStore
+from bundle.pyramid import majority_pyramid, mean_pyramid
+from bundle.store import LabelStore, PercentStore
 
 zarr = pytest.importorskip("zarr")
 
@@ -205,3 +205,29 @@ def test_a_shard_must_hold_whole_blocks_of_the_pyramid(tmp_path):
     with pytest.raises(ValueError, match="no multiple"):
         make(tmp_path, shard=10)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_of_per_cent_with_a_channel_for_each_phase(tmp_path):
+    """Shard by shard the mean pyramid of the whole; one file a shard and level; half a missing shard is damage."""
+    percent = np.random.default_rng(0).integers(101, size=(3, *SHAPE), dtype=np.uint8)
+    store = PercentStore(tmp_path / "p.ome.zarr", channels=3, **OPTIONS)
+    for start, shape in store.shards():
+        store.write(start, np.stack([cut(channel, start, shape) for channel in percent]))
+    assert all(store.finished(start) for start, _ in store.shards()) and store.missing() == 0
+    group = zarr.open_group(str(store.path), mode="r")
+    for level, expected in enumerate(zip(*([channel, *mean_pyramid(channel, 2)] for channel in percent))):
+        np.testing.assert_array_equal(group[str(level)][:], np.stack(expected))
+    assert len(files(store)) == 18 and (store.path / "0" / "c" / "0" / "1" / "0" / "1").is_file()
+    ome = group.attrs["ome"]
+    (image,) = ome["multiscales"]
+    assert [axis["name"] for axis in image["axes"]] == ["c", "z", "y", "x"] and image["axes"][0]["type"] == "channel"
+    assert image["datasets"][1]["coordinateTransformations"][0]["scale"] == [1.0, 1.0, 2.0, 4.0]
+    assert [c["label"] for c in ome["omero"]["channels"]] == list(PHASES)
+
+
+def test_a_store_of_per_cent_without_channels(tmp_path):
+    percent = np.random.default_rng(0).integers(101, size=SHAPE, dtype=np.uint8)
+    store = PercentStore(tmp_path / "u.ome.zarr", **OPTIONS)
+    fill(store, percent)
+    np.testing.assert_array_equal(store.volume().array[:], percent)
+    np.testing.assert_array_equal(zarr.open_array(str(store.path / "2"), mode="r")[:], mean_pyramid(percent, 2)[1])

@@ -9,7 +9,7 @@ import numpy as np
 
 from bundle.errors import InputError, first_line
 from bundle.io.itk_formats import read_itk, write_metaimage
-from bundle.io.nifti import open_nifti, write_nifti
+from bundle.io.nifti import check_nifti_shape, open_nifti, write_nifti
 from bundle.io.ome_zarr import open_ome_zarr
 from bundle.io.raw import open_raw, write_raw
 from bundle.io.tiff import open_tiff, write_tiff
@@ -95,6 +95,19 @@ def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
     return volume
 
 
+def check_fits(path: str | Path, shape: Sequence[int]) -> None:
+    """Whether the format of a path is written and holds a volume of a shape (z, y, x), before it is made.
+
+    Raises:
+        InputError: it is not, or does not.
+    """
+    suffix = suffix_of(Path(path))
+    if suffix not in WRITERS:
+        raise InputError(f"{path}: format {suffix or 'without suffix'} is not written; use one of {', '.join(WRITERS)}")
+    if WRITERS[suffix] is write_nifti:
+        check_nifti_shape(Path(path), shape)
+
+
 def write_volume(path: str | Path, volume: Volume) -> None:
     """Write a volume as .nii, .nii.gz, .tif, .tiff, .mhd (+ .raw), .mha or .raw (+ .json), whole or not at all.
 
@@ -104,11 +117,9 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         InputError: unknown suffix, shape or type; too large for the format; the folder cannot be written.
     """
     path = Path(path)
-    writer = WRITERS.get(suffix_of(path))
-    if writer is None:
-        raise InputError(f"{path}: format {suffix_of(path) or 'without suffix'} is not written; use one of {', '.join(WRITERS)}")
+    check_fits(path, volume.array.shape)
     if volume.array.ndim != 3 or volume.array.size == 0:
         raise InputError(f"{path}: shape {volume.array.shape} cannot be written; one 3D volume (z, y, x) is needed")
     if volume.array.dtype.name not in WRITTEN_DTYPES:
         raise InputError(f"{path}: type {volume.array.dtype} cannot be written; use one of {', '.join(WRITTEN_DTYPES)}")
-    writer(path, volume)
+    WRITERS[suffix_of(path)](path, volume)

@@ -1,6 +1,7 @@
 """NIfTI by nibabel: axes (x, y, z) in the file, (z, y, x) here."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -52,14 +53,23 @@ class _Transposed:
         return np.asanyarray(self._proxy[box[::-1]]).T
 
 
-def write_nifti(path: Path, volume: Volume) -> None:
-    """Write NIfTI-1 (.nii or .nii.gz) in microns.
+def check_nifti_shape(path: Path, shape: Sequence[int]) -> None:
+    """Whether NIfTI holds the volume.
 
     Raises:
         InputError: an axis of more than 32767 voxels.
     """
-    if max(volume.array.shape) > NIFTI_MAX_AXIS:
-        raise InputError(f"{path}: an axis of {max(volume.array.shape)} voxels; NIfTI holds {NIFTI_MAX_AXIS} at most: write .tif or .mhd")
+    if max(shape) > NIFTI_MAX_AXIS:
+        raise InputError(f"{path}: an axis of {max(shape)} voxels; NIfTI holds {NIFTI_MAX_AXIS} at most: write .tif or .mhd")
+
+
+def write_nifti(path: Path, volume: Volume) -> None:
+    """Write NIfTI-1 (.nii or .nii.gz) in microns.
+
+    Raises:
+        InputError: as `check_nifti_shape`.
+    """
+    check_nifti_shape(path, volume.array.shape)
     affine = np.eye(4)
     affine[:3] = volume.affine[[2, 1, 0]][:, [2, 1, 0, 3]]
     header = nib.Nifti1Header(endianness="<")
