@@ -118,6 +118,8 @@ class ShardStore:
         """Removes what killed processes left; for when nobody writes any more."""
         for partial in self.path.rglob("*.partial"):
             partial.unlink(missing_ok=True)
+        for partial in self.path.parent.glob(f".partial-*-{self.path.name}"):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def volume(self) -> Volume:
         """The finest voxels; `array` is read from the disk where it is sliced."""

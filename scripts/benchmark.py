@@ -197,7 +197,7 @@ def report_inference(lr_image: str, quick: bool) -> None:
         print(f"| {INFERENCE[case][0]} | {r['seconds']:.1f} | {int(r['voxels']):,} | {ns:.0f} | {ns / first:.1f} | {r['memory']:.2f} |")
     print("\n| | peak of convolutions, GFLOP/s | needed, kFLOP a voxel | floor, ns a voxel | measured | share of the floor |\n|---|---|---|---|---|---|")
     peak = in_a_process("inference", "--case", "peak")
-    for precision, case in (("bfloat16", "x8_64"), ("float32", "default_fp32")):
+    for precision, case in (("bfloat16", "x8_96" if "x8_96" in results else "x8_64"), ("float32", "default_fp32")):
         if case in results:
             need = needed_flops(CHANNELS["default"])
             floor, ns = need / peak[precision], 1e9 * results[case]["seconds"] / results[case]["voxels"]

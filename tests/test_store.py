@@ -231,3 +231,36 @@ def test_a_store_of_per_cent_without_channels(tmp_path):
     fill(store, percent)
     np.testing.assert_array_equal(store.volume().array[:], percent)
     np.testing.assert_array_equal(zarr.open_array(str(store.path / "2"), mode="r")[:], mean_pyramid(percent, 2)[1])
+
+
+@pytest.fixture
+def marked(tmp_path) -> LabelStore:
+    """A store that holds a cube of label 2, its corner at voxel (8, 4, 12), in label 1."""
+    labels = np.ones(SHAPE, np.uint8)
+    labels[8:24, 4:12, 12:20] = 2
+    store = make(tmp_path)
+    fill(store, labels)
+    return store
+
+
+def test_the_validator_of_ome_zarr_models(marked, tmp_path):
+    models = pytest.importorskip("ome_zarr_models.v05", reason="the validator ome-zarr-models is not installed")
+    labels = models.ImageLabel.from_zarr(zarr.open_group(str(marked.path), mode="r"))
+    assert [c.label_value for c in labels.ome_attributes.image_label.colors] == [0, 1, 2]
+    percent = PercentStore(tmp_path / "p.ome.zarr", channels=3, **OPTIONS)
+    image = models.Image.from_zarr(zarr.open_group(str(percent.path), mode="r"))
+    assert [axis.name for axis in image.ome_attributes.multiscales[0].axes] == ["c", "z", "y", "x"]
+
+
+def test_ome_zarr_py_shows_the_levels_at_one_place(marked):
+    """The reader that napari uses: the centre of the cube, µm, is the same on every level, to half a voxel of the finest."""
+    reader = pytest.importorskip("ome_zarr.reader", reason="the reader ome-zarr is not installed")
+    from ome_zarr.io import parse_url
+
+    (node,) = list(reader.Reader(parse_url(str(marked.path)))())
+    expected = np.array([10.0, 20.0, 30.0]) + np.array([0.5, 1.0, 2.0]) * ([15.5, 7.5, 15.5])
+    assert len(node.data) == 3
+    for level, transformations in zip(node.data, node.metadata["coordinateTransformations"]):
+        scale, shift = (np.array(t[t["type"]]) for t in transformations)
+        centre = np.argwhere(np.asarray(level) == 2).mean(0) * scale + shift
+        assert (np.abs(centre - expected) <= np.array([0.5, 1.0, 2.0]) / 2).all()
