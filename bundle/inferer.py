@@ -126,7 +126,7 @@ class WindowInferer(Inferer):
         cores = list(boxes(shape, core))
         places = ([a + b for a, b in zip(start, low)] for low, _ in cores)
         prepare, jobs = partial(self._prepared, read, network, seed, device), zip(places, (size for _, size in cores))
-        ready = ahead(prepare, jobs) if device.type == "cuda" else map(prepare, jobs)  # a processor would only take from itself
+        ready = ahead(prepare, jobs) if _is_gpu(device) else map(prepare, jobs)  # a processor would only take from itself
         for (low, size), (image, noise) in zip(cores, ready):
             try:
                 with eval_mode(network), torch.autocast(device.type, torch.bfloat16, enabled=amp):
@@ -171,7 +171,11 @@ class WindowInferer(Inferer):
 
 def _sent(x: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; to a GPU from pinned memory, so that the copy does not hold anything up."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+    return x.pin_memory().to(device, non_blocking=True) if _is_gpu(device) else x.to(device)
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from bundle.checkpoint import save_model
 from bundle.errors import find_input_error
@@ -165,6 +165,20 @@ def test_probabilities_and_uncertainty(case):
     assert percent.voxel_size == pytest.approx([3.5 / 8] * 3) and 0 < percent.array.mean() < 100
     record = json.loads((case.out / "rock_sr_provenance.json").read_text())
     assert record["settings"]["uncertainty"] == 3 and record["settings"]["precision"] in ("bfloat16", "float32")
+
+
+def test_each_process_takes_a_gpu_of_its_own(case, monkeypatch):
+    """The fourth process of a machine with two GPUs takes the second."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    parser = ConfigParser()
+    parser.read_config(case.config)
+    assert parser.get_parsed_content("device") == torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    parser = ConfigParser()
+    parser.read_config(case.config)
+    assert parser.get_parsed_content("device") == torch.device("cpu")
 
 
 def float_volume(folder: Path) -> None:

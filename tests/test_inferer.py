@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 import numpy as np
@@ -201,6 +202,17 @@ def test_half_precision_does_not_depend_on_the_window(labels, core):
     network = level_generator()
     different = infer(labels, network, core=core, amp=True) != infer(labels, network, core=64, amp=True)
     assert different.float().mean() <= 1e-3  # none where the processor has bfloat16
+
+
+def test_the_way_to_a_gpu_gives_the_same(labels, monkeypatch):
+    """Pinned, and read ahead in a thread; with the processor in the place of the GPU."""
+    network, pinned = level_generator(), []
+    expected = infer(labels, network, core=4)
+    monkeypatch.setattr("bundle.inferer._is_gpu", lambda device: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append((self.shape, threading.current_thread())) or self)
+    assert torch.equal(infer(labels, network, core=4), expected)
+    assert len(pinned) == 2 * 2 * 3 * 4  # windows; the image and the noise of three levels
+    assert threading.main_thread() not in {thread for _, thread in pinned}
 
 
 def test_ahead_is_map():
