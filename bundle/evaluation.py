@@ -15,6 +15,7 @@ from bundle.io import Volume, atomic_path, check_labels, read_images, read_volum
 from bundle.io.files import stem_of
 from bundle.io.region import region_slices
 from bundle.metrics import lr_agreement, statistic_names, statistics, summarise, two_point
+from bundle.store import NOT_MADE
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,8 @@ class Evaluation:
                 f"{self.sr_image} has shape {tuple(sr.array.shape)}, but LR {tuple(lr_array.shape)} x {self.scale_factor} is {expected}: "
                 "set lr_region to the part of lr_image that was super-resolved, and scale_factor"
             )
+        if self.sr_image.suffix == ".zarr" and (sr.array == NOT_MADE).any():
+            raise InputError(f"{self.sr_image}: is not finished; run the same inference again, it goes on")
         sr_array = check_labels(sr.array, n, str(self.sr_image))
         groups, pixels = {}, {}
         for group, paths in self.hr_images.items():

@@ -92,6 +92,8 @@ class InferenceRecord:
     def _write(self, engine: Engine) -> None:
         source, stores = engine.state.output["image"], engine.state.output["pred"]
         store, left = stores[LABELS], missing_shards(stores)
+        if not left and not engine.inferer.made and engine.inferer.rank:
+            return  # all was there before: one is enough
         if left:
             logger.info(f"{store.path}: {left} shards are left to other processes; the last one writes the pictures")
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,7 +43,7 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     x86 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return x86 or (torch.backends.cpu.get_cpu_capability() in ("SVE256", "DEFAULT") and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return x86 or (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("SVE256", "DEFAULT") and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class WindowInferer(Inferer):
@@ -80,7 +81,7 @@ class WindowInferer(Inferer):
         self.core = None if core is None else int(core)
         self.seed, self.output, self.noise_std, self.processes = int(seed), output, float(noise_std), int(processes)
         self.amp = amp
-        self._chosen: tuple[nn.Module | None, dict[int, int]] = None, {}
+        self._chosen: tuple[nn.Module | None, int, int] = None, 0, 0  # for which network and longest edge, and the core
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Super-resolve one volume in memory.
@@ -121,20 +122,16 @@ class WindowInferer(Inferer):
         Raises:
             InputError: too little memory.
         """
-        scale, core, device = int(network.scale_factor), self.core_for(network, max(shape)), next(network.parameters()).device
+        scale, core = int(network.scale_factor), self.core_for(network, max(shape), probabilities)
+        device = next(network.parameters()).device
         amp = self.precise(device) == "bfloat16"
         cores = list(boxes(shape, core))
         places = ([a + b for a, b in zip(start, low)] for low, _ in cores)
-        prepare, jobs = partial(self._prepared, read, network, seed, device), zip(places, (size for _, size in cores))
+        prepare, jobs = partial(self._prepared, read, network, seed, device, core), zip(places, (size for _, size in cores))
         ready = ahead(prepare, jobs) if _is_gpu(device) else map(prepare, jobs)  # a processor would only take from itself
         for (low, size), (image, noise) in zip(cores, ready):
-            try:
-                with eval_mode(network), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                    labels, phases = network.window(image, noise, True, probabilities)
-            except (RuntimeError, MemoryError) as error:
-                if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
-                    raise
-                raise InputError(f"core: the memory is too little for windows of {core} LR voxels; set core to {max(1, core // 2)}") from error
+            with lack_of_memory(core), eval_mode(network), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                labels, phases = network.window(image, noise, True, probabilities)
             place = tuple(slice(scale * a, scale * (a + n)) for a, n in zip(low, size))
             yield Window(place, labels[0, 0], phases[0] if probabilities else phases)
 
@@ -142,19 +139,27 @@ class WindowInferer(Inferer):
         """The precision of the network on a device: bfloat16 or float32."""
         return "bfloat16" if (has_bfloat16(torch.device(device)) if self.amp is None else self.amp) else "float32"
 
-    def core_for(self, network: nn.Module, most: int) -> int:
-        """Edge of the windows of a box whose longest edge is `most`, chosen once."""
-        if self._chosen[0] is not network:
-            self._chosen = network, {}
-        if most not in self._chosen[1]:
+    def core_for(self, network: nn.Module, most: int, probabilities: bool = False, reserved: int = 0) -> int:
+        """Edge of the windows of a box whose longest edge is `most`. Chosen once: later what is free is not what was.
+
+        Args:
+            network: as for a call.
+            most: LR voxels.
+            probabilities: of the phases, beside the labels.
+            reserved: bytes that something else will take.
+
+        Raises:
+            InputError: too little memory.
+        """
+        if self._chosen[0] is not network or self._chosen[1] < most:
             device = next(network.parameters()).device
-            amp, free = self.precise(device) == "bfloat16", free_memory(device) // self.processes
-            self._chosen[1][most] = choose_core(network, amp, free, most, self.core)
-            logger.debug(f"windows of {self._chosen[1][most]} LR voxels")
-        return self._chosen[1][most]
+            amp, free = self.precise(device) == "bfloat16", free_memory(device) // self.processes - reserved
+            self._chosen = network, most, choose_core(network, amp, free, most, self.core, probabilities)
+            logger.debug(f"windows of {self._chosen[2]} LR voxels")
+        return min(self._chosen[2], most)
 
     def _prepared(
-        self, read: Read, network: nn.Module, seed: int, device: torch.device, job: tuple[Sequence[int], Sequence[int]]
+        self, read: Read, network: nn.Module, seed: int, device: torch.device, core: int, job: tuple[Sequence[int], Sequence[int]]
     ) -> tuple[Tensor, list[Tensor]]:
         """One-hot labels with noise, and the noise of the finer levels, on their way to the device; `job` is the start and shape of a core."""
         start, shape = job
@@ -163,10 +168,23 @@ class WindowInferer(Inferer):
         onehot = F.one_hot(labels[None].long(), network.in_channels - 1).movedim(-1, 1)
         image = torch.cat([onehot.float(), self._noise(seed, 1, low, labels.shape)], 1).contiguous(memory_format=torch.channels_last_3d)
         noise = [self._noise(seed, s, [s * a + offset for a in start], noise_shape) for s, offset, noise_shape in network.noise_windows(list(shape))]
-        return _sent(image, device), [_sent(one, device) for one in noise]
+        with lack_of_memory(core):
+            return _sent(image, device), [_sent(one, device) for one in noise]
 
     def _noise(self, seed: int, scale: int, start: Sequence[int], shape: Sequence[int]) -> Tensor:
         return self.noise_std * coordinate_noise(seed, scale, tuple(start), tuple(shape))[None, None]
+
+
+@contextmanager
+def lack_of_memory(core: int) -> Iterator[None]:
+    """Turns the errors of allocators into one that says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        lacking = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not lacking and not any(words in str(error) for words in ("can't allocate memory", "out of memory")):
+            raise
+        raise InputError(f"core: the memory is too little for windows of {core} LR voxels; set core to {max(1, core // 2)}") from error
 
 
 def _sent(x: Tensor, device: torch.device) -> Tensor:

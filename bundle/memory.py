@@ -48,29 +48,41 @@ def _system_memory() -> int:
 
 
 def _group_memory(root: Path, own: Path) -> list[int]:
-    """What the limits of this process's control groups (version 2) leave."""
+    """What the limits of this process's control groups leave, of both versions. Files that the system keeps in memory count as free."""
     try:
-        name = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
+        entries = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
         return []
-    left, folder = [], root / name.lstrip("/")
-    for group in (folder, *folder.parents):
-        try:
-            left.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            pass
-        if group == root:
-            break
+    left = []
+    for _, controllers, name in entries:
+        if controllers == "":
+            base, limit, usage, cache = root, "memory.max", "memory.current", ("inactive_file", "active_file")
+        elif "memory" in controllers.split(","):
+            base, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = ("total_inactive_file", "total_active_file")
+        else:
+            continue
+        folder = base / name.lstrip("/")
+        for group in (folder, *folder.parents):
+            try:
+                kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                free = int((group / limit).read_text()) - int((group / usage).read_text())
+                left.append(free + sum(int(kept.get(key, 0)) for key in cache))
+            except (OSError, ValueError):  # no such group, or "max"
+                pass
+            if group == base:
+                break
     return left
 
 
-def window_memory(network: nn.Module, core: int, amp: bool) -> int:
+def window_memory(network: nn.Module, core: int, amp: bool, probabilities: bool = False) -> int:
     """Bytes that a window takes, found by going through the network without computing.
 
     Args:
         network: as for `WindowInferer`.
         core: edge, LR voxels.
         amp: under bfloat16 autocast.
+        probabilities: of the phases, beside the labels.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a moment to import
 
@@ -79,15 +91,17 @@ def window_memory(network: nn.Module, core: int, amp: bool) -> int:
         image = torch.empty(1, network.in_channels, edge, edge, edge, device=device).contiguous(memory_format=torch.channels_last_3d)
         noise = [torch.empty(1, 1, *shape, device=device) for _, _, shape in network.noise_windows([core] * 3)]
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            network.window(image, noise)
+            network.window(image, noise, True, probabilities)
     return int(ROOM * tensors.peak)
 
 
-def choose_core(network: nn.Module, amp: bool, free: int, most: int, wanted: int | None = None) -> int:
+def choose_core(
+    network: nn.Module, amp: bool, free: int, most: int, wanted: int | None = None, probabilities: bool = False
+) -> int:
     """Edge of the window, LR voxels: the one that is wanted, or the largest up to 32 that fits into half of the free memory.
 
     Args:
-        network, amp: as for `window_memory`.
+        network, amp, probabilities: as for `window_memory`.
         free: bytes.
         most: longest edge of what is cut into windows.
         wanted: None to choose.
@@ -96,10 +110,10 @@ def choose_core(network: nn.Module, amp: bool, free: int, most: int, wanted: int
         InputError: the memory is too little; it says how much is needed, and which setting lowers it.
     """
     largest = min(most, wanted or CORES[0])
-    need = window_memory(network, largest, amp)
+    need = window_memory(network, largest, amp, probabilities)
     if need <= (free if wanted else free / 2):
         return largest
-    smaller = next((core for core in CORES if core < largest and window_memory(network, core, amp) <= free / 2), None)
+    smaller = next((core for core in CORES if core < largest and window_memory(network, core, amp, probabilities) <= free / 2), None)
     if smaller is None or wanted:
         advice = f"set core to {smaller}, or to null" if smaller else "free memory, or run fewer processes"
         raise InputError(f"core: a window of {largest} LR voxels needs {_size(need)} of memory, {_size(free)} are free; {advice}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
@@ -16,11 +17,13 @@ from tqdm import tqdm
 
 from bundle.errors import InputError
 from bundle.inferer import WindowInferer
+from bundle.io import Volume, super_resolved_affine
 from bundle.io.source import LabelSource
 from bundle.store import LabelStore, PercentStore, ShardStore
 
 logger = logging.getLogger(__name__)
 
+COUNT_EVERY = 5.0  # seconds
 LABELS, PROBABILITIES, UNCERTAINTY = "labels", "probabilities", "uncertainty"
 SUFFIX = ".ome.zarr"
 
@@ -41,7 +44,10 @@ class StoreInferer(Inferer):
         uncertainty: number of noise seeds that vote, `window.seed` and those after it; a store of the entropy of their votes in per cent of
             the largest possible: 0 where all agree, 100 where all phases have equally many. 0 for none.
         rank, world_size: this process, of how many.
-        progress: shows a bar with voxels per second, the time left and the shards done.
+        progress: shows a bar with voxels per second, the time left and the shards done of all.
+
+    Attributes:
+        made: shards that the last call made.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class StoreInferer(Inferer):
         self.window, self.path, self.phases, self.fingerprint = window, Path(path), list(phases), dict(fingerprint)
         self.shard, self.probabilities, self.uncertainty = int(shard), bool(probabilities), int(uncertainty)
         self.rank, self.world_size, self.progress = int(rank), int(world_size), progress
+        self.made = 0
 
     def __call__(self, inputs: LabelSource, network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, ShardStore]:
         """Super-resolve this process's shards that are not finished yet.
@@ -82,11 +89,20 @@ class StoreInferer(Inferer):
         Raises:
             InputError: a store made otherwise; the disk is full; the LR file changed; too little memory.
         """
-        self.window.core_for(network, min(self.shard, max(inputs.shape)))  # too little memory shows before anything is written
-        scale, stores = int(network.scale_factor), self._stores(inputs, network)
+        scale = int(network.scale_factor)
+        device = next(network.parameters()).device
+        layers = 1 + len(self.phases) * (self.probabilities + bool(self.uncertainty)) + bool(self.uncertainty)
+        reserved = 0 if device.type == "cuda" else 2 * layers * (scale * min(self.shard, max(inputs.shape))) ** 3  # one made, one written
+        # before anything is written, so that too little memory leaves nothing
+        self.window.core_for(network, min(self.shard, max(inputs.shape)), self.probabilities, reserved)
+        stores = self._stores(inputs, network)
         own = list(stores[LABELS].shards())[self.rank :: self.world_size]
         open_stores = {start: [name for name, store in stores.items() if not store.finished(start)] for start, _ in own}
         missing = [(start, shape) for start, shape in own if open_stores[start]]
+        for start, _ in missing:
+            for name in open_stores[start]:
+                stores[name].discard(start)  # else a damaged one would count as there for the others
+        self.made = len(missing)
         if len(missing) < len(own):
             logger.info(f"{self.path}: {len(own) - len(missing)} of {len(own)} shards are finished already")
         passes = max(1, self.uncertainty)
@@ -95,15 +111,19 @@ class StoreInferer(Inferer):
             bar.update(total - passes * sum(prod(shape) for _, shape in missing))
             bar.initial = bar.n  # what is there already tells nothing of the speed
             writing: Future | None = None
+            counted = -COUNT_EVERY
             for start, shape in missing:
-                bar.set_description(_progress(stores))
+                if self.progress and time.monotonic() - counted > COUNT_EVERY:  # of a large store it takes a while
+                    bar.set_description(_progress(stores))
+                    counted = time.monotonic()
                 made = self._shard(inputs, network, [a // scale for a in start], [n // scale for n in shape], scale, bar)
                 if writing:
                     writing.result()  # its errors, too
                 writing = writer.submit(_write, {stores[name]: made[name] for name in open_stores[start]}, start)
             if writing:
                 writing.result()
-            bar.set_description(_progress(stores))
+            if self.progress:
+                bar.set_description(_progress(stores))
         return stores
 
     def _stores(self, inputs: LabelSource, network: nn.Module) -> dict[str, ShardStore]:
@@ -113,14 +133,15 @@ class StoreInferer(Inferer):
             "lr_sha256": inputs.checksum,
             "seed": self.window.seed,
             "noise_std": self.window.noise_std,
-            "precision": self.window.precise(next(network.parameters()).device),
-            "scale_factor": scale,
+            "precision (amp)": self.window.precise(next(network.parameters()).device),
+            "network": _settings(network),
         }
+        fine = Volume.from_affine(None, super_resolved_affine(Volume(None, inputs.voxel_size, inputs.origin).affine, scale))
         place = {
             "shape": [scale * n for n in inputs.shape],
             "shard": scale * self.shard,
-            "voxel_size": [v / scale for v in inputs.voxel_size],
-            "origin": [o + v * (1 / scale - 1) / 2 for o, v in zip(inputs.origin, inputs.voxel_size)],
+            "voxel_size": fine.voxel_size,
+            "origin": fine.origin,
             "phases": self.phases,
             "levels": scale.bit_length() - 1,
         }
@@ -175,6 +196,12 @@ def entropy_percent(votes: np.ndarray, number: int) -> np.ndarray:
     for phase in votes[1:]:
         total += terms[phase]
     return np.rint(total).astype(np.uint8)
+
+
+def _settings(network: nn.Module) -> dict[str, Any]:
+    """What a generator does beside its weights: its class, and the numbers that it was made with, but for the size of its blocks."""
+    numbers = {name: value for name, value in vars(network).items() if isinstance(value, (int, float, list)) and not name.startswith("_")}
+    return {"class": type(network).__name__} | {name: value for name, value in numbers.items() if name not in ("training", "block")}
 
 
 def beside(path: str | Path, what: str) -> Path:

@@ -7,9 +7,9 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class ShardStore:
         self.path, self.shape, self.shard, self.levels = Path(path), tuple(int(n) for n in shape), int(shard), levels
         self.voxel_size, self.origin = tuple(map(float, voxel_size)), tuple(map(float, origin))
         self.phases, self.channels = list(phases), (channels,) if channels else ()
-        self.fingerprint = json.loads(json.dumps({**fingerprint, "shape": self.shape, "shard": self.shard}, default=str))
+        self.fingerprint = json.loads(json.dumps({**fingerprint, **self._place_in_space(), "phases": self.phases, "shard": self.shard}, default=str))
         self.arrays = self._open()
 
     def coarser(self, voxels: np.ndarray) -> list[np.ndarray]:
@@ -114,16 +114,27 @@ class ShardStore:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror or error}); free the disk and start again: it goes on") from error
 
+    def discard(self, start: Triple) -> None:
+        """Takes what there is of a shard away, so that it is not taken for finished until it is written again."""
+        for level in range(len(self.arrays)):
+            self._file(level, start).unlink(missing_ok=True)
+
     def tidy(self) -> None:
-        """Removes what killed processes left; for when nobody writes any more."""
+        """Removes what killed processes left here and of files named like this store; for when nobody writes any more."""
         for partial in self.path.rglob("*.partial"):
             partial.unlink(missing_ok=True)
-        for partial in self.path.parent.glob(f".partial-*-{self.path.name}"):
-            shutil.rmtree(partial, ignore_errors=True)
+        for partial in self.path.parent.glob(f".partial-*-{self.path.name.removesuffix('.ome.zarr')}*"):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
 
     def volume(self) -> Volume:
         """The finest voxels; `array` is read from the disk where it is sliced."""
         return Volume(self.arrays[0], self.voxel_size, self.origin)
+
+    def _place_in_space(self) -> dict[str, Any]:
+        return {"shape": self.shape, "voxel_size": self.voxel_size, "origin": self.origin}
 
     def _place(self, level: int, start: Triple) -> tuple[slice, ...]:
         edge = self.shard >> level
@@ -156,7 +167,7 @@ class ShardStore:
         import zarr
         from zarr.codecs import ZstdCodec
 
-        partial = self.path.with_name(f".partial-{os.getpid()}-{self.path.name}")
+        partial = self.path.with_name(f".partial-{uuid4().hex[:12]}-{self.path.name}")
         try:
             group = zarr.open_group(str(partial), mode="w", zarr_format=3)
             for level in range(self.levels + 1):
@@ -172,8 +183,12 @@ class ShardStore:
                     dimension_names=(*("c" for _ in self.channels), "z", "y", "x"),
                 )
             group.attrs.update({"ome": self._ome(), FINGERPRINT: self.fingerprint})
-            with suppress(OSError):  # another process was first
+            try:
                 os.rename(partial, self.path)
+            except OSError:
+                if not self.path.exists():
+                    raise
+                # another process was first
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -181,7 +181,7 @@ def test_processes_share_the_memory(labels, monkeypatch):
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
 def test_memory_that_is_taken_meanwhile(labels, error, monkeypatch):
     network = level_generator()
-    monkeypatch.setattr("bundle.inferer.choose_core", lambda *args: 4)
+    monkeypatch.setattr("bundle.inferer.choose_core", lambda *args, **kwargs: 4)
 
     def window(*args, **kwargs):
         raise error
@@ -189,6 +189,31 @@ def test_memory_that_is_taken_meanwhile(labels, error, monkeypatch):
     network.window = window
     with pytest.raises(InputError, match="windows of 4 LR voxels; set core to 2"):
         infer(labels, network, core=4)
+
+
+def test_other_errors_keep_their_words(labels, monkeypatch):
+    network = level_generator()
+
+    def window(*args, **kwargs):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("bundle.inferer.choose_core", lambda *args, **kwargs: 4)
+    network.window = window
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        infer(labels, network, core=4)
+
+
+def test_the_window_is_chosen_once(labels, monkeypatch):
+    """What this process took is not free any more, but it is not missing either."""
+    network, inferer = level_generator(), WindowInferer()
+    monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 1 << 40)
+    assert inferer.core_for(network, 9) == 9
+    monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 1 << 10)
+    assert inferer.core_for(network, 9) == 9 and inferer.core_for(network, 4) == 4
+    with pytest.raises(InputError):
+        inferer.core_for(network, 12)
+    with pytest.raises(InputError):  # what shards take is not free for windows
+        WindowInferer().core_for(network, 9, reserved=1 << 50)
 
 
 def test_precision_is_that_of_the_device_unless_one_says_so():

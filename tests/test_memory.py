@@ -116,7 +116,15 @@ def test_control_groups_limit_the_memory(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "memory.max").write_text(limit)
         (folder / "memory.current").write_text(str(used))
-    assert sorted(memory._group_memory(root, own)) == [700, 4600]
+        (folder / "memory.stat").write_text("")
+    (root / "slurm" / "memory.stat").write_text("anon 100\ninactive_file 150\nactive_file 30\n")
+    assert sorted(memory._group_memory(root, own)) == [880, 4600]  # kept files give way
+    own.write_text("5:cpu,cpuacct:/\n3:memory:/job\n")  # version 1
+    folder = root / "memory" / "job"
+    folder.mkdir(parents=True)
+    for name, text in (("limit_in_bytes", "2000"), ("usage_in_bytes", "500"), ("stat", "total_inactive_file 20\n")):
+        (folder / f"memory.{name}").write_text(text)
+    assert memory._group_memory(root, own) == [1520]
     assert memory._group_memory(root, tmp_path / "absent") == []
 
 

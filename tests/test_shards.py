@@ -94,6 +94,7 @@ def test_what_is_finished_is_left_and_what_is_damaged_is_made_again(source, tmp_
     victims = list(before)[3], list(before)[-2]
     victims[0].unlink()
     victims[1].write_bytes(victims[1].read_bytes()[:-5])
+    assert infer(source, tmp_path, rank=1, world_size=18).missing() >= 1  # another process finds it missing, or damaged and not its own
     infer(source, tmp_path)
     after = shard_files(tmp_path)
     assert digest(tmp_path) == expected and after.keys() == before.keys()
@@ -114,6 +115,25 @@ def test_another_run_does_not_mix_in(source, tmp_path, changes, words):
     with pytest.raises(InputError, match=words):
         infer(source, tmp_path, **changes)
     assert shard_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", [{"voxel_size": 5.0}, {"region": [[1, 10], [0, 7], [0, 9]]}])
+def test_another_place_does_not_mix_in(source, tmp_path, place):
+    """A corrected voxel size would leave the old one in the store."""
+    write_volume(tmp_path / "even.nii", Volume(np.zeros((10, 7, 9), np.uint8), (4.0, 2.0, 8.0)))
+    infer(LabelSource(tmp_path / "even.nii", 3, region=[[0, 9], [0, 7], [0, 9]]), tmp_path)
+    with pytest.raises(InputError, match="voxel_size is|origin is"):
+        infer(LabelSource(tmp_path / "even.nii", 3, **{"region": [[0, 9], [0, 7], [0, 9]]} | place), tmp_path)
+
+
+def test_another_generator_does_not_mix_in(source, tmp_path, monkeypatch):
+    """Its numbers, not its weights."""
+    infer(source, tmp_path)
+    changed = generator()
+    changed.grain_perturbation = 0.0
+    monkeypatch.setattr(sys.modules[__name__], "generator", lambda: changed)
+    with pytest.raises(InputError, match="network grain_perturbation is 0.5, now 0.0"):
+        infer(source, tmp_path)
 
 
 def test_another_rock_does_not_mix_in(source, tmp_path):
@@ -271,11 +291,10 @@ def test_killed_at_any_time_it_goes_on(tmp_path, bundle_root):
         return Path(file).relative_to(tmp_path / "rock_sr.ome.zarr").parts
 
     for before, after in zip(rounds, [*rounds[1:], last]):
-        assert before.keys() <= after.keys()
         for file, written in before.items():
             parts = [str(Path(tmp_path / "rock_sr.ome.zarr", str(k), *level(file)[1:])) for k in range(3)]
             if all(part in before for part in parts):
-                assert after[file] == written, "written twice"
+                assert after.get(file) == written, "lost or written twice"
     assert digest(tmp_path) == digest(straight)
 
 

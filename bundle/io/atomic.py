@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from bundle.errors import InputError
 
@@ -18,7 +19,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         InputError: the folder or the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".partial-{uuid4().hex[:12]}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +40,23 @@ def open_ome_zarr(path: Path) -> Volume:
     spatial = [i for i, axis in enumerate(axes) if axis.get("type", "space") == "space"]
     if any(n > 1 for i, n in enumerate(array.shape) if i not in spatial):
         raise InputError(f"{path}: shape {array.shape}; one volume is needed: give one of a single time and channel")
-    units = {micrometres(axes[i].get("unit", "micrometer")) for i in spatial}
-    voxels = array if len(spatial) == array.ndim else np.asarray(array[:]).reshape([array.shape[i] for i in spatial])
+    units = {micrometres(axes[i].get("unit") or "") for i in spatial}
+    voxels = array if len(spatial) == array.ndim or len(spatial) != 3 else _Spatial(array, spatial)
     if len(units) != 1 or None in units:
         return Volume(voxels)
     unit = units.pop()
     return Volume(voxels, tuple(significant(unit * size[i]) for i in spatial), tuple(significant(unit * origin[i]) for i in spatial))
+
+
+class _Spatial:
+    """An array with time and channel axes of length 1 as one without them, read where it is sliced."""
+
+    def __init__(self, array: Any, spatial: list[int]):
+        self._array, self._spatial = array, spatial
+        self.shape, self.ndim, self.size, self.dtype = tuple(array.shape[i] for i in spatial), len(spatial), array.size, array.dtype
+
+    def __getitem__(self, box: tuple[slice, slice, slice]) -> np.ndarray:
+        place: list[Any] = [0] * self._array.ndim
+        for i, part in zip(self._spatial, box):
+            place[i] = part
+        return np.asarray(self._array[tuple(place)])

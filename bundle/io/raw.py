@@ -12,7 +12,8 @@ from bundle.errors import InputError
 from bundle.io.atomic import atomic_path
 from bundle.io.volume import Volume, as_voxel_size
 
-DEPTH = 64  # planes that are read at a time
+DEPTH = 64  # planes that are read at a time, as many as a chunk of the store has
+MOST = 2**29  # voxels that are read at a time: of very large planes less than DEPTH
 _EXAMPLE = '{"shape": [z, y, x], "dtype": "uint8", "voxel_size_um": [z, y, x]}'
 
 
@@ -56,8 +57,9 @@ def planes(array: np.ndarray) -> Iterator[np.ndarray]:
     """The planes (y, x) of a (z, y, x) array, or of what gives arrays for slices: read some at a time, so that a volume on disk never lies in
     memory whole, and chunks that are as deep are unpacked once."""
     depth, height, width = array.shape
-    for z in range(0, depth, DEPTH):
-        yield from np.ascontiguousarray(array[z : min(z + DEPTH, depth), 0:height, 0:width])
+    at_once = min(DEPTH, max(1, MOST // (height * width)))
+    for z in range(0, depth, at_once):
+        yield from np.ascontiguousarray(array[z : min(z + at_once, depth), 0:height, 0:width])
 
 
 def write_voxels(file: BinaryIO, array: np.ndarray) -> None:

@@ -78,9 +78,10 @@ def open_tiff(path: Path) -> Volume:
             array = np.memmap(path, first.dtype.newbyteorder(file.byteorder), "r", first.dataoffset, first.shape)
         else:
             pages = [page for series in file.series for page in series.pages]
-            if len(pages) == np.prod([len(file.series), *first.shape[:-2]]):
+            stacked = [n for n in (len(file.series), *first.shape[:-2]) if n > 1]
+            if len(stacked) == 1 and len(pages) == stacked[0]:
                 return Volume(TiffPages(path, pages, first.dtype), voxel_size)
-            array = np.stack([series.asarray() for series in file.series])
+            array = np.stack([series.asarray() for series in file.series]) if len(file.series) > 1 else first.asarray()
     while array.ndim > 3 and 1 in array.shape[:-2]:  # time and channel axes of length 1
         array = array.squeeze(array.shape.index(1))
     return Volume(array, voxel_size)
@@ -96,7 +97,7 @@ class TiffPages:
         memory: bytes of the pages that are kept.
     """
 
-    def __init__(self, path: Path, pages: Sequence[tifffile.TiffPage], dtype: np.dtype, memory: int = 2**28):
+    def __init__(self, path: Path, pages: Sequence[tifffile.TiffPage], dtype: np.dtype, memory: int = 2**29):
         self.path, self.pages, self.dtype = path, pages, dtype.newbyteorder("=")
         self.shape = (len(pages), *pages[0].shape)
         self.ndim, self.size = len(self.shape), int(np.prod(self.shape))
@@ -110,7 +111,11 @@ class TiffPages:
             InputError: a page is damaged.
         """
         z, y, x = box
-        return np.stack([self._page(i)[y, x] for i in range(*z.indices(len(self.pages)))])
+        numbers, (height, width) = range(*z.indices(len(self.pages))), self.shape[1:]
+        result = np.empty((len(numbers), len(range(*y.indices(height))), len(range(*x.indices(width)))), self.dtype)
+        for plane, number in zip(result, numbers):
+            plane[...] = self._page(number)[y, x]
+        return result
 
     def _page(self, i: int) -> np.ndarray:
         if i not in self._kept:

@@ -76,9 +76,10 @@ def test_unknown_format_and_shape(tmp_path, array):
     assert [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
 
 
+@pytest.mark.parametrize("compression", [None, "lzw"])
 @pytest.mark.parametrize("shape", [(7, 11), (2, 3, 7, 11)])
-def test_not_3d(tmp_path, shape):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), photometric="minisblack")
+def test_not_3d(tmp_path, shape, compression):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), photometric="minisblack", compression=compression)
     with pytest.raises(InputError, match=rf"a\.tif: {len(shape)}D"):
         read_volume(tmp_path / "a.tif")
 
