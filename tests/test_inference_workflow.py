@@ -156,6 +156,15 @@ def test_processes_share_the_work_and_the_last_writes_the_rest(case):
     assert (tifffile.imread(case.out / "rock_sr.tif") != super_resolved(case, case.labels)).mean() < 1e-3
 
 
+def test_when_all_was_there_before_the_first_process_writes_what_lacks(case):
+    in_process(case, shard=2)
+    (case.out / "rock_sr.png").unlink()
+    in_process(case, shard=2, rank=1, world_size=2)
+    assert not (case.out / "rock_sr.png").exists()
+    in_process(case, shard=2, rank=0, world_size=2)
+    assert (case.out / "rock_sr.png").exists()
+
+
 def test_probabilities_and_uncertainty(case):
     done = command(case, probabilities=True, uncertainty=3, core=None, amp=None)
     assert done.returncode == 0, done.stderr

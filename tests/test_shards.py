@@ -94,7 +94,6 @@ def test_what_is_finished_is_left_and_what_is_damaged_is_made_again(source, tmp_
     victims = list(before)[3], list(before)[-2]
     victims[0].unlink()
     victims[1].write_bytes(victims[1].read_bytes()[:-5])
-    assert infer(source, tmp_path, rank=1, world_size=18).missing() >= 1  # another process finds it missing, or damaged and not its own
     infer(source, tmp_path)
     after = shard_files(tmp_path)
     assert digest(tmp_path) == expected and after.keys() == before.keys()
@@ -103,6 +102,21 @@ def test_what_is_finished_is_left_and_what_is_damaged_is_made_again(source, tmp_
     written = shard_files(tmp_path)
     infer(source, tmp_path)
     assert shard_files(tmp_path) == written
+
+
+def test_a_damaged_shard_is_missing_for_all_as_soon_as_it_is_found(source, tmp_path, monkeypatch):
+    """Else another process would take the volume for finished and write it to other formats."""
+    infer(source, tmp_path)
+    victim = list(shard_files(tmp_path))[3]
+    victim.write_bytes(victim.read_bytes()[:-5])
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WindowInferer, "windows", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        infer(source, tmp_path)
+    assert not victim.exists()
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,20 @@ def test_wrong_voxel_size(tmp_path, array):
     (tmp_path / "a.json").write_text(json.dumps(header | {"voxel_size_um": [1, 2]}))
     with pytest.raises(InputError, match="voxel_size_um"):
         read_volume(tmp_path / "a.raw")
+
+
+@pytest.mark.parametrize(("most", "depth"), [(1 << 30, 5), (3 * 77, 3), (1, 1)])
+def test_large_planes_are_read_a_few_at_a_time(tmp_path, array, monkeypatch, most, depth):
+    read = []
+
+    class OnDisk:
+        shape, ndim, size, dtype = array.shape, array.ndim, array.size, array.dtype
+
+        def __getitem__(self, box):
+            read.append(box[0].stop - box[0].start)
+            return array[box]
+
+    monkeypatch.setattr("bundle.io.raw.MOST", most)
+    write_volume(tmp_path / "a.raw", Volume(OnDisk(), (1.0, 1.0, 1.0)))
+    assert max(read) == depth
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.raw").array, array)
