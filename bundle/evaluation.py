@@ -15,7 +15,7 @@ from bundle.io import Volume, atomic_path, check_labels, read_images, read_volum
 from bundle.io.files import stem_of
 from bundle.io.region import region_slices
 from bundle.metrics import lr_agreement, statistic_names, statistics, summarise, two_point
-from bundle.store import NOT_MADE
+from bundle.store import NOT_MADE, store_path
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ def find_sr(lr_image: Path, output_dir: Path) -> Path:
         InputError: there is none, or more than one.
     """
     name = stem_of(lr_image)
-    store = output_dir / f"{name}_sr.ome.zarr"
+    store = store_path(lr_image, output_dir)
     if store.is_dir():
         return store
     pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"

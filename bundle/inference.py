@@ -15,11 +15,11 @@ from ignite.engine import Engine, Events
 from bundle import report
 from bundle.errors import InputError
 from bundle.io import Volume, atomic_path, write_volume
-from bundle.io.files import check_fits, stem_of
+from bundle.io.files import check_fits
 from bundle.io.source import LabelSource
 from bundle.provenance import sha256, versions
-from bundle.shards import LABELS, SUFFIX, missing_shards
-from bundle.store import LabelStore
+from bundle.shards import LABELS, missing_shards
+from bundle.store import SUFFIX, LabelStore
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +92,11 @@ class InferenceRecord:
     def _write(self, engine: Engine) -> None:
         source, stores = engine.state.output["image"], engine.state.output["pred"]
         store, left = stores[LABELS], missing_shards(stores)
-        if not left and not engine.inferer.made and engine.inferer.rank:
-            return  # all was there before: one is enough
         if left:
             logger.info(f"{store.path}: {left} shards are left to other processes; the last one writes the pictures")
             return
+        if engine.inferer.rank and not engine.inferer.made:
+            return  # all was there before: one is enough
         for one in stores.values():
             one.tidy()
         base, sr = str(store.path).removesuffix(SUFFIX), store.volume()
@@ -124,11 +124,6 @@ class InferenceRecord:
             "settings": self.settings,
             "versions": versions(),
         }
-
-
-def store_path(lr_image: str | Path, output_dir: str | Path) -> Path:
-    """`<name of the LR image>_sr.ome.zarr` in the folder of the results."""
-    return Path(output_dir) / (stem_of(lr_image) + "_sr" + SUFFIX)
 
 
 def _grid(volume: Volume) -> dict[str, Any]:

@@ -29,11 +29,11 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Window(NamedTuple):
-    """What a window gave: its place in the box that was asked for, fine voxels, and what of it was asked for."""
+    """What a window gave, and its place in the box that was asked for, fine voxels."""
 
     place: tuple[slice, slice, slice]
     labels: Tensor
-    """uint8 (d, h, w), empty if not asked for."""
+    """uint8 (d, h, w)."""
     probabilities: Tensor
     """float32 (phases, d, h, w), empty if not asked for."""
 
@@ -42,8 +42,10 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself; others imitate it, and slowly."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    x86 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return x86 or (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("SVE256", "DEFAULT") and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return True
+    arm = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("SVE256", "DEFAULT")
+    return arm and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class WindowInferer(Inferer):
@@ -124,10 +126,10 @@ class WindowInferer(Inferer):
         """
         scale, core = int(network.scale_factor), self.core_for(network, max(shape), probabilities)
         device = next(network.parameters()).device
-        amp = self.precise(device) == "bfloat16"
+        amp = self.precision(device) == "bfloat16"
         cores = list(boxes(shape, core))
-        places = ([a + b for a, b in zip(start, low)] for low, _ in cores)
-        prepare, jobs = partial(self._prepared, read, network, seed, device, core), zip(places, (size for _, size in cores))
+        jobs = [([a + b for a, b in zip(start, low)], size) for low, size in cores]
+        prepare = partial(self._prepared, read, network, seed, device, core)
         ready = ahead(prepare, jobs) if _is_gpu(device) else map(prepare, jobs)  # a processor would only take from itself
         for (low, size), (image, noise) in zip(cores, ready):
             with lack_of_memory(core), eval_mode(network), torch.autocast(device.type, torch.bfloat16, enabled=amp):
@@ -135,7 +137,7 @@ class WindowInferer(Inferer):
             place = tuple(slice(scale * a, scale * (a + n)) for a, n in zip(low, size))
             yield Window(place, labels[0, 0], phases[0] if probabilities else phases)
 
-    def precise(self, device: torch.device | str) -> str:
+    def precision(self, device: torch.device | str) -> str:
         """The precision of the network on a device: bfloat16 or float32."""
         return "bfloat16" if (has_bfloat16(torch.device(device)) if self.amp is None else self.amp) else "float32"
 
@@ -153,7 +155,7 @@ class WindowInferer(Inferer):
         """
         if self._chosen[0] is not network or self._chosen[1] < most:
             device = next(network.parameters()).device
-            amp, free = self.precise(device) == "bfloat16", free_memory(device) // self.processes - reserved
+            amp, free = self.precision(device) == "bfloat16", free_memory(device) // self.processes - reserved
             self._chosen = network, most, choose_core(network, amp, free, most, self.core, probabilities)
             logger.debug(f"windows of {self._chosen[2]} LR voxels")
         return min(self._chosen[2], most)

@@ -95,9 +95,7 @@ def window_memory(network: nn.Module, core: int, amp: bool, probabilities: bool 
     return int(ROOM * tensors.peak)
 
 
-def choose_core(
-    network: nn.Module, amp: bool, free: int, most: int, wanted: int | None = None, probabilities: bool = False
-) -> int:
+def choose_core(network: nn.Module, amp: bool, free: int, most: int, wanted: int | None = None, probabilities: bool = False) -> int:
     """Edge of the window, LR voxels: the one that is wanted, or the largest up to 32 that fits into half of the free memory.
 
     Args:

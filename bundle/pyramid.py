@@ -38,10 +38,11 @@ def mean_pyramid(values: np.ndarray, levels: int) -> list[np.ndarray]:
     Returns:
         uint8 arrays of ceil(n / 2^k) voxels along each axis, k = 1, 2, …
     """
-    total, voxels = values.astype(np.float32), np.ones(values.shape, np.float32)
-    pyramid = []
-    for _ in range(levels):
-        total, voxels = _halved(total), _halved(voxels)
+    total, pyramid = values.astype(np.float32), []
+    for level in range(1, levels + 1):
+        total = _halved(total)
+        z, y, x = (np.minimum(2**level, n - 2**level * np.arange(coarse)) for n, coarse in zip(values.shape, total.shape))
+        voxels = z[:, None, None] * y[:, None] * x  # in each block
         pyramid.append(np.rint(total / voxels).astype(np.uint8))
     return pyramid
 

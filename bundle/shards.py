@@ -19,13 +19,12 @@ from bundle.errors import InputError
 from bundle.inferer import WindowInferer
 from bundle.io import Volume, super_resolved_affine
 from bundle.io.source import LabelSource
-from bundle.store import LabelStore, PercentStore, ShardStore
+from bundle.store import SUFFIX, LabelStore, PercentStore, ShardStore
 
 logger = logging.getLogger(__name__)
 
 COUNT_EVERY = 5.0  # seconds
 LABELS, PROBABILITIES, UNCERTAINTY = "labels", "probabilities", "uncertainty"
-SUFFIX = ".ome.zarr"
 
 
 class StoreInferer(Inferer):
@@ -89,12 +88,12 @@ class StoreInferer(Inferer):
         Raises:
             InputError: a store made otherwise; the disk is full; the LR file changed; too little memory.
         """
-        scale = int(network.scale_factor)
+        scale, edge = int(network.scale_factor), min(self.shard, max(inputs.shape))
         device = next(network.parameters()).device
         layers = 1 + len(self.phases) * (self.probabilities + bool(self.uncertainty)) + bool(self.uncertainty)
-        reserved = 0 if device.type == "cuda" else 2 * layers * (scale * min(self.shard, max(inputs.shape))) ** 3  # one made, one written
+        reserved = 0 if device.type == "cuda" else 2 * layers * (scale * edge) ** 3  # one made, one written
         # before anything is written, so that too little memory leaves nothing
-        self.window.core_for(network, min(self.shard, max(inputs.shape)), self.probabilities, reserved)
+        self.window.core_for(network, edge, self.probabilities, reserved)
         stores = self._stores(inputs, network)
         own = list(stores[LABELS].shards())[self.rank :: self.world_size]
         open_stores = {start: [name for name, store in stores.items() if not store.finished(start)] for start, _ in own}
@@ -133,7 +132,7 @@ class StoreInferer(Inferer):
             "lr_sha256": inputs.checksum,
             "seed": self.window.seed,
             "noise_std": self.window.noise_std,
-            "precision (amp)": self.window.precise(next(network.parameters()).device),
+            "precision (amp)": self.window.precision(next(network.parameters()).device),
             "network": _settings(network),
         }
         fine = Volume.from_affine(None, super_resolved_affine(Volume(None, inputs.voxel_size, inputs.origin).affine, scale))

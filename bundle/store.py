@@ -14,6 +14,7 @@ from uuid import uuid4
 import numpy as np
 
 from bundle.errors import InputError, first_line
+from bundle.io.files import stem_of
 from bundle.io.region import boxes
 from bundle.io.volume import Volume
 from bundle.pyramid import majority_pyramid, mean_pyramid
@@ -22,6 +23,7 @@ from bundle.report import colour_labels
 logger = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
+SUFFIX = ".ome.zarr"
 FINGERPRINT = "rock_super_resolution"
 """Attribute of a store that says what it is made from."""
 CHUNK = 64  # voxels along the edge of what a viewer loads at once
@@ -67,7 +69,8 @@ class ShardStore:
         self.path, self.shape, self.shard, self.levels = Path(path), tuple(int(n) for n in shape), int(shard), levels
         self.voxel_size, self.origin = tuple(map(float, voxel_size)), tuple(map(float, origin))
         self.phases, self.channels = list(phases), (channels,) if channels else ()
-        self.fingerprint = json.loads(json.dumps({**fingerprint, **self._place_in_space(), "phases": self.phases, "shard": self.shard}, default=str))
+        place = {"shape": self.shape, "voxel_size": self.voxel_size, "origin": self.origin, "phases": self.phases, "shard": self.shard}
+        self.fingerprint = json.loads(json.dumps({**fingerprint, **place}, default=str))
         self.arrays = self._open()
 
     def coarser(self, voxels: np.ndarray) -> list[np.ndarray]:
@@ -108,8 +111,8 @@ class ShardStore:
         """
         pyramid = [voxels, *self.coarser(voxels)]
         try:
+            self.discard(start)  # a damaged one: zarr would read it to complete it
             for level in reversed(range(len(self.arrays))):
-                self._file(level, start).unlink(missing_ok=True)  # a damaged one: zarr would read it to complete it
                 self.arrays[level][self._place(level, start)] = pyramid[level]
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror or error}); free the disk and start again: it goes on") from error
@@ -120,21 +123,15 @@ class ShardStore:
             self._file(level, start).unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Removes what killed processes left here and of files named like this store; for when nobody writes any more."""
+        """Removes what killed processes left of this store; for when nobody writes to it any more."""
         for partial in self.path.rglob("*.partial"):
             partial.unlink(missing_ok=True)
-        for partial in self.path.parent.glob(f".partial-*-{self.path.name.removesuffix('.ome.zarr')}*"):
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-            else:
-                partial.unlink(missing_ok=True)
+        for partial in self.path.parent.glob(f".partial-*-{self.path.name}"):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def volume(self) -> Volume:
         """The finest voxels; `array` is read from the disk where it is sliced."""
         return Volume(self.arrays[0], self.voxel_size, self.origin)
-
-    def _place_in_space(self) -> dict[str, Any]:
-        return {"shape": self.shape, "voxel_size": self.voxel_size, "origin": self.origin}
 
     def _place(self, level: int, start: Triple) -> tuple[slice, ...]:
         edge = self.shard >> level
@@ -203,7 +200,7 @@ class ShardStore:
             datasets.append({"path": str(level), "coordinateTransformations": transformations})
         channel_axes = [{"name": "c", "type": "channel"} for _ in self.channels]
         axes = channel_axes + [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
-        name = self.path.name.removesuffix(".ome.zarr")
+        name = self.path.name.removesuffix(SUFFIX)
         return {"version": "0.5", "multiscales": [{"name": name, "type": self.kind, "axes": axes, "datasets": datasets}], **self.described()}
 
 
@@ -243,6 +240,11 @@ class PercentStore(ShardStore):
         window = {"min": 0, "start": 0, "end": 100, "max": 100}
         channels = [{"label": name, "color": colour, "window": window, "active": i == 0} for i, (name, colour) in enumerate(named)]
         return {"omero": {"channels": channels}}
+
+
+def store_path(lr_image: str | Path, output_dir: str | Path) -> Path:
+    """`<name of the LR image>_sr.ome.zarr` in the folder of the results."""
+    return Path(output_dir) / (stem_of(lr_image) + "_sr" + SUFFIX)
 
 
 def _colours(number: int) -> list[list[int]]:

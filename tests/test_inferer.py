@@ -218,8 +218,8 @@ def test_the_window_is_chosen_once(labels, monkeypatch):
 
 def test_precision_is_that_of_the_device_unless_one_says_so():
     cpu = torch.device("cpu")
-    assert WindowInferer(amp=False).precise(cpu) == "float32" and WindowInferer(amp=True).precise(cpu) == "bfloat16"
-    assert WindowInferer(amp=None).precise(cpu) == ("bfloat16" if has_bfloat16(cpu) else "float32")
+    assert WindowInferer(amp=False).precision(cpu) == "float32" and WindowInferer(amp=True).precision(cpu) == "bfloat16"
+    assert WindowInferer(amp=None).precision(cpu) == ("bfloat16" if has_bfloat16(cpu) else "float32")
 
 
 @pytest.mark.parametrize("core", [4, 5, 8])

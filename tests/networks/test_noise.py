@@ -115,3 +115,10 @@ def test_positions_beyond_32_bits_do_not_repeat():
     origin = coordinate_noise(0, 1, (0, 0, 0), (8, 8, 8))
     for start in ((2**32, 0, 0), (0, 2**32, 0), (0, 0, 2**32), (0, 0, -(2**32))):
         assert abs(correlation(origin, coordinate_noise(0, 1, start, (8, 8, 8)))) < 0.25
+
+
+def test_slabs_are_one_noise(noise, monkeypatch):
+    """Three planes at a time, the last slab thinner, as all at once (which is one slab)."""
+    monkeypatch.setattr("bundle.networks.noise._SLAB", 3 * SHAPE[1] * SHAPE[2] + 1)
+    shape = (SHAPE[0] - 1, *SHAPE[1:])
+    np.testing.assert_array_equal(coordinate_noise(7, 4, (-20, 3, 1000), shape).numpy(), noise[:-1])
