@@ -8,6 +8,22 @@ class InputError(ValueError):
     """Input that cannot be used. The message is one line: which file or key, what is wrong with it, what to do."""
 
 
+def switch(value: bool | str, name: str) -> bool:
+    """A setting that is on or off. The command line gives the words true and false as text, of which Python takes both for true.
+
+    Args:
+        value: True, False or one of the words.
+        name: of the setting, for the message.
+
+    Raises:
+        InputError: something else.
+    """
+    word = str(value).lower()
+    if word not in ("true", "false"):
+        raise InputError(f"{name}: {value} is neither true nor false")
+    return word == "true"
+
+
 # MONAI's SaveImage and the workers of a DataLoader keep only the text of what was raised inside them.
 _TRACEBACK_LINE = re.compile(rf"^{re.escape(InputError.__module__)}\.{InputError.__name__}: (.*)$", re.MULTILINE)
 

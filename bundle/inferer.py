@@ -16,7 +16,7 @@ from monai.networks import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bundle.errors import InputError
+from bundle.errors import InputError, switch
 from bundle.io.region import boxes, replicated
 from bundle.memory import choose_core, free_memory
 from bundle.networks.noise import coordinate_noise
@@ -82,7 +82,7 @@ class WindowInferer(Inferer):
             raise InputError(f"noise_std: {noise_std} is negative; give 1, or 0 for no noise")
         self.core = None if core is None else int(core)
         self.seed, self.output, self.noise_std, self.processes = int(seed), output, float(noise_std), int(processes)
-        self.amp = amp
+        self.amp = None if amp is None else switch(amp, "amp")
         self._chosen: tuple[nn.Module | None, int, int] = None, 0, 0  # for which network and longest edge, and the core
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:

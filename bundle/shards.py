@@ -15,7 +15,7 @@ from monai.inferers import Inferer
 from torch import nn
 from tqdm import tqdm
 
-from bundle.errors import InputError
+from bundle.errors import InputError, switch
 from bundle.inferer import WindowInferer
 from bundle.io import Volume, super_resolved_affine
 from bundle.io.source import LabelSource
@@ -70,7 +70,7 @@ class StoreInferer(Inferer):
         if not 0 <= rank < world_size:
             raise InputError(f"rank: {rank} of {world_size} processes; give 0 to {world_size - 1}")
         self.window, self.path, self.phases, self.fingerprint = window, Path(path), list(phases), dict(fingerprint)
-        self.shard, self.probabilities, self.uncertainty = int(shard), bool(probabilities), int(uncertainty)
+        self.shard, self.probabilities, self.uncertainty = int(shard), switch(probabilities, "probabilities"), int(uncertainty)
         self.rank, self.world_size, self.progress = int(rank), int(world_size), progress
         self.made = 0
 

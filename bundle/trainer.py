@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bundle.buffer import SliceBuffer
-from bundle.errors import InputError
+from bundle.errors import InputError, switch
 from bundle.networks.generator import Box
 from bundle.transforms.downsample import block_mean
 from bundle.transforms.slices import random_slices
@@ -122,13 +122,13 @@ class SuperResolutionTrainer(Trainer):
         self.feedback, self.feedback_weight = feedback, feedback_weight
         self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
         self.boxes, self.planes = list(boxes), {group: list(names) for group, names in planes.items()}
-        self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, separate_planes
+        self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, switch(separate_planes, "separate_planes")
         self.match_label = match_label
         self.n_critic, self.warmup_iterations = n_critic, warmup_iterations
-        self.buffer, self.hard_labels = buffer, hard_labels
+        self.buffer, self.hard_labels = buffer, switch(hard_labels, "hard_labels")
         self.decay = decay
         self.rates = {optimizer: [group["lr"] for group in optimizer.param_groups] for optimizer in (g_optimizer, d_optimizer) if optimizer}
-        self.max_grad_norm, self.bfloat16, self.seed = max_grad_norm, amp, seed
+        self.max_grad_norm, self.bfloat16, self.seed = max_grad_norm, switch(amp, "amp"), seed
         self.add_event_handler(Events.EPOCH_STARTED, lambda: train_data_loader.dataset.set_epoch(self.state.epoch))
         self._register_handlers(train_handlers or [])
 

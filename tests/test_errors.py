@@ -6,7 +6,7 @@ import pytest
 from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
-from bundle.errors import InputError, find_input_error, first_line
+from bundle.errors import InputError, find_input_error, first_line, switch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,3 +72,15 @@ def test_message_becomes_one_line():
 def test_first_line():
     assert first_line(ValueError("\n one \n two")) == "one"
     assert first_line(EOFError()) == "EOFError"
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), ("true", True), ("false", False), ("False", False)])
+def test_switches_of_the_command_line(value, expected):
+    """Where `--amp false` is the text "false", which Python takes for true."""
+    assert switch(value, "amp") is expected
+
+
+@pytest.mark.parametrize("value", ["no", "", 2, None])
+def test_a_switch_is_on_or_off(value):
+    with pytest.raises(InputError, match="amp: .* is neither true nor false"):
+        switch(value, "amp")

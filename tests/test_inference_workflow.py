@@ -176,6 +176,13 @@ def test_probabilities_and_uncertainty(case):
     assert record["settings"]["uncertainty"] == 3 and record["settings"]["precision"] in ("bfloat16", "float32")
 
 
+def test_single_precision_by_the_command_line(case):
+    done = command(case, amp="false", probabilities="false")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((case.out / "rock_sr_provenance.json").read_text())["settings"]["precision"] == "float32"
+    assert not (case.out / "rock_sr_probabilities.ome.zarr").exists()
+
+
 def test_each_process_takes_a_gpu_of_its_own(case, monkeypatch):
     """The fourth process of a machine with two GPUs takes the second."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
