@@ -74,7 +74,8 @@ class WindowInferer(Inferer):
         processes: int = 1,
     ):
         super().__init__()
-        if core is not None and (int(core) != core or core < 1):
+        core = None if core == "null" else core  # as the command line gives it
+        if core is not None and (isinstance(core, str) or int(core) != core or core < 1):
             raise InputError(f"core: {core} is not a window size; give a whole number of LR voxels, such as 16, or null")
         if output not in ("labels", "probabilities"):
             raise InputError(f"output: {output} is neither labels nor probabilities")

@@ -146,7 +146,7 @@ def test_half_precision_is_close(labels):
     assert (full - half).abs().mean() < 0.02
 
 
-@pytest.mark.parametrize("options", [{"core": 0}, {"core": 2.5}, {"output": "logits"}, {"noise_std": -1}])
+@pytest.mark.parametrize("options", [{"core": 0}, {"core": 2.5}, {"core": "large"}, {"output": "logits"}, {"noise_std": -1}])
 def test_options_that_make_no_sense(options):
     with pytest.raises(InputError, match=next(iter(options))):
         WindowInferer(**options)
@@ -169,6 +169,10 @@ def test_the_window_is_chosen_from_the_memory_and_changes_nothing(labels, monkey
     monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 1 << 10)
     with pytest.raises(InputError, match="core: .* needs .* of memory"):
         infer(labels, network)
+
+
+def test_null_by_the_command_line_chooses_the_window():
+    assert WindowInferer("null").core is None and WindowInferer(None).core is None and WindowInferer(5).core == 5
 
 
 def test_processes_share_the_memory(labels, monkeypatch):
