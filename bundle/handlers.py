@@ -220,7 +220,7 @@ class TrainingCheckpoint:
 
 
 def warm_start(engine: SuperResolutionTrainer, path: str | Path) -> None:
-    """Starts a new training from the generator, its average and the critics of an earlier checkpoint: fine-tuning.
+    """Starts a new training from the generator, its average and the critics of an earlier checkpoint, or from the weights of a model.pt: fine-tuning.
 
     What the LR labels hide stays that of the new rock.
 
@@ -228,6 +228,9 @@ def warm_start(engine: SuperResolutionTrainer, path: str | Path) -> None:
         InputError: missing, damaged, or of other networks.
     """
     state = load_checkpoint(path)
+    if isinstance(state, dict) and "model" in state:  # the averaged generator alone; critics start anew
+        average = {f"module.{key}": value for key, value in state["model"].items()}
+        state = {"network": state["model"], "ema": {**engine.ema.state_dict(), **average}, "critics": engine.critics.state_dict()}
     try:
         for name in ("network", "ema", "critics"):
             part = engine.parts()[name]

@@ -1,0 +1,76 @@
+"""The validation lab's files: rocks whose fine truth is known, so that a super-resolved volume can be judged voxel by voxel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bundle.errors import InputError
+from bundle.io import Volume, write_volume
+from bundle.io.files import read_volume
+from bundle.metrics import majority_downsample
+from bundle.microct import Scanner, scan_phantom
+from bundle.phantom import FACTOR, VOXEL, Phantom, rock, sections
+
+
+def write_phantom(
+    folder: Path, name: str, seed: int, lr_size: int, hr_size: int = 0, images: int = 0, axes: Sequence[int] = (0,), truth: bool = False, workers: int = 1
+) -> None:
+    """Write one synthetic rock: lr.tif, scan.json and, where asked for, images and truth.
+
+    lr.tif holds (lr_size,) * 3 voxels of 3.5 µm, scan.json the confusion of its labels with the truth, truth.tif the fine volume. The images, `images`
+    sections of hr_size x hr_size pixels of 0.4375 µm normal to each of `axes`, come from other realisations than the volume: unpaired, as real data
+    are. They are hr.tif, and with several axes hr_z.tif, hr_y.tif and hr_x.tif.
+
+    Raises:
+        InputError: no rock of that name, or the folder cannot be written.
+    """
+    kind = rock(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    scanned = scan_phantom(Phantom(seed, VOXEL * FACTOR * lr_size, kind), (lr_size,) * 3, Scanner(), seed, workers=workers, keep=truth)
+    _write(folder / "lr.tif", scanned.labels, VOXEL * FACTOR)
+    if truth:
+        _write(folder / "truth.tif", scanned.truth, VOXEL)
+    for axis in axes if images else ():
+        _write(folder / ("hr.tif" if len(axes) == 1 else f"hr_{'zyx'[axis]}.tif"), sections(seed, images, hr_size, kind, axis), VOXEL)
+    record = {"rock": name, "seed": seed, "phases": kind.phases, "confusion [truth][scan]": scanned.confusion.tolist()}
+    (folder / "scan.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxel_size: float, images: int = 8, size: int | None = None) -> None:
+    """Make unpaired training data and a paired test of a fine 3D volume: thirds along z.
+
+    The first third gives hr.tif, evenly spaced xy planes; the middle one, by majority of blocks of `scale` voxels, train/lr.tif; the last one
+    test/truth.tif and test/lr.tif.
+
+    Args:
+        path: fine volume of labels.
+        folder: where the files go.
+        scale: fine voxels along the edge of a coarse one.
+        n_phases: labels.
+        voxel_size: of the fine volume, µm.
+        images: number of planes.
+        size: edge of the test, fine voxels; None takes all of its third.
+
+    Raises:
+        InputError: the volume cannot be read, is too thin, or has other labels.
+    """
+    labels = read_volume(path).array
+    third = labels.shape[0] // 3 // scale * scale
+    if third < 2 * scale:
+        raise InputError(f"{path}: {labels.shape[0]} planes are too few for three parts of two blocks of {scale}; give a thicker volume")
+    sides = [n // scale * scale for n in labels.shape[1:]]
+    parts = [labels[i * third : (i + 1) * third, : sides[0], : sides[1]] for i in range(3)]
+    test = parts[2][tuple(slice(0, size) for _ in range(3))]
+    _write(folder / "hr.tif", parts[0][:: max(1, third // images)][:images], voxel_size)
+    _write(folder / "train" / "lr.tif", majority_downsample(parts[1], scale, n_phases), voxel_size * scale)
+    _write(folder / "test" / "truth.tif", test, voxel_size)
+    _write(folder / "test" / "lr.tif", majority_downsample(test, scale, n_phases), voxel_size * scale)
+
+
+def _write(path: Path, labels: np.ndarray, voxel_size: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, Volume(np.ascontiguousarray(labels), (voxel_size,) * 3))
