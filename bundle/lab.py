@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from bundle.errors import InputError
 from bundle.io import Volume, write_volume
@@ -14,6 +15,8 @@ from bundle.io.files import read_volume
 from bundle.metrics import majority_downsample
 from bundle.microct import Scanner, scan_phantom
 from bundle.phantom import FACTOR, VOXEL, Phantom, rock, sections
+
+ARTEFACTS = ("specks", "ring", "shift", "swollen pores", "lost second")
 
 
 def write_phantom(
@@ -74,3 +77,35 @@ def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxe
 def _write(path: Path, labels: np.ndarray, voxel_size: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(path, Volume(np.ascontiguousarray(labels), (voxel_size,) * 3))
+
+
+def plant(lr: np.ndarray, artefact: str, seed: int = 0) -> np.ndarray:
+    """A copy of coarse labels (z, y, x), 0 = pore, 1 = host, with a planted artefact, to follow it through the super-resolution.
+
+    Args:
+        lr: labels.
+        artefact: "specks": 2 % of the voxels get the label of any phase; "ring": a cylinder one voxel thick about z turns to pore; "shift": the upper
+            half is moved one voxel along y; "swollen pores": host voxels that touch a pore become pore; "lost second": label 2 becomes host.
+        seed: of the specks.
+
+    Raises:
+        InputError: another artefact.
+    """
+    planted = lr.copy()
+    if artefact == "specks":
+        rng = np.random.default_rng((seed, 9))
+        hit = rng.random(lr.shape) < 0.02
+        planted[hit] = rng.integers(0, lr.max() + 1, int(hit.sum()))
+    elif artefact == "ring":
+        y, x = (np.arange(n) - (n - 1) / 2 for n in lr.shape[1:])
+        radius = np.hypot(y[:, None], x)
+        planted[:, np.abs(radius - min(lr.shape[1:]) / 4) < 0.5] = 0
+    elif artefact == "shift":
+        planted[: lr.shape[0] // 2] = np.roll(lr[: lr.shape[0] // 2], 1, axis=1)
+    elif artefact == "swollen pores":
+        planted[ndimage.binary_dilation(lr == 0) & (lr == 1)] = 0
+    elif artefact == "lost second":
+        planted[lr == 2] = 1
+    else:
+        raise InputError(f"artefact: {artefact} is not known; choose one of {', '.join(ARTEFACTS)}")
+    return planted

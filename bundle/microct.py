@@ -38,14 +38,14 @@ class Scanner:
         support: a voxel with fewer than so many of its 26 neighbours of its own label gets the most frequent label around it.
     """
 
-    attenuation: tuple[float, float, float, float] = (0.0, 1.0, 1.08, 0.9)
+    attenuation: tuple[float, float, float, float] = (0.0, 1.0, 1.16, 0.9)
     blur: float = 0.5
     photons: float = 1500.0
     electronic: float = 0.01
     mottle: tuple[float, float] = (0.09, 30.0)
     ring: float = 0.0
     smoothing: float = 0.7
-    thresholds: tuple[float, float, float] = (0.36, 0.67, 1.085)
+    thresholds: tuple[float, float, float] = (0.37, 0.65, 1.075)
     support: int = 13
 
 

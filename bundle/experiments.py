@@ -1,0 +1,306 @@
+"""The experiments of docs/experiments.md: rock whose truth is known, made, scanned, super-resolved and judged. Run by scripts/experiments.py.
+
+Everything is kept in the folder of the lab and made once: rocks, models, super-resolved volumes. Every model is trained and run by the bundle's own
+commands.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from bundle import judging, report
+from bundle.checkpoint import load_checkpoint
+from bundle.errors import InputError
+from bundle.io import Volume, write_volume
+from bundle.io.files import read_volume
+from bundle.lab import ARTEFACTS, plant, split_volume, write_phantom
+from bundle.metrics import chord_lengths, two_point, upsample_nearest, upsample_trilinear
+from bundle.phantom import FACTOR, VOXEL, rock
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Trained weights, and what is laid over inference.yaml to run them."""
+
+    path: Path
+    configs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "shipped" if self == SHIPPED else self.path.parent.name
+
+
+SHIPPED = Model(ROOT / "models" / "model.pt")
+
+
+@dataclass
+class Lab:
+    """Where the experiments live and how large they are.
+
+    Args:
+        folder: of everything that is made.
+        realisations: unseen rocks that each model is judged on.
+        seeds: of the noise, for each of them; physics takes the first.
+        train_size: edge of the scan that a model learns from, coarse voxels.
+        test_size: edge of an unseen scan, coarse voxels.
+        hr_size: edge of each of the four images, fine pixels.
+        epochs: of 50 generator steps, of the first model; the others, which start from it, get half of them.
+        physics: whether flow, conduction and elasticity are computed, too.
+        coarsening: fine voxels along the edge of a cell of the physics.
+        workers: processes that make rock.
+    """
+
+    folder: Path
+    realisations: int = 3
+    seeds: int = 3
+    train_size: int = 72
+    test_size: int = 40
+    hr_size: int = 1024
+    epochs: int = 20
+    physics: bool = True
+    coarsening: int = 2
+    workers: int = 2
+
+    def training_data(self, name: str, axes: Sequence[int] = (0,)) -> Path:
+        """Folder with lr.tif and the images of a synthetic rock to learn from."""
+        folder = self.folder / name / "train"
+        if not (folder / "scan.json").exists():
+            write_phantom(folder, name, 1, self.train_size, self.hr_size, 4, axes, workers=self.workers)
+        return folder
+
+    def tests(self, name: str) -> list[Path]:
+        """Folders with lr.tif and truth.tif of unseen realisations of a synthetic rock."""
+        folders = [self.folder / name / f"test_{i}" for i in range(self.realisations)]
+        for i, folder in enumerate(folders):
+            if not (folder / "scan.json").exists():
+                write_phantom(folder, name, 201 + i, self.test_size, truth=True, workers=self.workers)
+        return folders
+
+    def train(
+        self, name: str, data: Path, phases: Sequence[str], epochs: int, *options: str, training: Sequence[str] = (), inference: Sequence[str] = ()
+    ) -> Model:
+        """A model that learns from lr.tif and hr.tif in `data`; made once.
+
+        Args:
+            name: of its folder.
+            data: folder of the rock.
+            phases: names of its labels.
+            epochs: of 50 generator steps.
+            options: of the command, before those from here.
+            training, inference: configs laid over train.yaml and inference.yaml.
+        """
+        output = self.folder / "models" / name
+        if not (output / "done").exists():
+            given = {option.split("=")[0] for option in options}
+            own = {
+                "--lr_image": data / "lr.tif", "--hr_images": data / "hr.tif", "--phases": list(phases), "--epoch_length": 50,
+                "--max_epochs": epochs, "--output_dir": output, "--resume": "true",
+            }  # fmt: skip
+            self._bundle("training", ("train.yaml", *training), *(f"{k}={v}" for k, v in own.items() if k not in given), *options)
+            (output / "done").touch()
+        return Model(output / "model.pt", tuple(inference))
+
+    def super_resolve(self, model: Model, lr: Path, seed: int = 0, scale: int = FACTOR) -> np.ndarray:
+        """SR labels (z, y, x) of a scan; made once."""
+        output = lr.parent / f"sr_{model.name}_{lr.stem}_{seed}"
+        result = output / f"{lr.stem}_sr.tif"
+        if not result.exists():
+            phases = load_checkpoint(model.path)["phases"]  # a rock that the model never saw may name the same labels otherwise
+            self._bundle(
+                "inference", ("inference.yaml", *model.configs), f"--lr_image={lr}", f"--phases={phases}", f"--model_file={model.path}",
+                f"--seed={seed}", f"--scale_factor={scale}", f"--output_dir={output}",
+            )  # fmt: skip
+        return read_volume(result).array
+
+    def _bundle(self, run: str, configs: Sequence[str], *options: str) -> None:
+        files = [str(ROOT / "configs" / name) for name in configs]
+        command = [sys.executable, "-m", "monai.bundle", "run", run, "--config_file", str(files), *options]
+        logger.info(" ".join(command))
+        code = subprocess.run(command, cwd=ROOT).returncode
+        if code:
+            raise InputError(f"{run} ended with exit code {code}: see its message above")
+
+    def judge(
+        self, name: str, folders: Sequence[Path], phases: Sequence[str], models: Mapping[str, Model], scale: int = FACTOR, physics: bool = False
+    ) -> str:
+        """Judge models on rocks with truth, write `<name>.json`, `<name>.md` and `<name>.png`, and return the table."""
+        columns: dict[str, list[dict]] = {}
+        for folder in folders:
+            truth, lr = read_volume(folder / "truth.tif"), read_volume(folder / "lr.tif")
+            size, made = truth.voxel_size[0], {}
+            made["nearest"] = [upsample_nearest(lr.array, scale)]
+            made["trilinear"] = [upsample_trilinear(lr.array, scale, len(phases))]
+            for title, model in models.items():
+                made[title] = [self.super_resolve(model, folder / "lr.tif", seed, scale) for seed in range(self.seeds)]
+            reference = self._physics(folder, "truth", truth.array, phases, size) if physics else None
+            for title, volumes in made.items():
+                for seed, volume in enumerate(volumes):
+                    row = self._kept(folder, f"geometry_{title}_{seed}", lambda: judging.geometry_errors(volume, truth.array, phases, size))
+                    if physics:
+                        found = self._physics(folder, f"{title}_0", volumes[0], phases, size)
+                        row = {**row, **judging.physical_errors(found, reference)}
+                    columns.setdefault(title, []).append(row)
+        spreads = {title: judging.spread(rows) for title, rows in columns.items()}
+        table = judging.markdown(spreads, against="nearest")
+        (self.folder / f"{name}.md").write_text(table, encoding="utf-8")
+        (self.folder / f"{name}.json").write_text(json.dumps(columns, indent=1) + "\n", encoding="utf-8")
+        shown = {"LR": (report.middle_slices(lr.array), lr.voxel_size)}
+        shown |= {title: (report.middle_slices(volumes[0]), truth.voxel_size) for title, volumes in made.items() if title in models}
+        shown["truth"] = (report.middle_slices(truth.array), truth.voxel_size)
+        report.plot_slices(self.folder / f"{name}.png", shown, phases)
+        return table
+
+    def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
+        return self._kept(folder, f"physics_{title}", lambda: judging.physical_properties(labels, phases, size, self.coarsening))
+
+    @staticmethod
+    def _kept(folder: Path, name: str, make: Callable[[], dict]) -> dict:
+        """What `make` gives, kept as JSON in `folder`: solvers take minutes."""
+        path = folder / f"{name.replace(' ', '_')}.json"
+        if not path.exists():
+            path.write_text(json.dumps(make()) + "\n", encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def base_model(lab: Lab) -> Model:
+    """Learns the Berea-like rock from its scan and four images, starting from the shipped weights."""
+    data = lab.training_data("berea")
+    return lab.train("base", data, rock("berea").phases, lab.epochs, f"--start_from={SHIPPED.path}")
+
+
+def truth(lab: Lab) -> str:
+    """Known truth: nearest neighbour, trilinear, the shipped model (which never saw this rock) and one trained on it, on unseen realisations."""
+    models = {"shipped model": SHIPPED, "SR": base_model(lab)}
+    return lab.judge("truth", lab.tests("berea"), rock("berea").phases, models, physics=lab.physics)
+
+
+def mse_only(lab: Lab) -> str:
+    """The paper's first check: trained on the consistency alone."""
+    data, phases = lab.training_data("berea"), rock("berea").phases
+    models = {"consistency alone": lab.train("mse_only", data, phases, lab.epochs // 2, training=["mse_only.yaml"]), "SR": base_model(lab)}
+    return lab.judge("mse_only", lab.tests("berea"), phases, models)
+
+
+def zero_noise(lab: Lab) -> str:
+    """The paper's second check: the noise is zero, in training and inference."""
+    data, phases = lab.training_data("berea"), rock("berea").phases
+    still = lab.train("zero_noise", data, phases, lab.epochs, f"--start_from={SHIPPED.path}", training=["zero_noise.yaml"], inference=["zero_noise.yaml"])
+    return lab.judge("zero_noise", lab.tests("berea"), phases, {"zero noise": still, "SR": base_model(lab)})
+
+
+def two_points(lab: Lab) -> str:
+    """The paper's third check: two-point correlation of SR against LR, here beside the truth."""
+    phases, folder = rock("berea").phases, lab.tests("berea")[0]
+    true, lr = read_volume(folder / "truth.tif"), read_volume(folder / "lr.tif")
+    sr = [lab.super_resolve(base_model(lab), folder / "lr.tif", seed) for seed in range(lab.seeds)]
+    lags = true.array.shape[0] // 2
+
+    def curve(labels: np.ndarray, step: int) -> np.ndarray:
+        return np.mean([two_point(labels, len(phases), axis, lags // step) for axis in range(3)], 0)
+
+    seeds = np.stack([curve(volume, 1) for volume in sr])
+    fine, coarse = np.arange(lags + 1) * VOXEL, np.arange(lags // FACTOR + 1) * VOXEL * FACTOR
+    reference = curve(true.array, 1)
+    curves = {
+        "LR": {"lag": coarse, "mean": curve(lr.array, FACTOR)},
+        "SR": {"lag": fine, "mean": seeds.mean(0)},
+        "HR": {"lag": fine, "mean": reference, "min": seeds.min(0), "max": seeds.max(0)},
+    }
+    report.plot_two_point(lab.folder / "two_points.png", {"truth as HR, band = seeds of SR": curves}, phases)
+    lines = ["| phase | LR: mean error of S2 | SR |", "|---|---|---|"]
+    for i, name in enumerate(phases):
+        errors = [float(np.abs(found[i, 1:] - reference[i, every::every]).mean())
+                  for found, every in ((curves["LR"]["mean"], FACTOR), (seeds.mean(0), 1))]  # fmt: skip
+        lines.append(f"| {name} | {errors[0]:.4f} | {errors[1]:.4f} |")
+    table = "\n".join(lines) + "\n"
+    (lab.folder / "two_points.md").write_text(table, encoding="utf-8")
+    return table
+
+
+def minerals(lab: Lab) -> str:
+    """Unseen rock, tight rock and other minerals: the Berea-like model on each, and one that learned the rock for half as long."""
+    tables = []
+    for name in ("tight", "carbonate"):
+        phases = rock(name).phases
+        own = lab.train(
+            name, lab.training_data(name), phases, lab.epochs // 2, f"--start_from={base_model(lab).path}",
+            f"--hidden={ {phases[1]: phases[2]} }", f"--costs={_costs(*phases)}",
+        )  # fmt: skip
+        models = {"unseen": base_model(lab), "own": own}
+        tables.append(f"{name}\n\n" + lab.judge(f"minerals_{name}", lab.tests(name), phases, models))
+    return "\n".join(tables)
+
+
+def _costs(pore: str, host: str, second: str, clay: str) -> dict:
+    """The costs of configs/train.yaml in the names of another rock."""
+    return {pore: {clay: 0.8}, host: {second: 0.9}, second: {pore: 0.6, host: 0.9, clay: 0.7}, clay: {pore: 0.5, host: 0.7, second: 0.7}}
+
+
+def layering(lab: Lab) -> str:
+    """Layered rock with flat grains: the model that takes it for isotropic against one with images of each plane; anisotropy of the pore chords."""
+    phases, data = rock("layered").phases, lab.training_data("layered", axes=(0, 1))
+    across, along = data / "hr_y.tif", data / "hr_z.tif"
+    images = {"xy": str(along), "xz": str(across), "yz": str(across)}
+    own = lab.train("layered", data, phases, lab.epochs // 2, f"--start_from={base_model(lab).path}", f"--hr_images={images}", training=["anisotropic.yaml"])
+    models = {"isotropic model": base_model(lab), "images of each plane": own}
+    table = lab.judge("layering", lab.tests("layered"), phases, models)
+    lines = ["", "| pore chord along z / along x, y | " + " | ".join(f"rock {i}" for i in range(lab.realisations)) + " |"]
+    lines.append("|---" * (1 + lab.realisations) + "|")
+    rows: dict[str, list[str]] = {}
+    for folder in lab.tests("layered"):
+        volumes = {"truth": read_volume(folder / "truth.tif").array, "nearest": upsample_nearest(read_volume(folder / "lr.tif").array, FACTOR)}
+        volumes |= {title: lab.super_resolve(model, folder / "lr.tif") for title, model in models.items()}
+        for title, volume in volumes.items():
+            z, y, x = (chord_lengths(volume == 0, axis, VOXEL)["mean"] for axis in range(3))
+            rows.setdefault(title, []).append(f"{2 * z / (y + x):.3f}")
+    table += "\n".join([*lines, *(f"| {title} | " + " | ".join(values) + " |" for title, values in rows.items())]) + "\n"
+    (lab.folder / "layering.md").write_text(table, encoding="utf-8")
+    return table
+
+
+def artefacts(lab: Lab) -> str:
+    """Errors planted in the scan, followed through the super-resolution: voxels of SR that change, and how far from the truth it gets."""
+    phases, folder = rock("berea").phases, lab.tests("berea")[0]
+    true, lr = read_volume(folder / "truth.tif"), read_volume(folder / "lr.tif")
+    clean = lab.super_resolve(base_model(lab), folder / "lr.tif")
+    right = float(np.mean(clean == true.array))
+    lines = ["| artefact | LR voxels changed | SR voxels changed | SR changed away from the artefact | SR right, clean | SR right, with it |", "|---" * 6 + "|"]
+    shown = {"SR, clean scan": (report.middle_slices(clean), true.voxel_size)}
+    for name in ARTEFACTS:
+        planted = plant(lr.array, name)
+        path = folder / f"planted_{name.replace(' ', '_')}.tif"
+        write_volume(path, Volume(planted, lr.voxel_size))
+        sr = lab.super_resolve(base_model(lab), path)
+        far = upsample_nearest(~ndimage.binary_dilation(planted != lr.array, iterations=2), FACTOR)
+        changed = sr != clean
+        away = f"{np.mean(changed[far]):.2%}" if far.any() else "-"
+        lines.append(f"| {name} | {np.mean(planted != lr.array):.1%} | {np.mean(changed):.1%} | {away} | {right:.1%} | {np.mean(sr == true.array):.1%} |")
+        shown[name] = (report.middle_slices(sr), true.voxel_size)
+    report.plot_slices(lab.folder / "artefacts.png", shown, phases)
+    table = "\n".join(lines) + "\n"
+    (lab.folder / "artefacts.md").write_text(table, encoding="utf-8")
+    return table
+
+
+def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: float) -> str:
+    """A real 3D volume, block-downsampled by 4: learned from one part, judged on another."""
+    folder = lab.folder / name
+    if not (folder / "test" / "truth.tif").exists():
+        split_volume(path, folder, 4, len(phases), voxel_size)
+    (folder / "train" / "hr.tif").unlink(missing_ok=True)
+    (folder / "train" / "hr.tif").symlink_to(folder / "hr.tif")
+    model = lab.train(name, folder / "train", phases, lab.epochs, "--scale_factor=4", "--feedback_weight=0.5", "--feedback#fractions=60")
+    return lab.judge(f"paired_{name}", [folder / "test"], phases, {"SR": model}, scale=4, physics=lab.physics)

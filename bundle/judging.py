@@ -1,0 +1,120 @@
+"""Errors of candidates (nearest neighbour, trilinear, SR) against a known truth, and the tables over several rocks and seeds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bundle.metrics import majority_downsample
+from bundle.metrics.fidelity import fidelity
+from bundle.physics import properties
+
+logger = logging.getLogger(__name__)
+
+PHYSICAL = ("permeability", "formation_factor", "bulk_modulus", "shear_modulus")
+
+
+def geometry_errors(volume: np.ndarray, truth: np.ndarray, phases: Sequence[str], voxel_size: float) -> dict[str, float | None]:
+    """Errors of one volume against the truth by name, 0 = perfect; None where there is no such number (a phase is absent).
+
+    Args:
+        volume: (z, y, x) labels.
+        truth: the same shape.
+        phases: names of the labels; the first is the pore.
+        voxel_size: µm.
+    """
+    found = fidelity(volume, truth, phases, voxel_size, pore=phases[0], max_lag=min(64.0, voxel_size * (truth.shape[0] // 2)))
+    by_name = found["statistics"]
+    areas = [by_name[name]["error"] for name in by_name if name not in phases and by_name[name]["error"] is not None]
+    connected = found["pore"]["connected_fraction"]
+    distance = {name: (found["boundary_distance"].get(name) or {}).get("mean") for name in phases}
+    return {
+        "wrong voxels": 1 - found["accuracy"],
+        **{f"1 - Dice, {name}": _one_minus(found["dice"].get(name)) for name in phases},
+        **{f"boundary distance, {name}, µm": distance[name] for name in phases},
+        **{f"fraction, {name}": by_name[name]["error"] for name in phases},
+        **{f"area, {name}": by_name[name]["error"] for name in by_name if name not in phases},
+        "areas, mean": float(np.mean(areas)) if areas else None,
+        **{f"two-point, {name}": (found["two_point"][name] or {}).get("mean") for name in phases},
+        "connected porosity": _mean_gap(connected["volume"], connected["truth"]),
+    }
+
+
+def physical_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int) -> dict[str, list[float | None]]:
+    """Permeability (mD) and formation factor along z, y, x; bulk and shear modulus (GPa) of the dry rock.
+
+    Args:
+        labels: (z, y, x).
+        phases: names of the labels; the first is the pore.
+        voxel_size: µm.
+        coarsening: cells of the solvers are the majority of so many voxels a side.
+    """
+    if coarsening > 1:
+        labels = majority_downsample(labels, coarsening, len(phases))
+    found = properties(labels, phases, voxel_size * coarsening, pore=phases[0])
+    values = {name: [found[name][axis]["value"] for axis in "zyx"] for name in PHYSICAL[:2]}
+    return {**values, **{name: [found[name]["value"]] for name in PHYSICAL[2:]}}
+
+
+def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]) -> dict[str, float | None]:
+    """Relative errors of `physical_properties`, mean over the axes that have a value other than 0 in the truth."""
+    errors = {}
+    for name in PHYSICAL:
+        pairs = [(a, b) for a, b in zip(found[name], truth[name], strict=True) if b]
+        known = [abs(a - b) / b for a, b in pairs if a is not None]
+        # Without a path the formation factor is infinite: no error can be given for it, and none is made up.
+        errors[name.replace("_", " ")] = float(np.mean(known)) if known and len(known) == len(pairs) else None
+    return errors
+
+
+def spread(rows: Sequence[Mapping[str, float | None]]) -> dict[str, tuple[float, float, int] | None]:
+    """Mean, standard deviation (n - 1) and number of every entry over several rocks or seeds; None where one of them has no value."""
+    result = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if any(value is None for value in values):
+            result[name] = None
+        else:
+            result[name] = (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0, len(values))
+    return result
+
+
+def markdown(columns: Mapping[str, Mapping[str, tuple[float, float, int] | None]], against: str | None = None) -> str:
+    """A table of errors: a row an entry, a column a candidate, mean ± standard deviation; the smallest mean of a row is bold.
+
+    Args:
+        columns: candidate -> result of `spread`.
+        against: candidate whose mean divides that of the last column, in a column of its own; None leaves it out.
+    """
+    names = list(next(iter(columns.values())))
+    last = list(columns)[-1]
+    ratio = [f"{last} / {against}"] if against else []
+    lines = ["| error | " + " | ".join([*columns, *ratio]) + " |", "|---" * (1 + len(columns) + len(ratio)) + "|"]
+    for name in names:
+        cells = [column.get(name) for column in columns.values()]
+        best = min((cell[0] for cell in cells if cell), default=None)
+        texts = [_cell(cell, bool(cell) and cell[0] == best) for cell in cells]
+        if against:
+            base, own = columns[against].get(name), columns[last].get(name)
+            texts.append(f"{own[0] / base[0]:.2f}" if own and base and base[0] > 0 else "-")
+        lines.append(f"| {name} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(cell: tuple[float, float, int] | None, best: bool) -> str:
+    if cell is None:
+        return "-"
+    mean = f"{cell[0]:.4f}" if cell[0] < 0.1 else f"{cell[0]:.3f}" if cell[0] < 10 else f"{cell[0]:.0f}"
+    mean = f"**{mean}**" if best else mean
+    return f"{mean} ± {cell[1]:.2g}" if cell[2] > 1 else mean
+
+
+def _one_minus(value: float | None) -> float | None:
+    return None if value is None else 1 - value
+
+
+def _mean_gap(found: Sequence[float | None], truth: Sequence[float | None]) -> float | None:
+    pairs = list(zip(found, truth, strict=True))
+    return None if any(None in pair for pair in pairs) else float(np.mean([abs(a - b) for a, b in pairs]))

@@ -1,0 +1,57 @@
+"""Run an experiment of docs/experiments.md: make the rock, train, super-resolve, judge against the truth, write the table and the picture.
+
+    python scripts/experiments.py truth --output lab
+    python scripts/experiments.py paired --volume berea.tif --name berea3d --phases pore grain --voxel-size 5.345 --output lab
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bundle import experiments  # noqa: E402
+from bundle.errors import one_line_errors  # noqa: E402
+
+ROCKS_OF_OUR_OWN = ("truth", "mse_only", "zero_noise", "two_points", "minerals", "layering", "artefacts")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", choices=[*ROCKS_OF_OUR_OWN, "paired"])
+    parser.add_argument("--output", type=Path, required=True, help="folder of everything that is made; what is there is used again")
+    parser.add_argument("--epochs", type=int, default=20, help="of 50 generator steps, for the first model; the others get half of them")
+    parser.add_argument("--realisations", type=int, default=3, help="unseen rocks")
+    parser.add_argument("--seeds", type=int, default=3, help="of the noise, for each unseen rock")
+    parser.add_argument("--train-size", type=int, default=72, help="edge of the scan to learn from, coarse voxels")
+    parser.add_argument("--test-size", type=int, default=40, help="edge of an unseen scan, coarse voxels")
+    parser.add_argument("--hr-size", type=int, default=1024, help="edge of the images, fine pixels")
+    parser.add_argument("--no-physics", action="store_true", help="leave out flow, conduction and elasticity")
+    parser.add_argument("--coarsening", type=int, default=2, help="fine voxels along the edge of a cell of the physics")
+    parser.add_argument("--workers", type=int, default=2, help="processes that make rock")
+    parser.add_argument("--volume", help="paired: file of a real 3D volume")
+    parser.add_argument("--name", help="paired: of its folder")
+    parser.add_argument("--phases", nargs="+", help="paired: names of its labels")
+    parser.add_argument("--voxel-size", type=float, help="paired: µm")
+    args = parser.parse_args()
+    one_line_errors()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    lab = experiments.Lab(
+        args.output.resolve(), args.realisations, args.seeds, args.train_size, args.test_size, args.hr_size, args.epochs,
+        not args.no_physics, args.coarsening, args.workers,
+    )  # fmt: skip
+    if args.experiment == "paired":
+        missing = [f"--{key.replace('_', '-')}" for key in ("volume", "name", "phases", "voxel_size") if getattr(args, key) is None]
+        if missing:
+            parser.error(f"paired needs {', '.join(missing)}")
+        table = experiments.paired(lab, args.volume, args.phases, args.name, args.voxel_size)
+    else:
+        table = getattr(experiments, args.experiment)(lab)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
