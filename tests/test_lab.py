@@ -1,0 +1,82 @@
+"""Files of the validation lab: what is cut from a real volume, what is planted in a scan."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from bundle.errors import InputError
+from bundle.io.files import read_volume
+from bundle.lab import ARTEFACTS, plant, split_volume, write_phantom
+from bundle.phantom import Phantom, VOXEL, sections
+
+
+def test_a_split_volume_is_unpaired_to_learn_and_paired_to_test(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (26, 18, 17)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "v.tif", labels)
+    split_volume(tmp_path / "v.tif", tmp_path / "out", 4, 3, 2.0, images=2)
+    hr, lr = (read_volume(tmp_path / "out" / name) for name in ("hr.tif", "train/lr.tif"))
+    np.testing.assert_array_equal(hr.array, labels[[0, 4], :16, :16])  # a third is 8 planes: two blocks
+    truth, test = (read_volume(tmp_path / "out" / "test" / name) for name in ("truth.tif", "lr.tif"))
+    np.testing.assert_array_equal(truth.array, labels[16:24, :16, :16])
+    assert lr.array.shape == test.array.shape == (2, 4, 4)
+    for index in np.ndindex(2, 4, 4):
+        for coarse, first in ((lr, 8), (test, 16)):
+            z, y, x = (4 * i for i in index)
+            block = labels[first + z : first + z + 4, y : y + 4, x : x + 4]
+            counts = np.bincount(block.ravel(), minlength=3)
+            assert counts[coarse.array[index]] == counts.max()
+    assert truth.voxel_size == (2.0,) * 3 and test.voxel_size == lr.voxel_size == (8.0,) * 3
+
+
+def test_a_test_may_be_smaller_than_its_third(tmp_path):
+    tifffile.imwrite(tmp_path / "v.tif", np.zeros((24, 16, 16), np.uint8))
+    split_volume(tmp_path / "v.tif", tmp_path / "out", 2, 2, 1.0, size=4)
+    assert read_volume(tmp_path / "out" / "test" / "truth.tif").array.shape == (4, 4, 4)
+
+
+def test_a_volume_too_thin_for_three_parts_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "v.tif", np.zeros((20, 16, 16), np.uint8))
+    with pytest.raises(InputError, match="v.tif: 20 planes are too few for three parts of two blocks of 4"):
+        split_volume(tmp_path / "v.tif", tmp_path / "out", 4, 2, 1.0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_phantom_is_written_with_its_truth_and_images_of_each_axis(tmp_path):
+    write_phantom(tmp_path, "layered", 3, 4, hr_size=40, images=2, axes=(0, 1), truth=True)
+    lr, truth = read_volume(tmp_path / "lr.tif"), read_volume(tmp_path / "truth.tif")
+    assert lr.array.shape == (4, 4, 4) and lr.voxel_size == (3.5,) * 3
+    assert truth.array.shape == (32, 32, 32) and truth.voxel_size == (VOXEL,) * 3
+    from bundle.phantom import rock
+
+    layered = rock("layered")
+    assert np.mean(truth.array == Phantom(3, 14.0, layered).labels((VOXEL / 2,) * 3, (32, 32, 32))) > 0.999
+    for axis in (0, 1):
+        assert np.mean(tifffile.imread(tmp_path / f"hr_{'zyx'[axis]}.tif") == sections(3, 2, 40, layered, axis)) > 0.999
+    assert not (tmp_path / "hr.tif").exists()
+    record = json.loads((tmp_path / "scan.json").read_text())
+    assert record["rock"] == "layered" and np.sum(record["confusion [truth][scan]"]) == 64
+
+
+def test_planted_artefacts():
+    lr = np.ones((20, 21, 22), np.uint8)
+    lr[5:9, 5:9, 5:9] = 0
+    lr[14:17, 14:17, 14:17] = 2
+    before = lr.copy()
+    planted = {name: plant(lr, name) for name in ARTEFACTS}
+    assert np.array_equal(lr, before)  # a copy
+    changed = np.mean(planted["specks"] != lr)
+    assert 0.005 < changed < 0.02 and planted["specks"].max() == 2  # some of the 2 % draw the label they had
+    np.testing.assert_array_equal(planted["shift"][10:], lr[10:])
+    np.testing.assert_array_equal(planted["shift"][:10, 1:], lr[:10, :-1])
+    swollen = planted["swollen pores"]
+    assert (swollen == 0).sum() == 4**3 + 6 * 4**2 and (swollen == 2).sum() == 27  # a face's thickness on each of the six sides
+    assert not (planted["lost second"] == 2).any() and (planted["lost second"] == 1).sum() == (lr > 0).sum()
+    ring = planted["ring"] != lr
+    y, x = np.nonzero(ring.any(0))
+    assert len(y) and np.all(abs(np.hypot(y - 10, x - 10.5) - 21 / 4) < 0.5)
+    with pytest.raises(InputError, match="artefact: scratch is not known; choose one of specks"):
+        plant(lr, "scratch")
