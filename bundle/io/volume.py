@@ -37,7 +37,8 @@ def as_voxel_size(value: float | Sequence[float], name: str = "voxel_size", n_ax
     except (TypeError, ValueError):
         sizes = (math.nan,)
     if not all(math.isfinite(v) and v > 0 for v in sizes):
-        raise InputError(f"{name}: {value} is not a voxel size; give a positive number in µm, or {'three [z, y, x]' if n_axes == 3 else 'two [y, x]'}")
+        each = "three [z, y, x]" if n_axes == 3 else "two [y, x]"
+        raise InputError(f"{name}: {value} is not a voxel size; give a positive number in µm, or {each}")
     return sizes
 
 

@@ -1,8 +1,8 @@
 """Statistics of segmented rock: volume fractions, interfacial areas, two-point correlation and their summary against the HR images; the morphology of
 one phase; a volume against the truth where it is known, and the baselines that a super-resolution has to beat.
 
-Labels are 0..n-1 in a 2D image (y, x), a list of 2D images or a 3D volume (z, y, x), which may be memory-mapped: the statistics are read in blocks, so
-memory does not grow with the volume. Morphology takes the mask of a phase, a byte a voxel; what else it holds, each function says.
+Labels are 0..n-1 in a 2D image (y, x), a list of 2D images or a 3D volume (z, y, x), which may be memory-mapped: the statistics are read in blocks,
+so memory does not grow with the volume. Morphology takes the mask of a phase, a byte a voxel; what else it holds, each function says.
 """
 
 from bundle.metrics.baselines import upsample_nearest, upsample_trilinear

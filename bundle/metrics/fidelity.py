@@ -58,7 +58,8 @@ def fidelity(
         **agreement,
         "boundary_distance": boundary_distance(volume, truth, phases, size),
         "statistics": {
-            name: {"volume": float(found[i]), "truth": float(true[i]), "error": json_number(errors[i])} for i, name in enumerate(statistic_names(phases))
+            name: {"volume": float(found[i]), "truth": float(true[i]), "error": json_number(errors[i])}
+            for i, name in enumerate(statistic_names(phases))
         },
         "mean_relative_error": json_number(mean_relative_error(found, true)),
         "two_point": _two_point_errors(volume, truth, phases, size, max_lag, agreement["absent"]),

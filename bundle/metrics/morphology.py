@@ -151,7 +151,8 @@ def specific_surface(mask: np.ndarray, voxel_size: VoxelSize = 1.0) -> dict[str,
     """Surface of the phase per volume of the sample, µm² per µm³, by marching cubes (scikit-image, Lewiner) and by counting voxel faces.
 
     The border is no surface. Each is divided by the volume that it can see: the cells between voxel centres, and for the faces normal to an axis the
-    interior ones. Of a smooth isotropic surface faces find 1.5 times the area however small the voxels, marching cubes 1.08 to 1.09 times.
+    interior ones. Of a smooth isotropic surface faces find 1.5 times the area however small the voxels, marching cubes 1.09
+    times (1.14 where voxels are 0.5 x 1 x 1.25 µm).
 
     Args:
         mask: True where the phase is, (z, y, x) and at least 2 voxels along each axis.
