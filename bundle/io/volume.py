@@ -26,18 +26,19 @@ def significant(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def as_voxel_size(value: float | Sequence[float], name: str = "voxel_size") -> tuple[float, float, float]:
-    """Voxel size (z, y, x) in µm from one number or three.
+def as_voxel_size(value: float | Sequence[float], name: str = "voxel_size", n_axes: int = 3) -> tuple[float, ...]:
+    """Voxel size (z, y, x) in µm from one number or three; of an image (`n_axes` 2) the pixel size (y, x) from one or two.
 
     Raises:
-        InputError: `value` is not one or three positive finite numbers.
+        InputError: `value` is not one positive finite number, nor one an axis.
     """
     try:
-        sizes = tuple(float(v) for v in np.broadcast_to(np.asarray(value, dtype=float), (3,)))
+        sizes = tuple(float(v) for v in np.broadcast_to(np.asarray(value, dtype=float), (n_axes,)))
     except (TypeError, ValueError):
         sizes = (math.nan,)
     if not all(math.isfinite(v) and v > 0 for v in sizes):
-        raise InputError(f"{name}: {value} is not a voxel size; give a positive number in µm, or three [z, y, x]")
+        each = "three [z, y, x]" if n_axes == 3 else "two [y, x]"
+        raise InputError(f"{name}: {value} is not a voxel size; give a positive number in µm, or {each}")
     return sizes
 
 

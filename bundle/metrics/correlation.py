@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import fft
 
+from bundle.errors import InputError
 from bundle.metrics.fractions import BLOCK_VOXELS, Labels, as_arrays
 
 
@@ -26,7 +27,7 @@ def two_point(labels: Labels, n_phases: int, axis: int, max_lag: int, max_lines:
         length = array.shape[axis]
         padded = fft.next_fast_len(length + n_lags, real=True)
         power, n_lines = np.zeros((n_phases, padded // 2 + 1)), 0
-        for lines in _lines(array, axis, max_lines):
+        for lines in line_blocks(array, axis, max_lines):
             n_lines += len(lines)
             for phase in range(n_phases):
                 spectrum = fft.rfft((lines == phase).astype(np.float32), padded, axis=1)
@@ -37,7 +38,7 @@ def two_point(labels: Labels, n_phases: int, axis: int, max_lag: int, max_lines:
     return np.clip(pairs / overlaps, 0.0, 1.0)  # float32 transforms leave about 1e-7 below 0
 
 
-def _lines(array: np.ndarray, axis: int, max_lines: int | None):
+def line_blocks(array: np.ndarray, axis: int, max_lines: int | None):
     """Blocks of lines (n_lines, length) along `axis`, evenly spaced over the other axes."""
     others = [size for index, size in enumerate(array.shape) if index != axis]
     every = 1
@@ -52,3 +53,25 @@ def _lines(array: np.ndarray, axis: int, max_lines: int | None):
     for start in range(0, len(view), rows):
         block = np.ascontiguousarray(view[start : start + rows])
         yield block.reshape(-1, array.shape[axis])
+
+
+def compare_curves(curve: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """How far a curve (two-point, lineal path, chord lengths) is from the reference at the same lags.
+
+    Args:
+        curve: (.., lags), the same lags as `reference`.
+        reference: (.., lags).
+
+    Returns:
+        `mean` and `max` of the absolute difference, in the curve's unit (a probability), not relative.
+
+    Raises:
+        InputError: the shapes differ, are empty, or a value is not finite.
+    """
+    curve, reference = np.asarray(curve, float), np.asarray(reference, float)
+    if curve.shape != reference.shape or curve.size == 0:
+        raise InputError(f"curves of shape {curve.shape} and {reference.shape} cannot be compared: take both at the same lags")
+    difference = np.abs(curve - reference)
+    if not np.isfinite(difference).all():
+        raise InputError("a curve holds NaN or infinity: leave out the lags without a value")
+    return {"mean": float(difference.mean()), "max": float(difference.max())}

@@ -61,8 +61,8 @@ def summarise(
         "lr_error": relative_errors(lr, mean), "sr_error": relative_errors(sr, mean),
     }  # fmt: skip
     return {
-        "statistics": {name: {key: _number(column[i]) for key, column in columns.items()} for i, name in enumerate(names)},
-        "mean_relative_error": {"lr": _number(mean_relative_error(lr, mean)), "sr": _number(mean_relative_error(sr, mean))},
+        "statistics": {name: {key: json_number(column[i]) for key, column in columns.items()} for i, name in enumerate(names)},
+        "mean_relative_error": {"lr": json_number(mean_relative_error(lr, mean)), "sr": json_number(mean_relative_error(sr, mean))},
         "left_out": [name for name, value in zip(names, mean, strict=True) if value == 0],
         "hr_noise": sampling_noise(hr if quarters is None else quarters, seed),
     }
@@ -86,9 +86,9 @@ def sampling_noise(hr: np.ndarray, seed: int = 0) -> dict | None:
     draws = np.random.default_rng(seed).integers(0, n_images, (BOOTSTRAP_SAMPLES, n_images))
     errors = mean_relative_error(hr[draws].mean(1), hr.mean(0))
     return {
-        "leave_one_out": [_number(error) for error in mean_relative_error(hr, others)],
-        "bootstrap_median": _number(np.median(errors)),
-        "bootstrap_95": _number(np.quantile(errors, 0.95)),
+        "leave_one_out": [json_number(error) for error in mean_relative_error(hr, others)],
+        "bootstrap_median": json_number(np.median(errors)),
+        "bootstrap_95": json_number(np.quantile(errors, 0.95)),
     }
 
 
@@ -148,6 +148,6 @@ def lr_agreement(lr: np.ndarray, sr: np.ndarray, scale: int, phases: Sequence[st
     }
 
 
-def _number(value: float) -> float | None:
+def json_number(value: float) -> float | None:
     """JSON has no NaN."""
     return float(value) if np.isfinite(value) else None

@@ -18,6 +18,9 @@ def test_micrometres(unit, length):
 def test_as_voxel_size():
     assert as_voxel_size(3.5) == (3.5, 3.5, 3.5)
     assert as_voxel_size([1, 2, 3]) == (1.0, 2.0, 3.0)
+    assert as_voxel_size(3.5, n_axes=2) == (3.5, 3.5) and as_voxel_size([1, 2], n_axes=2) == (1.0, 2.0)
+    with pytest.raises(InputError, match=r"or two \[y, x\]"):
+        as_voxel_size([1, 2, 3], n_axes=2)
 
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), [1, 2], "3,5", None])

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bundle.metrics import correlation, two_point
+from bundle.errors import InputError
+from bundle.metrics import compare_curves, correlation, two_point
 
 
 def brute_force(array: np.ndarray, phase: int, axis: int, max_lag: int) -> np.ndarray:
@@ -61,3 +62,18 @@ def test_porespy_finds_the_same_along_a_line():
     # Its curve is radial, of a single line it is ours; bins of one voxel around each lag.
     theirs = porespy.metrics.two_point_correlation(line == 1, bins=np.arange(-0.5, 20))
     np.testing.assert_allclose(two_point(line, 2, 1, 19)[1], theirs.probability_scaled, atol=1e-6)
+
+
+def test_curves_are_compared_at_every_lag():
+    curve, reference = [[0.5, 0.25, 0.0], [0.5, 0.5, 0.5]], [[0.5, 0.5, 0.25], [0.5, 0.5, 0.0]]
+    assert compare_curves(np.array(curve), np.array(reference)) == {"mean": pytest.approx(1.0 / 6), "max": 0.5}
+    assert compare_curves(np.array([1, 2], np.uint8), np.array([2, 1], np.uint8)) == {"mean": 1.0, "max": 1.0}  # unsigned does not wrap
+
+
+def test_curves_that_cannot_be_compared_are_told():
+    with pytest.raises(InputError, match="same lags"):
+        compare_curves(np.zeros(3), np.zeros(4))
+    with pytest.raises(InputError, match="same lags"):
+        compare_curves(np.zeros(0), np.zeros(0))
+    with pytest.raises(InputError, match="NaN"):
+        compare_curves(np.array([0.5, np.nan]), np.zeros(2))
