@@ -54,9 +54,13 @@ class ElasticModuli:
 
 
 def elastic_moduli(
-    labels: np.ndarray, bulk: Sequence[float], shear: Sequence[float], tolerance: float = 1e-4, max_iterations: int = 1000
+    labels: np.ndarray, bulk: Sequence[float], shear: Sequence[float], tolerance: float = 5e-3, max_iterations: int = 1000
 ) -> ElasticModuli:
     """Effective moduli of a volume of isotropic phases.
+
+    The error of the moduli goes with the square of the tolerance: 1e-2 leaves 0.1 % or less. A volume that does not repeat itself has a
+    seam at its faces, which counts as rock. Pores of few voxels come out somewhat too soft: the loss of stiffness that a spherical pore of radius 6
+    (13) voxels causes is 6 % (3 %) too large.
 
     Args:
         labels: integers (z, y, x), 0 to n - 1.
@@ -76,11 +80,11 @@ def elastic_moduli(
         raise InputError(f"labels are {labels.min()} to {labels.max()}, with {len(bulk)} bulk and {len(shear)} shear moduli: one of each a phase")
     if not np.isfinite(moduli).all() or (moduli < 0).any():
         raise InputError(f"bulk {list(bulk)} and shear {list(shear)} moduli: must be finite and not negative")
-    homogeneous = np.flatnonzero(np.bincount(labels.ravel(), minlength=moduli.shape[1]))
+    present = np.unique(labels)
     first, second = moduli[0] - 2 / 3 * moduli[1], 2 * moduli[1]  # stress = first tr(strain) 1 + second strain
-    if not moduli[:, homogeneous].any():
+    if not moduli[:, present].any():
         return ElasticModuli(0.0, 0.0, np.zeros((6, 6)), 0, True)
-    scale = float(moduli.max())
+    scale = float(moduli[:, present].max())
     index = torch.from_numpy(labels.astype(np.int64))
     solver = _Homogenisation(*(torch.tensor(values / scale, dtype=torch.float32)[index] for values in (first, second)))
     columns, steps, converged = [], 0, True
