@@ -20,13 +20,13 @@ from bundle.physics.percolation import check_volume
 
 logger = logging.getLogger(__name__)
 
-# Bulk and shear modulus, GPa: Mavko, Mukerji & Dvorkin, The Rock Physics Handbook, 2nd ed., 2009, appendix A.4 (minerals; water and air at
-# room conditions). "feldspar" is its average feldspar, "clay" Han's clays, both soft compared with single crystals.
+# Bulk and shear modulus, GPa: Mavko, Mukerji & Dvorkin, The Rock Physics Handbook, 2nd ed., 2009, appendix A.4 (minerals); water and air
+# as usual at room conditions. "feldspar" is its average feldspar, "clay" Han's clays, both soft compared with single crystals.
 MODULI: dict[str, tuple[float, float]] = {
     "quartz": (37.0, 44.0),
     "feldspar": (37.5, 15.0),
     "clay": (25.0, 9.0),
-    "water": (2.25, 0.0),
+    "water": (2.2, 0.0),
     "air": (1.31e-4, 0.0),
 }
 
