@@ -16,6 +16,8 @@ from bundle.physics.percolation import check_volume, percolating
 
 logger = logging.getLogger(__name__)
 
+CHECK_EVERY = 100  # iterations: taufactor has no result before
+
 
 @dataclass(frozen=True)
 class FormationFactor:
@@ -47,7 +49,7 @@ def formation_factor(
             diffusivities relative to that in free fluid.
         axis: of the current, 0 (z), 1 (y) or 2 (x).
         tolerance: largest difference between the currents through two planes, relative.
-        max_iterations: after so many it gives up, with a warning.
+        max_iterations: after so many, rounded up to hundreds, it gives up with a warning.
 
     Raises:
         InputError: no 3D volume, a label without conductivity, a conductivity that is negative or not finite; taufactor is not installed.
@@ -55,7 +57,8 @@ def formation_factor(
     labels = check_volume(labels, axis)
     values = np.asarray(conductivity, float)
     if labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() >= len(values):
-        raise InputError(f"labels ({labels.dtype}, {labels.min()} to {labels.max()}) must be whole numbers 0 to {len(values) - 1}: one conductivity each")
+        found = f"{labels.dtype}, {labels.min()} to {labels.max()}"
+        raise InputError(f"labels ({found}) must be whole numbers 0 to {len(values) - 1}: one conductivity each")
     if not np.isfinite(values).all() or (values < 0).any():
         raise InputError(f"conductivity {list(conductivity)}: must be finite and not negative")
     path = percolating(values[labels] > 0, axis)
@@ -79,7 +82,7 @@ def formation_factor(
             value, metal, added = 1.0, len(values) + 1, 100 * max(phases.values())
             field, end = np.pad(field, [(1, 1), (0, 0), (0, 0)], constant_values=metal), 3
             solver = taufactor.MultiPhaseSolver(field, cond={**phases, metal: added}, device="cpu")
-        solver.solve(iter_limit=max_iterations, verbose=False, conv_crit=tolerance)
+        solver.solve(iter_limit=-(-max_iterations // CHECK_EVERY) * CHECK_EVERY, verbose=False, conv_crit=tolerance)
     resistance = (length + end) / float(np.ravel(solver.D_eff)[0]) - (end / added if end else 0)
     effective = value * length / resistance
     if not solver.converged:

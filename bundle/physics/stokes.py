@@ -1,7 +1,7 @@
 """Permeability of a segmented rock: steady Stokes flow through its pore voxels.
 
-The libraries on PyPI for it are lattice-Boltzmann codes made for a GPU, which step through thousands of times (xlb, lettucecfd, poromics), or work
-on pore networks (OpenPNM). So the discretisation is here, and its linear algebra is a library's: SciPy's MINRES with PyAMG's multigrid.
+The libraries on PyPI for it are lattice-Boltzmann codes made for GPUs, which take thousands of time steps (xlb, lettucecfd, poromics), or work on
+pore networks (OpenPNM). So the discretisation is here, and its linear algebra is a library's: SciPy's MINRES with PyAMG's multigrid.
 
 Velocities lie on voxel faces, pressures in voxel centres (Harlow & Welch, 1965, Phys. Fluids 8, 2182). A velocity along a wall vanishes half a
 voxel away, on the wall itself: of second order. Between plates h voxels apart the permeability is h² / 12 + 1 / 6 squared voxels instead of h² / 12:
@@ -55,9 +55,9 @@ def permeability(
 ) -> Permeability:
     """Permeability along an axis, from Darcy's law and the mean velocity of Stokes flow (no inertia).
 
-    Pores that do not lead from one end to the other are filled first. A 64^3 rock takes seconds, 128^3 about a minute and about 1 GB; a volume
-    that is nearly all pore some five times as much. Narrow pores are too permeable (see above): to see how much, or to compare volumes
-    of different voxel sizes, repeat the voxels (`pore.repeat(2, 0).repeat(2, 1).repeat(2, 2)`, half the voxel size).
+    Pores that do not lead from one end to the other are filled first. Sandstone of 64^3 voxels takes seconds, of 128^3 about a minute and 1 GB;
+    more where more of it is pore. Narrow pores are too permeable (see above): to see how much, or to compare volumes of different voxel
+    sizes, repeat the voxels (`pore.repeat(2, 0).repeat(2, 1).repeat(2, 2)`, half the voxel size).
 
     Args:
         pore: bool (z, y, x), True where the fluid is.
@@ -66,7 +66,7 @@ def permeability(
         boundary: what is around the sample. "mirror": its mirror image on all sides, which is the same as pressures held at the two ends,
             flow straight through these, and sides along which it slips. "walls": the same ends, sides closed by walls as in a core holder.
             "periodic": the sample itself, again and again.
-        tolerance: of the preconditioned residual, relative (`rtol` of scipy.sparse.linalg.minres).
+        tolerance: `rtol` of scipy.sparse.linalg.minres; on Berea sandstone 1e-7 leaves 0.1 % of the permeability or less, 1e-9 1e-6 of it.
         max_iterations: after so many it gives up, with a warning.
 
     Raises:

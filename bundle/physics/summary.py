@@ -85,7 +85,9 @@ def properties(
         "tortuosity": {name: _entry(r.tortuosity, "" if r.percolates else NO_CURRENT, r.converged) for name, r in current.items()},
         **elastic,
         "solvers": {
-            "flow": {n: {"flowing": r.flowing, "iterations": r.iterations, "residual": r.residual, "converged": r.converged} for n, r in flow.items()},
+            "flow": {
+                n: {"flowing": r.flowing, "iterations": r.iterations, "residual": r.residual, "converged": r.converged} for n, r in flow.items()
+            },
             "current": {n: {"iterations": r.iterations, "converged": r.converged} for n, r in current.items()},
             "elastic": solver,
         },

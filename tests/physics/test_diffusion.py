@@ -1,5 +1,7 @@
 """Formation factor against closed forms and, for a porous volume, a direct solution of its resistor network."""
 
+import logging
+
 import numpy as np
 import pytest
 from scipy import ndimage, sparse
@@ -78,6 +80,13 @@ def test_no_path_is_infinite_and_said(labels, capsys):
     found = formation_factor(labels, [0.0, 1.0], 0)
     assert np.isinf(found.factor) and np.isinf(found.tortuosity) and not found.percolates
     assert capsys.readouterr().out == ""
+
+
+def test_a_solver_that_gives_up_says_so(caplog, capsys):
+    labels = (ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((24, 12, 12)), 1) > 0).astype(np.uint8)
+    with caplog.at_level(logging.WARNING):
+        found = formation_factor(labels, [0.0, 1.0], 0, max_iterations=3)
+    assert not found.converged and "after 100 iterations" in caplog.text and capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 
 from bundle.errors import InputError
 from bundle.physics import MODULI, elastic_moduli
+from bundle.physics.elasticity import _Homogenisation
 
 QUARTZ, CLAY = MODULI["quartz"], MODULI["clay"]
 
@@ -122,6 +124,13 @@ def test_a_plane_of_pore_bears_nothing_across_it():
     labels[2] = 0
     found = elastic_moduli(labels, [0, 37], [0, 44])
     assert abs(found.stiffness[0, 0]) < 1e-3 and found.stiffness[1, 1] > 10
+
+
+def test_the_operator_is_the_orthogonal_projection_on_strains():
+    solver = _Homogenisation(torch.ones(6, 5, 8), torch.ones(6, 5, 8))
+    a, b = torch.randn((2, 6, 6, 5, 8), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(solver.project(solver.project(a)), solver.project(a), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close((a * solver.project(b)).sum(), (b * solver.project(a)).sum(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_solver_that_gives_up_says_so(caplog):

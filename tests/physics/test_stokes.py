@@ -10,7 +10,7 @@ from bundle.errors import InputError
 from bundle.physics import MILLIDARCY, permeability
 from bundle.physics.percolation import percolating
 
-pyamg = pytest.importorskip("pyamg")
+pytest.importorskip("pyamg")
 
 
 def sponge(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -160,6 +160,18 @@ def test_two_strands_of_a_braid_wind_together():
     assert not percolating(first, 0, periodic=True).any() and not percolating(first | second, 1, periodic=True).any()
     np.testing.assert_array_equal(percolating(first, 0), first)
     assert permeability(first | second, 1.0, 0, "periodic").um2 > 1e-4
+    assert not permeability(first, 1.0, 0, "periodic").percolates and permeability(first, 1.0, 0, "mirror").percolates
+
+
+def test_a_path_through_the_side_of_a_periodic_volume():
+    """Three pieces that only the period joins, the last a blind one; no piece leads from end to end by itself."""
+    pore = np.zeros((6, 3, 5), bool)
+    pore[:3, 1, 0] = pore[2:, 1, 4] = pore[0, 1, 4] = pore[0, 1, 3] = True
+    assert not percolating(pore, 0).any()
+    np.testing.assert_array_equal(percolating(pore, 0, periodic=True), pore)
+    centred = np.roll(pore, 2, 2)
+    expected = permeability(centred, 1.0, 0, "periodic").um2
+    assert expected > 1e-4 and permeability(pore, 1.0, 0, "periodic").um2 == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_solver_that_gives_up_says_so(caplog):
