@@ -147,10 +147,12 @@ class Lab:
                 made[title] = [self.super_resolve(model, folder / "lr.tif", seed, scale) for seed in range(self.seeds)]
             reference = self._physics(folder, "truth", truth.array, phases, size) if physics else None
             for title, volumes in made.items():
+                key = models[title].name if title in models else title
                 for seed, volume in enumerate(volumes):
-                    row = self._kept(folder, f"geometry_{title}_{seed}", lambda: judging.geometry_errors(volume, truth.array, phases, size))
+                    kept = f"geometry_{key}_{seed}"
+                    row = self._kept(folder, kept, lambda: judging.geometry_errors(volume, truth.array, phases, size, boundaries=False))
                     if physics:
-                        found = self._physics(folder, f"{title}_0", volumes[0], phases, size)
+                        found = self._physics(folder, f"{key}_0", volumes[0], phases, size)
                         row = {**row, **judging.physical_errors(found, reference)}
                     columns.setdefault(title, []).append(row)
         spreads = {title: judging.spread(rows) for title, rows in columns.items()}

@@ -16,7 +16,9 @@ logger = logging.getLogger(__name__)
 PHYSICAL = ("permeability", "formation_factor", "bulk_modulus", "shear_modulus")
 
 
-def geometry_errors(volume: np.ndarray, truth: np.ndarray, phases: Sequence[str], voxel_size: float) -> dict[str, float | None]:
+def geometry_errors(
+    volume: np.ndarray, truth: np.ndarray, phases: Sequence[str], voxel_size: float, boundaries: bool = True
+) -> dict[str, float | None]:
     """Errors of one volume against the truth by name, 0 = perfect; None where there is no such number (a phase is absent).
 
     Args:
@@ -24,16 +26,18 @@ def geometry_errors(volume: np.ndarray, truth: np.ndarray, phases: Sequence[str]
         truth: the same shape.
         phases: names of the labels; the first is the pore.
         voxel_size: µm.
+        boundaries: whether the distance of the boundaries is measured (slow).
     """
-    found = fidelity(volume, truth, phases, voxel_size, pore=phases[0], max_lag=min(64.0, voxel_size * (truth.shape[0] // 2)))
+    lag = min(64.0, voxel_size * (truth.shape[0] // 2))
+    found = fidelity(volume, truth, phases, voxel_size, phases[0], lag, boundaries)
     by_name = found["statistics"]
     areas = [by_name[name]["error"] for name in by_name if name not in phases and by_name[name]["error"] is not None]
     connected = found["pore"]["connected_fraction"]
-    distance = {name: (found["boundary_distance"].get(name) or {}).get("mean") for name in phases}
+    distance = found["boundary_distance"] or {}
     return {
         "wrong voxels": 1 - found["accuracy"],
         **{f"1 - Dice, {name}": _one_minus(found["dice"].get(name)) for name in phases},
-        **{f"boundary distance, {name}, µm": distance[name] for name in phases},
+        **{f"boundary distance, {name}, µm": (distance[name] or {}).get("mean") for name in phases if name in distance},
         **{f"fraction, {name}": by_name[name]["error"] for name in phases},
         **{f"area, {name}": by_name[name]["error"] for name in by_name if name not in phases},
         "areas, mean": float(np.mean(areas)) if areas else None,

@@ -1,0 +1,91 @@
+"""Errors against a known truth and their tables: hand-made volumes whose errors can be counted, hand-made numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bundle.judging import geometry_errors, markdown, physical_errors, physical_properties, spread
+
+PHASES = ("pore", "grain")
+
+
+@pytest.fixture
+def slab() -> np.ndarray:
+    """A pore of 4 planes along z in 12 x 10 x 8 voxels."""
+    labels = np.ones((12, 10, 8), np.uint8)
+    labels[4:8] = 0
+    return labels
+
+
+def test_a_perfect_volume_has_no_error(slab):
+    pytest.importorskip("skimage")
+    errors = geometry_errors(slab, slab, PHASES, 0.5)
+    assert errors and all(value == 0 for value in errors.values()), errors
+
+
+def test_a_slab_moved_by_one_plane(slab):
+    pytest.importorskip("skimage")
+    errors = geometry_errors(np.roll(slab, 1, 0), slab, PHASES, 0.5)
+    assert errors["wrong voxels"] == pytest.approx(2 / 12)
+    assert errors["1 - Dice, pore"] == pytest.approx(1 / 4) and errors["1 - Dice, grain"] == pytest.approx(1 / 8)
+    assert errors["fraction, pore"] == errors["area, pore-grain"] == errors["areas, mean"] == 0
+    # Both boundaries of the slab moved by a plane of 0.5 µm; the nearest of the true pore's outer planes is inside for one of them.
+    assert errors["boundary distance, pore, µm"] == pytest.approx(0.5)
+    assert errors["connected porosity"] == 0
+
+
+def test_a_slab_half_as_thick(slab):
+    pytest.importorskip("skimage")
+    thin = slab.copy()
+    thin[6:8] = 1
+    errors = geometry_errors(thin, slab, PHASES, 0.5, boundaries=False)
+    assert errors["fraction, pore"] == pytest.approx(0.5) and errors["fraction, grain"] == pytest.approx(2 / 8)
+    assert not any(name.startswith("boundary") for name in errors)
+
+
+def test_a_phase_that_the_truth_lacks_has_no_error(slab):
+    pytest.importorskip("skimage")
+    errors = geometry_errors(slab, slab, ("pore", "grain", "clay"), 0.5, boundaries=False)
+    assert errors["1 - Dice, clay"] is None and errors["fraction, clay"] is None and errors["two-point, clay"] is None
+    assert errors["areas, mean"] == 0  # of the areas that there are
+
+
+def test_flow_and_current_between_plates():
+    """Pores are slits of 6 planes in 12, open along y and x: permeability h^2 / 12 x porosity, formation factor 1 / porosity; none along z."""
+    pytest.importorskip("pyamg")
+    pytest.importorskip("taufactor")
+    labels = np.ones((12, 8, 8), np.uint8)
+    labels[3:9] = 0
+    found = physical_properties(labels, ("pore", "quartz"), 1.0, 1)
+    z, y, x = found["permeability"]
+    millidarcy = 6**2 / 12 * 0.5 / 9.869233e-4
+    assert z == 0 and y == pytest.approx(x) and y == pytest.approx(millidarcy, rel=0.06)  # the scheme is 2 / h^2 too permeable
+    assert found["formation_factor"][0] is None and found["formation_factor"][1] == pytest.approx(2, rel=0.02)
+    coarse = physical_properties(labels.repeat(2, 0).repeat(2, 1).repeat(2, 2), ("pore", "quartz"), 0.5, 2)
+    assert coarse["permeability"][1] == pytest.approx(y) and coarse["bulk_modulus"] == pytest.approx(found["bulk_modulus"])
+
+
+def test_physical_errors_are_relative_means_over_the_axes():
+    truth = {"permeability": [100.0, 200.0, 0.0], "formation_factor": [10.0, 20.0, None], "bulk_modulus": [40.0], "shear_modulus": [30.0]}
+    found = {"permeability": [110.0, 100.0, 5.0], "formation_factor": [11.0, None, 7.0], "bulk_modulus": [36.0], "shear_modulus": [30.0]}
+    errors = physical_errors(found, truth)
+    assert errors["permeability"] == pytest.approx((0.1 + 0.5) / 2)  # the axis without flow in the truth is left out
+    assert errors["formation factor"] is None  # no path where the truth has one: infinite, not left out silently
+    assert errors["bulk modulus"] == pytest.approx(0.1) and errors["shear modulus"] == 0
+
+
+def test_spread_is_mean_and_standard_deviation():
+    rows = [{"a": 1.0, "b": 2.0}, {"a": 2.0, "b": None}, {"a": 6.0, "b": 1.0}]
+    found = spread(rows)
+    assert found["a"] == (3.0, pytest.approx(np.sqrt((4 + 1 + 9) / 2)), 3) and found["b"] is None
+    assert spread(rows[:1])["a"] == (1.0, 0.0, 1)
+
+
+def test_table_marks_the_best_and_divides():
+    columns = {"nearest": {"a": (0.5, 0.01, 3), "b": None, "c": (0.0, 0.0, 3)}, "SR": {"a": (0.2, 0.02, 3), "b": (12.3, 1.0, 3), "c": (0.1, 0.0, 3)}}
+    lines = markdown(columns, against="nearest").splitlines()
+    assert lines[0] == "| error | nearest | SR | SR / nearest |" and lines[1] == "|---|---|---|---|"
+    assert lines[2] == "| a | 0.500 ± 0.01 | **0.200** ± 0.02 | 0.40 |"
+    assert lines[3] == "| b | - | **12** ± 1 | - |"
+    assert lines[4].startswith("| c | **0.0000** ± 0 | 0.100 ± 0 | -")  # nothing can be divided by 0
