@@ -4,22 +4,21 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bundle import html_report, report
-from bundle.errors import InputError, switch
-from bundle.evaluation_files import check_alike, open_uncertainty, record
+from bundle.errors import InputError
+from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, labels_sha256, open_uncertainty, record, size_text
 from bundle.html_slices import sections
 from bundle.io import Volume, atomic_path, check_labels, read_images, read_volume
-from bundle.io.files import stem_of
 from bundle.io.images import image_files
 from bundle.io.region import region_slices
 from bundle.metrics import lr_agreement, mean_relative_error, statistic_names, statistics, summarise, two_point
-from bundle.store import NOT_MADE, store_path
-from bundle.view3d import check_installed, surfaces_png
+from bundle.store import NOT_MADE
+from bundle.view3d import phase_to_draw, surfaces_png
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class Evaluation:
         self.lr_labels, self.hr_labels = lr_labels, hr_labels
         self.lr_voxel_size, self.hr_voxel_size = lr_voxel_size, hr_voxel_size
         self.sr_images = [Path(path) for path in ([sr_images] if isinstance(sr_images, (str, os.PathLike)) else sr_images or [])]
-        self.uncertainty_image, self.view_phase = uncertainty_image, _view_phase(view3d, self.phases)
+        self.uncertainty_image, self.view_phase = uncertainty_image, phase_to_draw(view3d, self.phases)
         unknown = set(self.hr_images) - set(report.PLANES) - {ALL_PLANES}
         if unknown:
             raise InputError(f"hr_images has unknown plane {', '.join(sorted(unknown))}: planes are {', '.join(report.PLANES)}")
@@ -105,7 +104,7 @@ class Evaluation:
         shown = sections(lr, sr, groups, len(self.phases), uncertainty)
         n, names = len(self.phases), statistic_names(self.phases)
         lr_size, sr_size = lr.voxel_size, sr.voxel_size
-        seeds = self._seeds(sr, groups)
+        seeds = self._seeds(sr, groups, provenance["files"])
         summaries, curves = {}, {}
         for group, images in groups.items():
             axes = report.PLANES.get(group, (0, 1, 2))
@@ -146,14 +145,20 @@ class Evaluation:
             logger.info("SR against the HR images, %s\n%s", group, report.format_table(summary))
         logger.info(report.format_agreement(agreement))
         self._write(result, lr, sr, groups, curves, unit)
-        view = None
-        if self.view_phase is not None:
-            titles = [f"{name}, surfaces of {self.view_phase}" for name in ("LR", "SR")]
-            label = self.phases.index(self.view_phase)
-            view = surfaces_png(lr, sr, label, report.PHASE_COLOURS[label % len(report.PHASE_COLOURS)], titles)
-        html_report.write(self.output_dir / "report.html", result, curves, shown, view)
+        html_report.write(self.output_dir / "report.html", result, curves, shown, self._view(lr, sr))
         logger.info("wrote evaluation.json, report.html, slices.png, two_point.png and statistics.png to %s", self.output_dir)
         return result
+
+    def _view(self, lr: Volume, sr: Volume) -> bytes | None:
+        """The picture of the surfaces; without it, and with a warning, where this machine cannot draw it: the report is worth more."""
+        if self.view_phase is None:
+            return None
+        titles = [f"{name}, surfaces of {self.view_phase}" for name in ("LR", "SR")]
+        try:
+            return surfaces_png(lr, sr, self.phases.index(self.view_phase), titles)
+        except InputError as error:
+            logger.warning("report.html is without a 3D view: %s", error)
+            return None
 
     def _read(self) -> tuple[Volume, Volume, dict[str, list[np.ndarray]], str, dict]:
         """LR and SR volumes with labels and voxel sizes that fit, HR images by group, the unit of the voxel sizes, and where it all comes from."""
@@ -171,10 +176,12 @@ class Evaluation:
                 size = [size[axis] for axis in report.PLANES.get(group, (1, 2))]
             images, pixels[group] = read_images(paths, size)
             groups[group] = [check_labels(image, n, f"hr_images, {group}", self.hr_labels, "hr_labels") for image in images]
-        size, unit = self._voxel_size(lr.voxel_size, sr.voxel_size, pixels)
+        size, unit = common_voxel_size(lr.voxel_size, sr.voxel_size, pixels, self.scale_factor)
         files = {"lr_image": [self.lr_image], "sr_image": [self.sr_image], "sr_images": self.sr_images}
         files |= {f"hr_images, {group}": image_files(paths) for group, paths in self.hr_images.items()}
-        provenance = record(files, self.sr_image, array, sr.array)
+        provenance = record(files, self.sr_image)
+        for key, labels in (("lr_image", array), ("sr_image", sr.array)):  # LR as the inference takes it, before it is matched by name
+            provenance["files"][key]["labels_sha256"] = labels_sha256(labels)
         return Volume(lr_array, tuple(self.scale_factor * v for v in size)), Volume(sr.array, size), groups, unit, provenance
 
     def _read_sr(self, path: Path, shape: tuple[int, ...]) -> Volume:
@@ -191,54 +198,29 @@ class Evaluation:
         volume.array = check_labels(volume.array, len(self.phases), str(path))
         return volume
 
-    def _seeds(self, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]]) -> list[dict[str, tuple[np.ndarray, dict]]]:
-        """Of SR, then of each of `sr_images`, one at a time in memory: group -> statistics and two-point curve.
+    def _seeds(self, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], files: dict[str, dict]) -> list[dict[str, tuple[np.ndarray, dict]]]:
+        """Of SR, then of each of `sr_images`, one at a time in memory: group -> statistics and two-point curve. Their checksums go to `files`.
 
         Raises:
             InputError: two volumes are the same.
         """
-        found: list[dict[str, tuple[np.ndarray, dict]]] = []
-        paths = [self.sr_image, *self.sr_images]
-        for path in paths:
-            volume = sr
-            if found:
-                volume = self._read_sr(path, sr.array.shape)
-                check_alike(path, volume, self.sr_image, sr)
-            part = {}
-            for group in groups:
-                axes = report.PLANES.get(group, (0, 1, 2))
-                part[group] = statistics(volume.array, len(self.phases), axes), self._curve(volume.array, axes, sr.voxel_size)
-            for other, earlier in zip(paths, found, strict=False):
-                if all(np.array_equal(part[group][0], earlier[group][0]) for group in groups):
-                    raise InputError(f"{path}: has the same statistics as {other}; give sr_images that were made with other seeds of the noise")
-            found.append(part)
+        known = {files["sr_image"]["labels_sha256"]: self.sr_image}
+        found = [self._measure(sr.array, groups, sr.voxel_size)]
+        for i, path in enumerate(self.sr_images):
+            volume = self._read_sr(path, sr.array.shape)
+            check_alike(path, volume, self.sr_image, sr)
+            checksum = labels_sha256(volume.array)
+            if checksum in known:
+                raise InputError(f"{path}: has the same labels as {known[checksum]}; give sr_images that were made with other seeds of the noise")
+            known[checksum] = path
+            files["sr_images" if len(self.sr_images) == 1 else f"sr_images {i + 1}"]["labels_sha256"] = checksum
+            found.append(self._measure(volume.array, groups, sr.voxel_size))
         return found
 
-    def _voxel_size(self, lr: tuple | None, sr: tuple | None, pixels: Mapping[str, tuple | None]) -> tuple[tuple[float, ...], str]:
-        """SR voxel size (z, y, x) and its unit from whichever file or setting tells it; all that do must agree.
-
-        Args:
-            lr: voxel size of LR, or None.
-            sr: voxel size of SR, or None.
-            pixels: plane group -> HR pixel size (row, column), or None.
-
-        Raises:
-            InputError: the sizes differ by more than 1 %.
-        """
-        told = [(f"lr_image ({_size(lr)} µm) / {self.scale_factor}", tuple(v / self.scale_factor for v in lr), (0, 1, 2))] if lr else []
-        told += [(f"sr_image ({_size(sr)} µm)", sr, (0, 1, 2))] if sr else []
-        for group, pixel in pixels.items():
-            if pixel:
-                told.append((f"hr_images, {group} ({_size(pixel)} µm)", pixel, report.PLANES.get(group, (1, 2))))
-        if not told:
-            return (1.0, 1.0, 1.0), "SR voxels"
-        first, size, axes = told[0]
-        if len(axes) == 2:  # only the images tell: their pixels are taken for cubes
-            size = (size[0],) * 3
-        for other, values, axes in told[1:]:
-            if not all(np.isclose(value, size[axis], rtol=0.01) for value, axis in zip(values, axes, strict=True)):
-                raise InputError(f"voxel sizes do not fit: {first} against {other}; set lr_voxel_size, hr_voxel_size or scale_factor")
-        return size, "µm"
+    def _measure(self, sr: np.ndarray, groups: Iterable[str], size: Sequence[float]) -> dict[str, tuple[np.ndarray, dict]]:
+        """Statistics and two-point curve of an SR volume, along the axes of each group."""
+        axes = {group: report.PLANES.get(group, (0, 1, 2)) for group in groups}
+        return {group: (statistics(sr, len(self.phases), of), self._curve(sr, of, size)) for group, of in axes.items()}
 
     def _curve(self, labels: np.ndarray, axes: Sequence[int], size: Sequence[float]) -> dict[str, np.ndarray]:
         """Two-point correlation along `axes` and its mean over them: {"lag": (lags,), "mean": (n_phases, lags), "axes": (axes, ..)}.
@@ -265,7 +247,7 @@ class Evaluation:
         if ALL_PLANES in groups:  # no image belongs to a plane: show three different ones
             images = groups[ALL_PLANES]
             hr = {plane: images[i % len(images)] for i, plane in enumerate(report.PLANES)}
-        lr_title, sr_title = (f"{n}, {_size(v.voxel_size)} {unit}" if unit == "µm" else n for n, v in (("LR", lr), ("SR", sr)))
+        lr_title, sr_title = (f"{n}, {size_text(v.voxel_size)} {unit}" if unit == "µm" else n for n, v in (("LR", lr), ("SR", sr)))
         columns = {
             lr_title: (report.middle_slices(lr.array), lr.voxel_size),
             sr_title: (report.middle_slices(sr.array), sr.voxel_size),
@@ -274,24 +256,6 @@ class Evaluation:
         report.plot_slices(self.output_dir / "slices.png", columns, self.phases, unit)
         report.plot_two_point(self.output_dir / "two_point.png", curves, self.phases, unit)
         report.plot_statistics(self.output_dir / "statistics.png", result["groups"], self.phases)
-
-
-def find_sr(lr_image: Path, output_dir: Path) -> Path:
-    """The volume that `run inference` wrote for this LR image: `<name>_sr.ome.zarr` in `output_dir`, or else another format.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
-    name = stem_of(lr_image)
-    store = store_path(lr_image, output_dir)
-    if store.is_dir():
-        return store
-    pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
-    found = [path for path in sorted(output_dir.glob("*")) if re.fullmatch(pattern, path.name)]
-    if len(found) != 1:
-        what = f"{len(found)} SR volumes {name}_sr.*" if found else f"no SR volume {name}_sr.*"
-        raise InputError(f"{what} in {output_dir}: run inference with the same output_dir, or set sr_image")
-    return found[0]
 
 
 def _add_spread(summary: dict, hr: np.ndarray, sr: np.ndarray) -> None:
@@ -305,24 +269,10 @@ def _add_spread(summary: dict, hr: np.ndarray, sr: np.ndarray) -> None:
     for i, row in enumerate(summary["statistics"].values()):
         row.update(hr_min=float(hr[:, i].min()), hr_max=float(hr[:, i].max()))
         if len(sr) > 1:
-            row.update(sr_mean=float(sr[:, i].mean()), sr_std=float(sr[:, i].std(ddof=1)))
+            row.update(sr_mean=float(sr[:, i].mean()), sr_std=float(sr[:, i].std(ddof=1)), sr_values=sr[:, i].tolist())
     if len(sr) > 1:
         errors = mean_relative_error(sr, hr.mean(0))
         summary["seeds"] = {"number": len(sr), "mean_relative_error": [float(e) if np.isfinite(e) else None for e in errors]}
-
-
-def _view_phase(view3d: bool | str, phases: Sequence[str]) -> str | None:
-    """The phase whose surfaces are drawn, or None."""
-    if view3d in phases:
-        found = view3d
-    else:
-        try:
-            found = phases[0] if switch(view3d, "view3d") else None
-        except InputError:
-            raise InputError(f"view3d: {view3d} is neither true, false nor one of the phases {', '.join(phases)}") from None
-    if found is not None:
-        check_installed()
-    return found
 
 
 def _quarters(image: np.ndarray) -> list[np.ndarray]:
@@ -345,7 +295,3 @@ def _rounded(curve: Mapping[str, np.ndarray]) -> dict[str, list]:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _size(voxel_size: Sequence[float]) -> str:
-    return " x ".join(f"{size:g}" for size in (voxel_size[:1] if len(set(voxel_size)) == 1 else voxel_size))

@@ -1,8 +1,9 @@
-"""What lies beside a super-resolved volume, and what an evaluation was made from."""
+"""The files of an evaluation: what lies beside a super-resolved volume, whether they fit, and their record."""
 
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,64 @@ from bundle.io import Volume
 from bundle.io.files import open_volume, readable, stem_of
 from bundle.metrics.fractions import slabs
 from bundle.provenance import commit, sha256, versions
+from bundle.report import PLANES
 from bundle.shards import UNCERTAINTY, beside
-from bundle.store import FINGERPRINT, SUFFIX
+from bundle.store import FINGERPRINT, SUFFIX, store_path
 
 logger = logging.getLogger(__name__)
+
+
+def find_sr(lr_image: Path, output_dir: Path) -> Path:
+    """The volume that `run inference` wrote for this LR image: `<name>_sr.ome.zarr` in `output_dir`, or else another format.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    name = stem_of(lr_image)
+    store = store_path(lr_image, output_dir)
+    if store.is_dir():
+        return store
+    pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
+    found = [path for path in sorted(output_dir.glob("*")) if re.fullmatch(pattern, path.name)]
+    if len(found) != 1:
+        what = f"{len(found)} SR volumes {name}_sr.*" if found else f"no SR volume {name}_sr.*"
+        raise InputError(f"{what} in {output_dir}: run inference with the same output_dir, or set sr_image")
+    return found[0]
+
+
+def common_voxel_size(
+    lr: tuple | None, sr: tuple | None, pixels: Mapping[str, tuple | None], scale: int
+) -> tuple[tuple[float, ...], str]:
+    """SR voxel size (z, y, x) and its unit from whichever file or setting tells it; all that do must agree.
+
+    Args:
+        lr: voxel size of LR, or None.
+        sr: voxel size of SR, or None.
+        pixels: plane group -> HR pixel size (row, column), or None.
+        scale: SR voxels along the edge of an LR voxel.
+
+    Raises:
+        InputError: the sizes differ by more than 1 %.
+    """
+    told = [(f"lr_image ({size_text(lr)} µm) / {scale}", tuple(v / scale for v in lr), (0, 1, 2))] if lr else []
+    told += [(f"sr_image ({size_text(sr)} µm)", sr, (0, 1, 2))] if sr else []
+    for group, pixel in pixels.items():
+        if pixel:
+            told.append((f"hr_images, {group} ({size_text(pixel)} µm)", pixel, PLANES.get(group, (1, 2))))
+    if not told:
+        return (1.0, 1.0, 1.0), "SR voxels"
+    first, size, axes = told[0]
+    if len(axes) == 2:  # only the images tell: their pixels are taken for cubes
+        size = (size[0],) * 3
+    for other, values, axes in told[1:]:
+        if not all(np.isclose(value, size[axis], rtol=0.01) for value, axis in zip(values, axes, strict=True)):
+            raise InputError(f"voxel sizes do not fit: {first} against {other}; set lr_voxel_size, hr_voxel_size or scale_factor")
+    return size, "µm"
+
+
+def size_text(voxel_size: Sequence[float]) -> str:
+    """A voxel size as text, one number where it is the same along all axes."""
+    return " x ".join(f"{size:g}" for size in (voxel_size[:1] if len(set(voxel_size)) == 1 else voxel_size))
 
 
 def open_uncertainty(given: str | Path | None, sr_image: Path, output_dir: Path, shape: Sequence[int]) -> Any:
@@ -51,18 +106,16 @@ def open_uncertainty(given: str | Path | None, sr_image: Path, output_dir: Path,
     return None
 
 
-def record(files: Mapping[str, Sequence[Path]], sr_image: Path, lr: np.ndarray, sr: np.ndarray) -> dict[str, Any]:
+def record(files: Mapping[str, Sequence[Path]], sr_image: Path) -> dict[str, Any]:
     """Where an evaluation comes from, JSON-ready.
 
     Args:
         files: key of the config -> files.
         sr_image: the SR volume: `<its name>_provenance.json` beside it tells of the inference.
-        lr: LR labels as the inference takes them, before they are matched to the phases by name.
-        sr: SR labels.
 
     Returns:
-        `files`: {key: {"file": name, "sha256"}}, a folder (OME-Zarr) without a checksum; `lr_labels_sha256` and `sr_labels_sha256` from
-        `labels_sha256`; `commit`, `versions`; `inference`: the record of the inference, or None.
+        `files`: {key: {"file": folder and name, "sha256"}}, a folder (OME-Zarr) without a checksum; `commit`, `versions`; `inference`: the record of
+        the inference, or None.
 
     Raises:
         InputError: the record of the inference cannot be read.
@@ -71,20 +124,13 @@ def record(files: Mapping[str, Sequence[Path]], sr_image: Path, lr: np.ndarray, 
     for key, paths in files.items():
         for i, path in enumerate(paths):
             name = key if len(paths) == 1 else f"{key} {i + 1}"
-            entries[name] = {"file": path.name, "sha256": sha256(path) if path.is_file() else None}
+            entries[name] = {"file": f"{path.absolute().parent.name}/{path.name}", "sha256": sha256(path) if path.is_file() else None}
     beside_sr = sr_image.with_name(f"{stem_of(sr_image)}_provenance.json")
     inference = None
     if beside_sr.is_file():
         with readable(beside_sr):
             inference = json.loads(beside_sr.read_text(encoding="utf-8"))
-    return {
-        "files": entries,
-        "lr_labels_sha256": labels_sha256(lr),
-        "sr_labels_sha256": labels_sha256(sr),
-        "commit": commit(),
-        "versions": versions(),
-        "inference": inference,
-    }
+    return {"files": entries, "commit": commit(), "versions": versions(), "inference": inference}
 
 
 def labels_sha256(labels: np.ndarray) -> str:

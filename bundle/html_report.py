@@ -14,12 +14,12 @@ from bundle import report
 from bundle.html_slices import OVERLAY, OVERLAY_OPACITY, Sections, data_uri
 from bundle.html_tables import nested, table
 from bundle.io.atomic import atomic_path
-from bundle.verdicts import number, percent, verdicts
+from bundle.verdicts import number, percent, plus_minus, verdicts
 
 MARKS = {"good": "✓ good", "warn": "! look", "bad": "✗ bad", "note": "i note"}
 # Parts of a result that others add: key -> heading, caption, and a sentence on what it shows.
 OPTIONAL = {
-    "truth": ("Truth", "Against the true labels at this place", "The true fine labels of this volume are known (phantom or scan of higher resolution)."),
+    "truth": ("Truth", "Against the true labels at this place", "The true fine labels of this volume are known."),
     "physics": ("Physics", "Computed properties", "Computed on the labels; nearest: LR repeated to the fine grid (nearest neighbour)."),
     "morphology": ("Morphology", "Shape and connection of the phases", ""),
     "two_sample": ("Two-sample tests", "SR against the HR images", ""),
@@ -83,7 +83,7 @@ def page(result: Mapping[str, Any], curves: Mapping[str, Mapping], sections: Map
 <body>
 <h1>Evaluation of {escape(name)}</h1>
 {_intro(result)}<nav>{links}</nav>
-{body}<script type="application/json" id="sections">{_json(sections, result["voxel_size"]["unit"])}</script>
+{body}<script type="application/json" id="pictures">{_json(sections, result["voxel_size"]["unit"])}</script>
 <script>
 {script}</script>
 </body>
@@ -103,10 +103,13 @@ def _intro(result: Mapping[str, Any]) -> str:
 
 
 def _verdicts(result: Mapping[str, Any]) -> str:
+    found = verdicts(result)
     lines = "".join(
-        f'<li class="{mark}"><span class="mark">{escape(MARKS[mark])}</span><span>{escape(text)}</span></li>\n' for mark, text in verdicts(result)
+        f'<li class="{mark}"><span class="mark">{escape(MARKS[mark])}</span><span>{escape(text)}</span></li>\n' for mark, text in found
     )
-    return f'<ul class="verdicts">\n{lines}</ul>\n'
+    counts = ", ".join(f"{sum(one.mark == mark for one in found)} {word}" for mark, word in MARKS.items())
+    intro = f"{counts}. Each line is a rule on the numbers below; none of them looks at the pictures."
+    return f'<p>{escape(intro)}</p>\n<ul class="verdicts">\n{lines}</ul>\n'
 
 
 def _sections(sections: Mapping[str, Sections], phases: Sequence[str], unit: str) -> str:
@@ -123,14 +126,16 @@ def _sections(sections: Mapping[str, Sections], phases: Sequence[str], unit: str
     if overlaid:
         colour, opacity = ",".join(map(str, OVERLAY)), OVERLAY_OPACITY / 255
         html += (
-            '<div class="bar"><label><input type="checkbox" id="overlay" checked> uncertainty over SR</label>'
+            '<div class="bar"><label><input type="checkbox" id="overlay"> uncertainty over SR</label>'
             f'<span>0 % (all seeds agree)<span class="ramp" style="background:linear-gradient(90deg,rgba({colour},0),rgba({colour},{opacity:.2f}))">'
             "</span>100 % (all phases equally often)</span></div>\n"
         )
-    reduced = {column.upper(): factor for one in sections.values() for column, factor in one.reduced.items() if factor > 1}
+    reduced = {column.upper(): factor for one in sections.values() for column, factor in one.reduced.items() if factor > 1 and column != "uncertainty"}
     if reduced:
         drawn = ", ".join(f"{column} {factor} × {factor}" for column, factor in reduced.items())
-        html += f'<p class="small">Drawn smaller: a pixel is the most frequent phase of these voxels: {escape(drawn)}. Thin films can vanish by that.</p>\n'
+        text = f"Drawn smaller: a pixel is the most frequent phase of these voxels: {drawn}. Thin films can vanish by that."
+        text += " The uncertainty is the mean of those of SR." if overlaid and "SR" in reduced else ""
+        html += f'<p class="small">{escape(text)}</p>\n'
     widest = max(one.extent[1] for one in sections.values())
     return html + "".join(_plane(plane, one, widest, unit) for plane, one in sections.items())
 
@@ -150,7 +155,8 @@ def _plane(plane: str, one: Sections, widest: float, unit: str) -> str:
         f'<div class="plane" id="plane-{plane}">\n<div class="slide"><label for="slider-{plane}"><strong>{plane}</strong>, '
         f"across {normal}</label>{slider}</div>\n"
         f'<div class="columns">{figures}</div>\n'
-        f'<div class="columns"><div class="scale"><span style="width:{100 * bar / widest:.3f}%">{bar:g}\u00a0{escape(unit)}</span></div></div>\n</div>\n'
+        f'<div class="columns"><div class="scale"><span style="width:{100 * bar / widest:.3f}%">{bar:g}\u00a0{escape(unit)}</span></div></div>\n'
+        "</div>\n"
     )
 
 
@@ -166,9 +172,9 @@ def _figure(column: str, title: str, one: Sections, place: int, widest: float) -
             images += '<span class="none">no HR image of this plane</span>'
             continue
         h, w = one.extents[layer][place]
-        pixels = ' class="pixels"' if max(one.pixels[layer]) < SMALL_PIXELS else ""
+        names = " ".join(["pixels"] * (max(one.pixels[layer]) < SMALL_PIXELS) + ["off"] * (layer != column))
         images += (
-            f'<img data-column="{layer}"{pixels} alt="{title if layer == column else "uncertainty"}" src="{one.pictures[layer][place]}" '
+            f'<img data-column="{layer}" class="{names}" alt="{title if layer == column else "uncertainty"}" src="{one.pictures[layer][place]}" '
             f'style="width:{100 * w / width:.3f}%;height:{100 * h / height:.3f}%">'
         )
     style = f"width:{100 * width / widest:.3f}%;aspect-ratio:{width:.6g}/{height:.6g}"
@@ -176,7 +182,10 @@ def _figure(column: str, title: str, one: Sections, place: int, widest: float) -
 
 
 def _view(view: bytes | None) -> str:
-    return f'<img class="chart" alt="surfaces of a phase in LR and SR" src="{data_uri(view)}">\n' if view else ""
+    if not view:
+        return ""
+    text = "The middle of LR and SR, the same box seen from the same side; at the border of the box the surfaces are cut open."
+    return f'<p>{text}</p>\n<img class="chart" alt="surfaces of a phase in LR and SR" src="{data_uri(view)}">\n'
 
 
 def _statistics(result: Mapping[str, Any]) -> str:
@@ -195,12 +204,12 @@ def _statistics(result: Mapping[str, Any]) -> str:
 
 def _statistic(row: Mapping[str, float], summary: Mapping[str, Any]) -> dict[str, Any]:
     several = summary["hr_images"] > 1
-    found = {"HR mean ± std": f"{number(row['hr'])} ± {number(row['hr_std'], 2)}" if several else number(row["hr"])}
+    found = {"HR mean ± std": plus_minus(row["hr"], row["hr_std"]) if several else number(row["hr"])}
     if several:
         found["HR min to max"] = f"{number(row['hr_min'])} to {number(row['hr_max'])}"
     found |= {"LR": number(row["lr"]), "SR": number(row["sr"])}
     if "seeds" in summary:
-        found[f"SR, {summary['seeds']['number']} seeds"] = f"{number(row['sr_mean'])} ± {number(row['sr_std'], 2)}"
+        found[f"SR, {summary['seeds']['number']} seeds"] = plus_minus(row["sr_mean"], row["sr_std"])
     sr, lr = abs(row["sr"] - row["hr"]), abs(row["lr"] - row["hr"])
     nearer = "SR" if sr < lr else "LR" if lr < sr else "equal"
     return found | {"LR error": _share(row["lr_error"]), "SR error": _share(row["sr_error"]), "nearer to HR": nearer}
@@ -224,10 +233,10 @@ def _agreement(agreement: Mapping[str, Any]) -> str:
     names, rows = list(agreement["kept"]), {}
     for name, counts in zip(names, agreement["confusion"], strict=True):
         total = sum(counts)
-        shares = [f"{count:,} ({percent(count / total)})" if total else "0" for count in counts]
+        shares = [f"{count:,} ({percent(count / total)})" if count else "0" for count in counts]
         rows[f"LR {name}"] = dict(zip([f"SR {one}" for one in names], shares, strict=True))
     text = f"In {percent(agreement['all'])} of all LR voxels the most frequent label of the SR voxels inside is the LR label."
-    return f"<p>{text}</p>\n" + table(rows, "LR voxels by their label (rows) and by the most frequent label of SR in them (columns); share of the row")
+    return f"<p>{text}</p>\n" + table(rows, "LR voxels by their label (rows) and by the most frequent label of SR in them (columns)")
 
 
 def _optional(result: Mapping[str, Any], key: str, caption: str, text: str) -> str:
@@ -239,7 +248,8 @@ def _provenance(result: Mapping[str, Any]) -> str:
     data = result.get("provenance")
     if not data:
         return ""
-    html = table({name: {"file": one["file"], "SHA-256": one["sha256"]} for name, one in data["files"].items()}, "Files compared")
+    names = {"file": "file", "sha256": "SHA-256 of the file", "labels_sha256": "SHA-256 of shape and labels"}
+    html = table({name: {names[key]: value for key, value in one.items()} for name, one in data["files"].items()}, "Files compared")
     html += nested({key: value for key, value in data.items() if key not in ("files", "inference")}, "This evaluation")
     if data.get("inference"):
         return html + nested(data["inference"], "The inference that made SR")

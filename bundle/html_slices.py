@@ -50,7 +50,8 @@ class Sections:
 def sections(lr: Volume, sr: Volume, groups: Groups, n_phases: int, uncertainty: Any = None) -> dict[str, Sections]:
     """Up to `MAX_PLACES` sections for each of the three planes, fewer where all pictures would take more than `MAX_BYTES`.
 
-    LR and SR are cut through the centres of the same LR voxels. HR images are cut to windows as large as those sections, a different one at each place.
+    LR and SR are cut through the centres of the same LR voxels. HR images are cut to windows as large as those sections, a different one at
+    each place.
 
     Args:
         lr: labels (z, y, x) and voxel size.
@@ -121,7 +122,9 @@ def _sections(plane: str, n_places: int, lr: Volume, sr: Volume, groups: Groups,
     factor = max((-(-max(window.shape) // MAX_PIXELS) for _, window in windows), default=1)
     cut = [reduce_labels(window, factor, n_phases) for _, window in windows]
     pngs = [label_png(one) for one in cut]
-    turn = [i % len(windows) for i in range(len(coarse))] if windows else []
+    # images that stand for all planes: each plane begins with another
+    first = 0 if plane in groups else list(PLANES).index(plane)
+    turn = [(i + first) % len(windows) for i in range(len(coarse))] if windows else []
     add("hr", [cut[i] for i in turn], [pngs[i] for i in turn], factor, size)
     found.hr_names = [windows[i][0] for i in turn]
     return found

@@ -1,6 +1,6 @@
 """Dicts of results as HTML tables. All text is escaped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from numbers import Integral, Real
 from typing import Any
@@ -13,10 +13,11 @@ MAX_LISTED = 12  # of a longer list only the length is told
 def table(rows: Mapping[str, Mapping[str, Any]], caption: str) -> str:
     """{row: {column: value}} as a table; columns in the order in which they come, a value that a row lacks is empty."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in columns)
+    kind = {column: ' class="text"' if _is_text(row.get(column) for row in rows.values()) else "" for column in columns}
+    head = "".join(f'<th scope="col"{kind[column]}>{escape(str(column))}</th>' for column in columns)
     body = "".join(
         f'<tr><th scope="row">{escape(str(name))}</th>'
-        + "".join(f"<td>{cell(row[column]) if column in row else ''}</td>" for column in columns)
+        + "".join(f"<td{kind[column]}>{cell(row[column]) if column in row else ''}</td>" for column in columns)
         + "</tr>\n"
         for name, row in rows.items()
     )
@@ -32,7 +33,7 @@ def nested(data: Mapping[str, Any], caption: str) -> str:
     if plain:
         lines = "".join(f'<tr><th scope="row">{escape(str(name))}</th><td>{cell(value)}</td></tr>\n' for name, value in plain.items())
         found += f'<table class="plain"><caption>{escape(caption)}</caption><tbody>\n{lines}</tbody></table>\n'
-    one_table = bool(flat) and bool(set.intersection(*(set(row) for row in flat.values())))  # they share a column
+    one_table = len(flat) > 1 and bool(set.intersection(*(set(row) for row in flat.values())))  # they share a column
     if one_table:
         found += table(flat, caption)
     for name, row in rows.items():
@@ -54,3 +55,9 @@ def cell(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(cell(one) for one in value) if len(value) <= MAX_LISTED else f"{len(value)} values"
     return escape(str(value))
+
+
+def _is_text(values: Iterable[Any]) -> bool:
+    """Whether a column holds words, not numbers."""
+    told = [value for value in values if value is not None]
+    return bool(told) and all(isinstance(value, str) and (value[:1].isalpha() or len(value) > 30) for value in told)

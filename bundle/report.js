@@ -1,6 +1,6 @@
 "use strict";
-// A slider a plane: puts the pictures of its place into the columns. All pictures lie in the page, in the JSON element `sections`.
-const sections = JSON.parse(document.getElementById("sections").textContent);
+// A slider a plane: puts the pictures of its place into the columns. All pictures lie in the page, in the JSON element `pictures`.
+const sections = JSON.parse(document.getElementById("pictures").textContent);
 for (const slider of document.querySelectorAll("input[type=range]")) {
   const plane = slider.dataset.plane, data = sections[plane], box = document.getElementById("plane-" + plane);
   const show = () => {

@@ -39,6 +39,13 @@ def number(value: float, digits: int = 3) -> str:
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
+def plus_minus(mean: float, deviation: float) -> str:
+    """Mean ± standard deviation with the decimals that give three significant digits of the mean and at least one of the deviation."""
+    decimals = [max(0, n - 1 - int(np.floor(np.log10(abs(value))))) for value, n in ((mean, 3), (deviation, 1)) if value]
+    texts = [f"{value:.{max(decimals, default=0)}f}" for value in (mean, deviation)]
+    return " ± ".join(text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text for text in texts)
+
+
 def percent(share: float, decimals: int = 1) -> str:
     """A share in per cent; 100 and 0 only where it is that, not where it is rounded to it."""
     step = 10.0**-decimals
@@ -60,8 +67,9 @@ def _unlike(*values: float) -> list[str]:
 
 def _input(provenance: Mapping[str, Any]) -> list[Verdict]:
     made_from = provenance.get("inference") or {}
-    expected, found = (made_from.get("input") or {}).get("labels_sha256"), provenance.get("lr_labels_sha256")
-    if not expected or not found:
+    expected = (made_from.get("input") or {}).get("labels_sha256")
+    found = provenance["files"]["lr_image"]["labels_sha256"] if expected else None
+    if not expected:
         return []
     if expected == found:
         return [Verdict(GOOD, f"The LR labels are those that SR was made from, by their checksum ({found[:12]}…).")]
@@ -107,6 +115,7 @@ def _three(row: Mapping[str, float]) -> str:
 
 def _fractions(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdict]:
     images, rows = summary["hr_images"], summary["statistics"]
+    which = "SR (the seed shown)" if "seeds" in summary else "SR"
     if images < 2:
         return [Verdict(NOTE, "With one HR image nothing can be said about the spread between images.")]
     found = []
@@ -117,9 +126,9 @@ def _fractions(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdic
         band = f"({least} to {most}; LR {lr})"
         outside = max(low - row["sr"], row["sr"] - high, 0)
         if not outside:
-            found.append(Verdict(GOOD, f"The {phase} fraction of SR, {value}, lies within the spread of the {images} HR images {band}."))
+            found.append(Verdict(GOOD, f"The {phase} fraction of {which}, {value}, lies within the spread of the {images} HR images {band}."))
             continue
-        text = f"The {phase} fraction of SR, {value}, lies outside the spread of the {images} HR images {band}"
+        text = f"The {phase} fraction of {which}, {value}, lies outside the spread of the {images} HR images {band}"
         if outside > high - low:
             found.append(Verdict(BAD, f"{text}, farther than that is wide."))
         else:
@@ -136,7 +145,8 @@ def _curves(summary: Mapping[str, Any], curves: Mapping[str, Mapping], phases: S
         low, high = (np.interp(lag, hr["lag"], hr[edge][label]) for edge in ("min", "max"))
         sr = np.asarray(curves["SR"]["mean"][label])[: len(lag)]
         share = float(np.mean((sr >= low) & (sr <= high)))
-        text = f"The two-point curve of {phase} of SR lies in the band of the {summary['hr_images']} HR images at {percent(share, 0)} of the distances."
+        band = f"the band of the {summary['hr_images']} HR images"
+        text = f"The two-point curve of {phase} of SR lies in {band} at {percent(share, 0)} of the distances."
         found.append(Verdict(GOOD if share >= INSIDE_GOOD else WARN, text))
     return found
 
@@ -149,15 +159,19 @@ def _seeds(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdict]:
     found = []
     if errors:
         text = f"Over {seeds['number']} seeds the mean relative error of SR is {percent(np.mean(errors))} ± {percent(np.std(errors, ddof=1))}"
-        found.append(Verdict(NOTE, f"{text} ({percent(min(errors))} to {percent(max(errors))})."))
+        found.append(Verdict(NOTE, f"{text} ({percent(min(errors))} to {percent(max(errors))}); the lines that name no seeds are of the one shown."))
     for phase in phases:
         row = summary["statistics"][phase]
         if not row["sr_mean"]:
             continue
-        large = row["sr_std"] > SEED_WARN * row["sr_mean"]
-        values = f"{number(row['sr_mean'])} ± {number(row['sr_std'], 2)} over {seeds['number']} seeds"
-        text = f"The {phase} fraction of SR is {values}, {'more' if large else 'no more'} than {percent(SEED_WARN, 0)} of it"
-        found.append(Verdict(WARN, f"{text}: it hangs on the seed.") if large else Verdict(GOOD, f"{text}."))
+        variation, steady = row["sr_std"] / row["sr_mean"], row["sr_std"] <= SEED_WARN * row["sr_mean"]
+        value = plus_minus(row["sr_mean"], row["sr_std"])
+        text = f"Over {seeds['number']} seeds the {phase} fraction of SR is {value}, varying by {percent(variation)} of it"
+        inside = sum(row["hr_min"] <= value <= row["hr_max"] for value in row["sr_values"])
+        if summary["hr_images"] > 1:
+            text += f"; it lies within the spread of the HR images with {inside} of {seeds['number']}"
+            steady = steady and inside == seeds["number"]
+        found.append(Verdict(GOOD if steady else WARN, text + "."))
     return found
 
 

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from bundle.errors import InputError
+from bundle.errors import InputError, switch
 from bundle.io import Volume
+from bundle.report import PHASE_COLOURS
 
 MAX_EDGE = 192  # fine voxels: a larger volume shows more than the eye can follow
 WINDOW = (1180, 620)
 TIMEOUT = 600  # seconds
+PORE_COLOUR = "#7890a8"  # on black no shading would be seen
 
 
 def check_installed() -> None:
@@ -31,14 +33,31 @@ def check_installed() -> None:
         raise InputError("view3d needs pyvista: pip install -e '.[view]', or set view3d to false")
 
 
-def surfaces_png(lr: Volume, sr: Volume, label: int, colour: str, titles: Sequence[str] = ("LR", "SR")) -> bytes:
+def phase_to_draw(view3d: bool | str, phases: Sequence[str]) -> str | None:
+    """The phase that the setting asks for: true is the first, false None.
+
+    Raises:
+        InputError: no such phase; PyVista is not installed.
+    """
+    if view3d in phases:
+        found = view3d
+    else:
+        try:
+            found = phases[0] if switch(view3d, "view3d") else None
+        except InputError:
+            raise InputError(f"view3d: {view3d} is neither true, false nor one of the phases {', '.join(phases)}") from None
+    if found is not None:
+        check_installed()
+    return found
+
+
+def surfaces_png(lr: Volume, sr: Volume, label: int, titles: Sequence[str] = ("LR", "SR")) -> bytes:
     """PNG of the surfaces of a phase in the middle of LR and SR, from one angle; where the phase meets the border of the part shown it is cut open.
 
     Args:
         lr: labels (z, y, x) and voxel size.
         sr: labels a whole number of times finer, of the same box; the array may be one on disk that gives arrays for slices.
         label: of the phase.
-        colour: of the surfaces, #rrggbb.
         titles: written above the two.
 
     Raises:
@@ -53,15 +72,18 @@ def surfaces_png(lr: Volume, sr: Volume, label: int, colour: str, titles: Sequen
             masks_0=_read(lr.array, coarse) == label,
             masks_1=_read(sr.array, fine) == label,
             sizes=np.array([lr.voxel_size, sr.voxel_size]),
-            colour=colour,
+            colour=PHASE_COLOURS[label % len(PHASE_COLOURS)] if label else PORE_COLOUR,
             titles=list(titles),
         )
         command = [sys.executable, "-m", "bundle.view3d", str(given), str(drawn)]
         root = Path(__file__).resolve().parents[1]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        try:
+            done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        except subprocess.TimeoutExpired:
+            raise InputError(f"view3d: PyVista has not drawn in {TIMEOUT} s; set view3d to false") from None
         if done.returncode or not drawn.is_file():
-            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise InputError(f"view3d: PyVista cannot draw on this machine ({said[:200]}); install Mesa (libegl1, libosmesa6), or set view3d to false")
+            said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+            raise InputError(f"view3d: PyVista cannot draw on this machine ({said[:200]}); install Mesa (libegl1), or set view3d to false")
         return drawn.read_bytes()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bundle.verdicts import number, percent, verdicts
+from bundle.verdicts import number, percent, plus_minus, verdicts
 
 PHASES = ["pore", "quartz", "feldspar"]
 # name: (HR mean, HR min, HR max, LR, SR)
@@ -45,6 +45,12 @@ def said(found: dict, words: str) -> tuple[str, str]:
 def test_numbers_have_no_zero_before_the_point():
     assert [number(v) for v in (0.045, -0.0312, 0.00067449, 1.5, 1234.4, 0, 1e-7)] == [
         ".0450", "-.0312", ".000674", "1.50", "1234", "0", ".000000100",
+    ]  # fmt: skip
+
+
+def test_mean_and_deviation_have_the_same_decimals():
+    assert [plus_minus(*v) for v in ((0.00702, 0.0014), (0.2239, 0.00091), (0.5, 0.0), (12.34, 5.0), (0.0, 0.0))] == [
+        ".00702 ± .00140", ".2239 ± .0009", ".500 ± .000", "12.3 ± 5.0", "0 ± 0",
     ]  # fmt: skip
 
 
@@ -143,13 +149,24 @@ def test_seeds():
     assert said(result(), "one seed of the noise")[0] == "note"
     found = result(summary={"seeds": {"number": 3, "mean_relative_error": [0.2, 0.3, 0.4]}})
     rows = found["groups"]["all planes"]["statistics"]
-    for phase, (mean, std) in zip(PHASES, ((0.2, 0.01), (0.7, 0.1), (0.06, 0.03)), strict=True):
-        rows[phase].update(sr_mean=mean, sr_std=std)
-    assert said(found, "Over 3 seeds the mean relative error")[1].endswith("is 30.0 % ± 10.0 % (20.0 % to 40.0 %).")
-    assert said(found, "pore fraction of SR is")[0] == "good" and said(found, "quartz fraction of SR is")[0] == "good"
-    mark, text = said(found, "feldspar fraction of SR is")
-    assert mark == "warn" and ".0600 ± .030 over 3 seeds, more than 20 %" in text
+    values = {"pore": [0.19, 0.2, 0.21], "quartz": [0.59, 0.7, 0.81], "feldspar": [0.05, 0.1, 0.15]}
+    for phase, (mean, std) in zip(PHASES, ((0.2, 0.01), (0.7, 0.11), (0.1, 0.05)), strict=True):
+        rows[phase].update(sr_mean=mean, sr_std=std, sr_values=values[phase])
+    assert "is 30.0 % ± 10.0 % (20.0 % to 40.0 %); the lines" in said(found, "Over 3 seeds the mean relative error")[1]
+    assert said(found, "Over 3 seeds the pore fraction") == (
+        "good", "Over 3 seeds the pore fraction of SR is .200 ± .010, varying by 5.0 % of it; it lies within the spread of the HR images with 3 of 3.",
+    )  # fmt: skip
+    # steady, but outside with two seeds; inside with all, but not steady
+    mark, text = said(found, "Over 3 seeds the quartz fraction")
+    assert mark == "warn" and "varying by 15.7 %" in text and "with 1 of 3." in text
+    mark, text = said(found, "Over 3 seeds the feldspar fraction")
+    assert mark == "warn" and ".100 ± .050, varying by 50.0 %" in text and "with 3 of 3." in text
+    assert said(found, "The pore fraction of SR (the seed shown)")[0] == "good"
     assert not [v for v in verdicts(found) if "one seed of the noise" in v.text]
+    found["groups"]["all planes"]["hr_images"] = 1
+    assert said(found, "Over 3 seeds the quartz fraction") == (
+        "good", "Over 3 seeds the quartz fraction of SR is .700 ± .110, varying by 15.7 % of it.",
+    )  # fmt: skip
 
 
 def test_planes_are_named_where_there_are_several():
@@ -161,8 +178,10 @@ def test_planes_are_named_where_there_are_several():
 
 
 def test_lr_that_sr_was_not_made_from():
-    made_from = {"input": {"labels_sha256": "ab" * 32}}
-    assert said(result(provenance={"inference": made_from, "lr_labels_sha256": "ab" * 32}), "checksum")[0] == "good"
-    mark, text = said(result(provenance={"inference": made_from, "lr_labels_sha256": "cd" * 32}), "checksum")
+    def provenance(found: str) -> dict:
+        return {"inference": {"input": {"labels_sha256": "ab" * 32}}, "files": {"lr_image": {"labels_sha256": found}}}
+
+    assert said(result(provenance=provenance("ab" * 32)), "checksum")[0] == "good"
+    mark, text = said(result(provenance=provenance("cd" * 32)), "checksum")
     assert mark == "bad" and "abababababab" in text and "cdcdcdcdcdcd" in text
     assert not [v for v in verdicts(result(provenance={"inference": None})) if "checksum" in v.text]
