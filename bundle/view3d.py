@@ -18,9 +18,8 @@ from bundle.io import Volume
 from bundle.report import PHASE_COLOURS
 
 MAX_EDGE = 192  # fine voxels: a larger volume shows more than the eye can follow
-WINDOW = (1180, 620)
 TIMEOUT = 600  # seconds
-PORE_COLOUR = "#7890a8"  # on black no shading would be seen
+INSTEAD_OF_BLACK = "#7890a8"  # on black no shading would be seen
 
 
 def check_installed() -> None:
@@ -64,6 +63,7 @@ def surfaces_png(lr: Volume, sr: Volume, label: int, titles: Sequence[str] = ("L
         InputError: PyVista is not installed, or cannot draw on this machine.
     """
     check_installed()
+    colour = PHASE_COLOURS[label % len(PHASE_COLOURS)]
     coarse, fine = middle(lr.array.shape, sr.array.shape)
     with tempfile.TemporaryDirectory() as folder:
         given, drawn = Path(folder) / "masks.npz", Path(folder) / "surfaces.png"
@@ -72,13 +72,13 @@ def surfaces_png(lr: Volume, sr: Volume, label: int, titles: Sequence[str] = ("L
             masks_0=_read(lr.array, coarse) == label,
             masks_1=_read(sr.array, fine) == label,
             sizes=np.array([lr.voxel_size, sr.voxel_size]),
-            colour=PHASE_COLOURS[label % len(PHASE_COLOURS)] if label else PORE_COLOUR,
+            colour=INSTEAD_OF_BLACK if colour == "#000000" else colour,
             titles=list(titles),
         )
-        command = [sys.executable, "-m", "bundle.view3d", str(given), str(drawn)]
-        root = Path(__file__).resolve().parents[1]
+        script = Path(__file__).with_name("view3d_draw.py")
+        command = [sys.executable, "-P", str(script), str(given), str(drawn)]  # -P: no module of this folder is taken for one of Python
         try:
-            done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         except subprocess.TimeoutExpired:
             raise InputError(f"view3d: PyVista has not drawn in {TIMEOUT} s; set view3d to false") from None
         if done.returncode or not drawn.is_file():
@@ -101,43 +101,3 @@ def middle(lr_shape: Sequence[int], sr_shape: Sequence[int]) -> tuple[tuple[slic
 
 def _read(array: Any, box: tuple[slice, ...]) -> np.ndarray:
     return np.asarray(array[box])
-
-
-def surface(mask: np.ndarray, voxel_size: Sequence[float]) -> Any:
-    """The surface of a phase as triangles (PyVista PolyData, x, y, z in µm), through the middle between voxel centres (flying edges).
-
-    Args:
-        mask: bool (z, y, x).
-        voxel_size: (z, y, x).
-    """
-    import pyvista
-
-    grid = pyvista.ImageData(dimensions=mask.shape[::-1], spacing=voxel_size[::-1], origin=[v / 2 for v in voxel_size[::-1]])
-    grid.point_data["phase"] = mask.astype(np.uint8).ravel()  # z, y, x in C order: x runs fastest, as in VTK
-    return grid.contour([0.5], scalars="phase", method="flying_edges")
-
-
-def _draw(given: str, drawn: str) -> None:
-    """What the process of its own does."""
-    import pyvista
-
-    data = np.load(given)
-    pyvista.OFF_SCREEN = True
-    plotter = pyvista.Plotter(shape=(1, 2), off_screen=True, window_size=WINDOW, border=False)
-    for i, (title, size) in enumerate(zip(data["titles"], data["sizes"], strict=True)):
-        mask = data[f"masks_{i}"]
-        plotter.subplot(0, i)
-        found = surface(mask, size.tolist())
-        if found.n_cells:
-            plotter.add_mesh(found, color=str(data["colour"]), smooth_shading=False, specular=0.2)
-        box = [edge for axis in (2, 1, 0) for edge in (0.0, mask.shape[axis] * size[axis])]
-        plotter.add_mesh(pyvista.Box(box), style="wireframe", color="black", line_width=1)
-        plotter.add_text(str(title), font_size=11, color="black")
-    plotter.background_color = "white"
-    plotter.link_views()
-    plotter.view_isometric()
-    plotter.screenshot(drawn)
-
-
-if __name__ == "__main__":
-    _draw(*sys.argv[1:])

@@ -10,6 +10,7 @@ from bundle import view3d
 from bundle.errors import InputError
 from bundle.io import Volume
 from bundle.view3d import middle, phase_to_draw, surfaces_png
+from bundle.view3d_draw import surface
 
 
 def ball(n: int, radius: float) -> np.ndarray:
@@ -26,7 +27,7 @@ def test_middle_is_the_same_box_of_both():
 
 def test_surface_lies_in_micrometres_in_the_order_of_the_axes():
     pytest.importorskip("pyvista")
-    found = view3d.surface(ball(40, 8) == 1, (1.0, 0.5, 2.0))
+    found = surface(ball(40, 8) == 1, (1.0, 0.5, 2.0))
     x0, x1, y0, y1, z0, z1 = found.bounds
     np.testing.assert_allclose([(z0 + z1) / 2, (y0 + y1) / 2, (x0 + x1) / 2], [10.0, 10.0, 40.0], atol=0.5)
     np.testing.assert_allclose([z1 - z0, y1 - y0, x1 - x0], [16, 8, 32], rtol=0.1)
@@ -35,7 +36,7 @@ def test_surface_lies_in_micrometres_in_the_order_of_the_axes():
 def test_volume_inside_is_that_of_the_voxels():
     pytest.importorskip("pyvista")
     mask = ball(40, 8) == 1
-    assert view3d.surface(mask, (0.5,) * 3).volume == pytest.approx(mask.sum() * 0.125, rel=0.05)
+    assert surface(mask, (0.5,) * 3).volume == pytest.approx(mask.sum() * 0.125, rel=0.05)
 
 
 def test_picture_shows_the_phase_on_both_sides():
