@@ -3,6 +3,7 @@
 A process of its own, as VTK ends the whole program where a machine has no OpenGL at all.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -83,7 +84,8 @@ def surfaces_png(lr: Volume, sr: Volume, label: int, titles: Sequence[str] = ("L
             raise InputError(f"view3d: PyVista has not drawn in {TIMEOUT} s; set view3d to false") from None
         if done.returncode or not drawn.is_file():
             said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-            raise InputError(f"view3d: PyVista cannot draw on this machine ({said[:200]}); install Mesa (libegl1), or set view3d to false")
+            said = re.sub(r"\x1b\[[0-9;]*m", "", said).split("WARN| ")[-1][:200]  # VTK colours its lines
+            raise InputError(f"view3d: PyVista cannot draw on this machine ({said}); install Mesa (libegl1 libgl1-mesa-dri), or set view3d to false")
         return drawn.read_bytes()
 
 

@@ -208,7 +208,7 @@ def test_the_same_seed_twice_is_refused(files, no_pictures):
 
 
 def test_another_seed_of_another_volume_is_refused(files, no_pictures):
-    tifffile.imwrite(files / "small.tif", np.zeros((4, 4, 4), np.uint8))
+    tifffile.imwrite(files / "small.tif", np.zeros((5, 6, 7), np.uint8))
     with pytest.raises(InputError, match="small.tif has shape"):
         evaluation(files, sr_images=[files / "small.tif"]).run()
 
