@@ -1,5 +1,6 @@
 """Dicts of results as HTML tables. All text is escaped."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from numbers import Integral, Real
@@ -54,7 +55,8 @@ def cell(value: Any) -> str:
         return escape(number(float(value), 4))
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(cell(one) for one in value) if len(value) <= MAX_LISTED else f"{len(value)} values"
-    return escape(str(value))
+    text = escape(str(value))
+    return f"<code>{text}</code>" if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _is_text(values: Iterable[Any]) -> bool:

@@ -25,7 +25,8 @@ def verdicts(result: Mapping[str, Any]) -> list[Verdict]:
     several = len(result["groups"]) > 1
     for group, summary in result["groups"].items():
         of_group = [*_error(summary), *_nearer(summary["statistics"]), *_fractions(summary, result["phases"])]
-        of_group += [*_curves(summary, result["two_point"][group], result["phases"]), *_seeds(summary, result["phases"])]
+        of_group += [*_areas(summary, result["phases"]), *_curves(summary, result["two_point"][group], result["phases"])]
+        of_group += _seeds(summary, result["phases"])
         found += [Verdict(mark, f"{group}: {text}" if several else text) for mark, text in of_group]
     return found + _kept(result["lr_agreement"])
 
@@ -84,7 +85,8 @@ def _error(summary: Mapping[str, Any]) -> list[Verdict]:
         return [Verdict(NOTE, "All statistics are 0 in the HR images: there is no relative error.")]
     sr, lr = percent(error["sr"]), percent(error["lr"])
     mark, word = (GOOD, "less than") if error["sr"] < error["lr"] else (BAD, "no less than")
-    found = [Verdict(mark, f"SR is off the mean of the HR images by {sr} in the mean of {number_of} statistics, {word} LR by {lr}.")]
+    text = f"In the mean of {number_of} statistics SR is off the mean of the HR images by {sr}, {word} LR, which is off by {lr}."
+    found = [Verdict(mark, text)]
     if not noise or noise["bootstrap_95"] is None:
         return found
     source = f"as many drawn from the {images} images with replacement" if images > 1 else "quarters of the one image, drawn with replacement,"
@@ -136,6 +138,19 @@ def _fractions(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdic
     return found
 
 
+def _areas(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdict]:
+    images = summary["hr_images"]
+    rows = {name: row for name, row in summary["statistics"].items() if name not in phases}
+    if images < 2 or not rows:
+        return []
+    outside = {name: row for name, row in rows.items() if not row["hr_min"] <= row["sr"] <= row["hr_max"]}
+    text = f"{len(rows) - len(outside)} of {len(rows)} interfacial areas of SR lie within the spread of the {images} HR images"
+    if outside:
+        values = {name: _unlike(row["sr"], row["hr_min"], row["hr_max"]) for name, row in outside.items()}
+        text += f"; outside: {', '.join(f'{name} (SR {sr}, HR {low} to {high})' for name, (sr, low, high) in values.items())}"
+    return [Verdict(GOOD if not outside else BAD if 2 * len(outside) > len(rows) else WARN, text + ".")]
+
+
 def _curves(summary: Mapping[str, Any], curves: Mapping[str, Mapping], phases: Sequence[str]) -> list[Verdict]:
     if summary["hr_images"] < 2:
         return []
@@ -169,7 +184,7 @@ def _seeds(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdict]:
         text = f"Over {seeds['number']} seeds the {phase} fraction of SR is {value}, varying by {percent(variation)} of it"
         inside = sum(row["hr_min"] <= value <= row["hr_max"] for value in row["sr_values"])
         if summary["hr_images"] > 1:
-            text += f"; it lies within the spread of the HR images with {inside} of {seeds['number']}"
+            text += f"; within the spread of the HR images with {inside} of {seeds['number']} seeds"
             steady = steady and inside == seeds["number"]
         found.append(Verdict(GOOD if steady else WARN, text + "."))
     return found

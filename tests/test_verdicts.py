@@ -88,6 +88,16 @@ def test_values_that_differ_are_not_written_alike():
     assert "of SR, .044999, lies outside" in text and "(.045000 to " in text
 
 
+def test_areas_outside_the_spread_are_named():
+    inside = {"quartz-feldspar": (0.001, 0.001, 0.003, 0.0, 0.002)}
+    assert said(result(rows=inside), "interfacial areas") == ("good", "3 of 3 interfacial areas of SR lie within the spread of the 4 HR images.")
+    mark, text = said(result(), "interfacial areas")
+    assert mark == "warn" and text.startswith("2 of 3 interf") and text.endswith("outside: quartz-feldspar (SR .00200, HR 0 to 0).")
+    mark, text = said(result(rows={"pore-quartz": (0.010, 0.009, 0.012, 0.005, 0.0121)}), "interfacial areas")
+    assert mark == "bad" and "pore-quartz (SR .0121, HR .00900 to .0120), quartz-feldspar" in text
+    assert not [v for v in verdicts(result(images=1)) if "interfacial" in v.text]
+
+
 def test_one_image_has_no_spread():
     found = result(images=1)
     assert said(found, "With one HR image nothing can be said about the spread")[0] == "note"
@@ -111,12 +121,12 @@ def test_nearest_neighbour_is_no_better_than_lr():
     found = result(rows=same, summary={"mean_relative_error": {"lr": 0.5, "sr": 0.5}})
     assert said(found, "nearer to the mean")[0] == "warn" and "in 0 of 6 statistics, as near in 6." in said(found, "nearer to the mean")[1]
     mark, text = said(found, "off the mean")
-    assert mark == "bad" and "no less than LR by 50.0 %" in text
+    assert mark == "bad" and "by 50.0 %, no less than LR, which is off by 50.0 %" in text
 
 
 def test_error_against_lr_and_against_the_noise():
     mark, text = said(result(), "off the mean")
-    assert (mark, text) == ("good", "SR is off the mean of the HR images by 25.9 % in the mean of 5 statistics, less than LR by 66.1 %.")
+    assert (mark, text) == ("good", "In the mean of 5 statistics SR is off the mean of the HR images by 25.9 %, less than LR, which is off by 66.1 %.")
     mark, text = said(result(), "noise of the images")
     assert mark == "good" and "is not larger than" in text and "16.0 % in the median, 40.0 % at the 95th" in text
     mark, text = said(result(summary={"mean_relative_error": {"lr": 0.6, "sr": 0.401}}), "noise of the images")
@@ -154,13 +164,13 @@ def test_seeds():
         rows[phase].update(sr_mean=mean, sr_std=std, sr_values=values[phase])
     assert "is 30.0 % ± 10.0 % (20.0 % to 40.0 %); the lines" in said(found, "Over 3 seeds the mean relative error")[1]
     assert said(found, "Over 3 seeds the pore fraction") == (
-        "good", "Over 3 seeds the pore fraction of SR is .200 ± .010, varying by 5.0 % of it; it lies within the spread of the HR images with 3 of 3.",
+        "good", "Over 3 seeds the pore fraction of SR is .200 ± .010, varying by 5.0 % of it; within the spread of the HR images with 3 of 3 seeds.",
     )  # fmt: skip
     # steady, but outside with two seeds; inside with all, but not steady
     mark, text = said(found, "Over 3 seeds the quartz fraction")
-    assert mark == "warn" and "varying by 15.7 %" in text and "with 1 of 3." in text
+    assert mark == "warn" and "varying by 15.7 %" in text and "with 1 of 3 seeds." in text
     mark, text = said(found, "Over 3 seeds the feldspar fraction")
-    assert mark == "warn" and ".100 ± .050, varying by 50.0 %" in text and "with 3 of 3." in text
+    assert mark == "warn" and ".100 ± .050, varying by 50.0 %" in text and "with 3 of 3 seeds." in text
     assert said(found, "The pore fraction of SR (the seed shown)")[0] == "good"
     assert not [v for v in verdicts(found) if "one seed of the noise" in v.text]
     found["groups"]["all planes"]["hr_images"] = 1
