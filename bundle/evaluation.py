@@ -145,17 +145,17 @@ class Evaluation:
             logger.info("SR against the HR images, %s\n%s", group, report.format_table(summary))
         logger.info(report.format_agreement(agreement))
         self._write(result, lr, sr, groups, curves, unit)
-        html_report.write(self.output_dir / "report.html", result, curves, shown, self._view(lr, sr))
+        html_report.write(self.output_dir / "report.html", result, curves, shown, self._view(lr, sr, unit))
         logger.info("wrote evaluation.json, report.html, slices.png, two_point.png and statistics.png to %s", self.output_dir)
         return result
 
-    def _view(self, lr: Volume, sr: Volume) -> bytes | None:
+    def _view(self, lr: Volume, sr: Volume, unit: str) -> bytes | None:
         """The picture of the surfaces; without it, and with a warning, where this machine cannot draw it: the report is worth more."""
         if self.view_phase is None:
             return None
         titles = [f"{name}, surfaces of {self.view_phase}" for name in ("LR", "SR")]
         try:
-            return surfaces_png(lr, sr, self.phases.index(self.view_phase), titles)
+            return surfaces_png(lr, sr, self.phases.index(self.view_phase), titles, unit)
         except InputError as error:
             logger.warning("report.html is without a 3D view: %s", error)
             return None

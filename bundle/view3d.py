@@ -51,14 +51,15 @@ def phase_to_draw(view3d: bool | str, phases: Sequence[str]) -> str | None:
     return found
 
 
-def surfaces_png(lr: Volume, sr: Volume, label: int, titles: Sequence[str] = ("LR", "SR")) -> bytes:
+def surfaces_png(lr: Volume, sr: Volume, label: int, titles: Sequence[str], unit: str = "µm") -> bytes:
     """PNG of the surfaces of a phase in the middle of LR and SR, from one angle; where the phase meets the border of the part shown it is cut open.
 
     Args:
         lr: labels (z, y, x) and voxel size.
         sr: labels a whole number of times finer, of the same box; the array may be one on disk that gives arrays for slices.
         label: of the phase.
-        titles: written above the two.
+        titles: written above the two, with the edges of the box behind.
+        unit: of the voxel sizes.
 
     Raises:
         InputError: PyVista is not installed, or cannot draw on this machine.
@@ -66,6 +67,7 @@ def surfaces_png(lr: Volume, sr: Volume, label: int, titles: Sequence[str] = ("L
     check_installed()
     colour = PHASE_COLOURS[label % len(PHASE_COLOURS)]
     coarse, fine = middle(lr.array.shape, sr.array.shape)
+    edges = " x ".join(f"{(part.stop - part.start) * size:.4g}" for part, size in zip(coarse, lr.voxel_size, strict=True))
     with tempfile.TemporaryDirectory() as folder:
         given, drawn = Path(folder) / "masks.npz", Path(folder) / "surfaces.png"
         np.savez_compressed(
@@ -74,7 +76,7 @@ def surfaces_png(lr: Volume, sr: Volume, label: int, titles: Sequence[str] = ("L
             masks_1=_read(sr.array, fine) == label,
             sizes=np.array([lr.voxel_size, sr.voxel_size]),
             colour=INSTEAD_OF_BLACK if colour == "#000000" else colour,
-            titles=list(titles),
+            titles=[f"{title}, box of {edges} {unit} (z, y, x)" for title in titles],
         )
         script = Path(__file__).with_name("view3d_draw.py")
         command = [sys.executable, "-P", str(script), str(given), str(drawn)]  # -P: no module of this folder is taken for one of Python

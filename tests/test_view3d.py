@@ -44,7 +44,7 @@ def test_picture_shows_the_phase_on_both_sides():
     lr = ball(16, 5)
     sr = lr.repeat(2, 0).repeat(2, 1).repeat(2, 2)
     try:
-        png = surfaces_png(Volume(lr, (2.0,) * 3), Volume(sr, (1.0,) * 3), 1)
+        png = surfaces_png(Volume(lr, (2.0,) * 3), Volume(sr, (1.0,) * 3), 1, ("LR", "SR"))
     except InputError as error:
         if "cannot draw" in str(error):
             pytest.skip(f"no OpenGL here: {error}")
@@ -55,7 +55,7 @@ def test_picture_shows_the_phase_on_both_sides():
     shares = [np.mean(part[..., 0] - part[..., 2] > 20) for part in (picture[:, :half], picture[:, half:])]
     assert min(shares) > 0.03 and shares[0] == pytest.approx(shares[1], rel=0.3)
     assert (picture[5, half - 5] == 255).all()  # white around
-    empty = surfaces_png(Volume(lr, (2.0,) * 3), Volume(sr, (1.0,) * 3), 2)  # no voxel of it: an empty box
+    empty = surfaces_png(Volume(lr, (2.0,) * 3), Volume(sr, (1.0,) * 3), 2, ("LR", "SR"))  # no voxel of it: an empty box
     colourful = np.asarray(Image.open(io.BytesIO(empty)).convert("RGB")).astype(int)
     assert np.abs(colourful[..., 0] - colourful[..., 2]).max() < 20
 
@@ -64,7 +64,7 @@ def test_a_machine_that_cannot_draw_is_one_line(monkeypatch):
     pytest.importorskip("pyvista")
     monkeypatch.setattr(view3d.sys, "executable", "/bin/false")
     with pytest.raises(InputError, match="cannot draw on this machine"):
-        surfaces_png(Volume(ball(8, 2), (1.0,) * 3), Volume(ball(8, 2), (1.0,) * 3), 1)
+        surfaces_png(Volume(ball(8, 2), (1.0,) * 3), Volume(ball(8, 2), (1.0,) * 3), 1, ("LR", "SR"))
 
 
 def test_which_phase(monkeypatch):
