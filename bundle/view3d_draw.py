@@ -38,7 +38,7 @@ def _draw(given: str, drawn: str) -> None:
             plotter.add_mesh(found, color=str(data["colour"]), smooth_shading=False, specular=0.2)
         box = [edge for axis in (2, 1, 0) for edge in (0.0, mask.shape[axis] * size[axis])]
         plotter.add_mesh(pyvista.Box(box), style="wireframe", color="black", line_width=1)
-        plotter.add_text(str(title), font_size=9, color="black")
+        plotter.add_text(str(title), font_size=10, color="black")
     plotter.background_color = "white"
     plotter.link_views()
     plotter.view_isometric()
