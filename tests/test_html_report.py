@@ -237,6 +237,13 @@ def test_page_names_nothing_outside_itself():
     assert EVIL not in html and "sr<i>" not in html
 
 
+def test_the_data_of_the_script_cannot_end_it(no_charts):
+    result, curves, pictures = made()
+    result["voxel_size"]["unit"] = "</script><i>"
+    html = html_report.page(result, curves, pictures)
+    assert "</script><i>" not in html and html.count("</script>") == 2
+
+
 def test_statistics_table_has_the_numbers(no_charts):
     result, curves, pictures = made()
     rows = {row[0]: row for row in Reader(html_report.page(result, curves, pictures)).rows}
