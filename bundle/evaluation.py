@@ -4,18 +4,21 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bundle import report
+from bundle import html_report, report
 from bundle.errors import InputError
+from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, labels_sha256, open_uncertainty, record, size_text
+from bundle.html_slices import sections
 from bundle.io import Volume, atomic_path, check_labels, read_images, read_volume
-from bundle.io.files import stem_of
+from bundle.io.images import image_files
 from bundle.io.region import region_slices
-from bundle.metrics import lr_agreement, statistic_names, statistics, summarise, two_point
-from bundle.store import NOT_MADE, store_path
+from bundle.metrics import lr_agreement, mean_relative_error, statistic_names, statistics, summarise, two_point
+from bundle.store import NOT_MADE
+from bundle.view3d import phase_to_draw, surfaces_png
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class Evaluation:
         hr_images: HR image file, list of files or folder; or {"xy" | "xz" | "yz": such} when the rock is anisotropic: then each plane is
             compared with SR areas and correlations along its own two axes.
         phases: names of the HR and SR labels 0, 1, ..
-        output_dir: folder for evaluation.json and the pictures.
+        output_dir: folder for evaluation.json, report.html and the pictures.
         scale_factor: SR voxels along the edge of an LR voxel.
         lr_phases: names of the LR labels, all among `phases`; null = the first of `phases`.
         lr_labels: {value in the LR file: label}; null = the values are labels.
@@ -46,6 +49,10 @@ class Evaluation:
         lr_region: ((z0, z1), (y0, y1), (x0, x1)) in LR voxels that SR covers; null = all.
         max_lag: largest distance of the two-point correlation in µm (in SR voxels where no file and no setting tells the voxel size).
         seed: of the bootstrap.
+        sr_images: further SR volumes of the same LR, made with other seeds of the noise: they tell how much of SR is chance; null = none.
+        uncertainty_image: per cent on the grid of SR, laid over it in report.html; null takes `<name of sr_image>_uncertainty.ome.zarr` beside SR, or
+            in `output_dir`, where there is one.
+        view3d: surfaces of a phase in report.html: true for the first, or its name; false for none.
     """
 
     def __init__(
@@ -64,6 +71,9 @@ class Evaluation:
         lr_region: Sequence[Sequence[int]] | None = None,
         max_lag: float = 64.0,
         seed: int = 0,
+        sr_images: Images | None = None,
+        uncertainty_image: str | os.PathLike | None = None,
+        view3d: bool | str = False,
     ):
         self.lr_image, self.output_dir = Path(lr_image), Path(output_dir)
         self.sr_image = Path(sr_image) if sr_image else find_sr(self.lr_image, self.output_dir)
@@ -72,6 +82,8 @@ class Evaluation:
         self.scale_factor, self.lr_region, self.max_lag, self.seed = int(scale_factor), lr_region, float(max_lag), seed
         self.lr_labels, self.hr_labels = lr_labels, hr_labels
         self.lr_voxel_size, self.hr_voxel_size = lr_voxel_size, hr_voxel_size
+        self.sr_images = [Path(path) for path in ([sr_images] if isinstance(sr_images, (str, os.PathLike)) else sr_images or [])]
+        self.uncertainty_image, self.view_phase = uncertainty_image, phase_to_draw(view3d, self.phases)
         unknown = set(self.hr_images) - set(report.PLANES) - {ALL_PLANES}
         if unknown:
             raise InputError(f"hr_images has unknown plane {', '.join(sorted(unknown))}: planes are {', '.join(report.PLANES)}")
@@ -82,33 +94,40 @@ class Evaluation:
             raise InputError(f"lr_phases has {', '.join(missing)}, which phases ({', '.join(self.phases)}) lacks: use the same names")
 
     def run(self) -> dict:
-        """Read, compare, log the table, write evaluation.json and the pictures; returns what evaluation.json holds.
+        """Read, compare, log the table, write evaluation.json, the pictures and report.html; returns what evaluation.json holds.
 
         Raises:
             InputError: shapes, voxel sizes or labels do not fit each other.
         """
-        lr, sr, groups, unit = self._read()
+        lr, sr, groups, unit, provenance = self._read()
+        uncertainty = open_uncertainty(self.uncertainty_image, self.sr_image, self.output_dir, sr.array.shape)
+        shown = sections(lr, sr, groups, len(self.phases), uncertainty)
         n, names = len(self.phases), statistic_names(self.phases)
         lr_size, sr_size = lr.voxel_size, sr.voxel_size
+        seeds = self._seeds(sr, groups, provenance["files"])
         summaries, curves = {}, {}
         for group, images in groups.items():
             axes = report.PLANES.get(group, (0, 1, 2))
+            hr = np.stack([statistics(image, n) for image in images])
             summaries[group] = summarise(
                 names,
-                hr=np.stack([statistics(image, n) for image in images]),
+                hr=hr,
                 lr=statistics(lr.array, n, axes, upsample=self.scale_factor),
-                sr=statistics(sr.array, n, axes),
+                sr=seeds[0][group][0],
                 seed=self.seed,
                 quarters=np.stack([statistics(quarter, n) for quarter in _quarters(images[0])]) if len(images) == 1 else None,
             )
+            _add_spread(summaries[group], hr, np.stack([one[group][0] for one in seeds]))
             # HR pixels are as large as SR voxels: `_read` has checked it.
             hr_size = [sr_size[axis] for axis in report.PLANES.get(group, (1, 2))]
             hr_curves = [self._curve(image, (0, 1), hr_size) for image in images]
             curves[group] = {
                 "LR": self._curve(lr.array, axes, lr_size),
-                "SR": self._curve(sr.array, axes, sr_size),
+                "SR": seeds[0][group][1],
                 "HR": _spread(hr_curves),
             }
+            if len(seeds) > 1:
+                curves[group]["SR seeds"] = _spread([one[group][1] for one in seeds])
         agreement = lr_agreement(lr.array, sr.array, self.scale_factor, self.phases)
         result = {
             "files": {"lr_image": str(self.lr_image), "sr_image": str(self.sr_image), "hr_images": {k: len(v) for k, v in groups.items()}},
@@ -120,30 +139,36 @@ class Evaluation:
             "lr_agreement": agreement,
             "groups": summaries,
             "two_point": {group: {name: _rounded(curve) for name, curve in part.items()} for group, part in curves.items()},
+            "provenance": provenance,
         }
         for group, summary in summaries.items():
             logger.info("SR against the HR images, %s\n%s", group, report.format_table(summary))
         logger.info(report.format_agreement(agreement))
         self._write(result, lr, sr, groups, curves, unit)
+        html_report.write(self.output_dir / "report.html", result, curves, shown, self._view(lr, sr, unit))
+        logger.info("wrote evaluation.json, report.html, slices.png, two_point.png and statistics.png to %s", self.output_dir)
         return result
 
-    def _read(self) -> tuple[Volume, Volume, dict[str, list[np.ndarray]], str]:
-        """LR and SR volumes with labels and voxel sizes that fit, HR images by group, and the unit of the voxel sizes."""
+    def _view(self, lr: Volume, sr: Volume, unit: str) -> bytes | None:
+        """The picture of the surfaces; without it, and with a warning, where this machine cannot draw it: the report is worth more."""
+        if self.view_phase is None:
+            return None
+        titles = [f"{name}, surfaces of {self.view_phase}" for name in ("LR", "SR")]
+        try:
+            return surfaces_png(lr, sr, self.phases.index(self.view_phase), titles, unit)
+        except InputError as error:
+            logger.warning("report.html is without a 3D view: %s", error)
+            return None
+
+    def _read(self) -> tuple[Volume, Volume, dict[str, list[np.ndarray]], str, dict]:
+        """LR and SR volumes with labels and voxel sizes that fit, HR images by group, the unit of the voxel sizes, and where it all comes from."""
         n = len(self.phases)
         lr = read_volume(self.lr_image, self.lr_voxel_size)
-        sr = read_volume(self.sr_image)
         region = region_slices(lr.array.shape, self.lr_region)
         array = check_labels(lr.array[region], len(self.lr_phases), str(self.lr_image), self.lr_labels, "lr_labels")
         lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array]
-        expected = tuple(size * self.scale_factor for size in lr_array.shape)
-        if tuple(sr.array.shape) != expected:
-            raise InputError(
-                f"{self.sr_image} has shape {tuple(sr.array.shape)}, but LR {tuple(lr_array.shape)} x {self.scale_factor} is {expected}: "
-                "set lr_region to the part of lr_image that was super-resolved, and scale_factor"
-            )
-        if self.sr_image.suffix == ".zarr" and (sr.array == NOT_MADE).any():
-            raise InputError(f"{self.sr_image}: is not finished; run the same inference again, it goes on")
-        sr_array = check_labels(sr.array, n, str(self.sr_image))
+        shape = tuple(size * self.scale_factor for size in lr_array.shape)
+        sr = self._read_sr(self.sr_image, shape)
         groups, pixels = {}, {}
         for group, paths in self.hr_images.items():
             size = self.hr_voxel_size
@@ -151,34 +176,51 @@ class Evaluation:
                 size = [size[axis] for axis in report.PLANES.get(group, (1, 2))]
             images, pixels[group] = read_images(paths, size)
             groups[group] = [check_labels(image, n, f"hr_images, {group}", self.hr_labels, "hr_labels") for image in images]
-        size, unit = self._voxel_size(lr.voxel_size, sr.voxel_size, pixels)
-        return Volume(lr_array, tuple(self.scale_factor * v for v in size)), Volume(sr_array, size), groups, unit
+        size, unit = common_voxel_size(lr.voxel_size, sr.voxel_size, pixels, self.scale_factor)
+        files = {"lr_image": [self.lr_image], "sr_image": [self.sr_image], "sr_images": self.sr_images}
+        files |= {f"hr_images, {group}": image_files(paths) for group, paths in self.hr_images.items()}
+        provenance = record(files, self.sr_image)
+        for key, labels in (("lr_image", array), ("sr_image", sr.array)):  # LR as the inference takes it, before it is matched by name
+            provenance["files"][key]["labels_sha256"] = labels_sha256(labels)
+        return Volume(lr_array, tuple(self.scale_factor * v for v in size)), Volume(sr.array, size), groups, unit, provenance
 
-    def _voxel_size(self, lr: tuple | None, sr: tuple | None, pixels: Mapping[str, tuple | None]) -> tuple[tuple[float, ...], str]:
-        """SR voxel size (z, y, x) and its unit from whichever file or setting tells it; all that do must agree.
+    def _read_sr(self, path: Path, shape: tuple[int, ...]) -> Volume:
+        """An SR volume of the shape that LR asks for, with labels."""
+        volume = read_volume(path)
+        if tuple(volume.array.shape) != shape:
+            coarse = tuple(size // self.scale_factor for size in shape)
+            raise InputError(
+                f"{path} has shape {tuple(volume.array.shape)}, but LR {coarse} x {self.scale_factor} is {shape}: "
+                "set lr_region to the part of lr_image that was super-resolved, and scale_factor"
+            )
+        if path.suffix == ".zarr" and (volume.array == NOT_MADE).any():
+            raise InputError(f"{path}: is not finished; run the same inference again, it goes on")
+        volume.array = check_labels(volume.array, len(self.phases), str(path))
+        return volume
 
-        Args:
-            lr: voxel size of LR, or None.
-            sr: voxel size of SR, or None.
-            pixels: plane group -> HR pixel size (row, column), or None.
+    def _seeds(self, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], files: dict[str, dict]) -> list[dict[str, tuple[np.ndarray, dict]]]:
+        """Of SR, then of each of `sr_images`, one at a time in memory: group -> statistics and two-point curve. Their checksums go to `files`.
 
         Raises:
-            InputError: the sizes differ by more than 1 %.
+            InputError: two volumes are the same.
         """
-        told = [(f"lr_image ({_size(lr)} µm) / {self.scale_factor}", tuple(v / self.scale_factor for v in lr), (0, 1, 2))] if lr else []
-        told += [(f"sr_image ({_size(sr)} µm)", sr, (0, 1, 2))] if sr else []
-        for group, pixel in pixels.items():
-            if pixel:
-                told.append((f"hr_images, {group} ({_size(pixel)} µm)", pixel, report.PLANES.get(group, (1, 2))))
-        if not told:
-            return (1.0, 1.0, 1.0), "SR voxels"
-        first, size, axes = told[0]
-        if len(axes) == 2:  # only the images tell: their pixels are taken for cubes
-            size = (size[0],) * 3
-        for other, values, axes in told[1:]:
-            if not all(np.isclose(value, size[axis], rtol=0.01) for value, axis in zip(values, axes, strict=True)):
-                raise InputError(f"voxel sizes do not fit: {first} against {other}; set lr_voxel_size, hr_voxel_size or scale_factor")
-        return size, "µm"
+        known = {files["sr_image"]["labels_sha256"]: self.sr_image}
+        found = [self._measure(sr.array, groups, sr.voxel_size)]
+        for i, path in enumerate(self.sr_images):
+            volume = self._read_sr(path, sr.array.shape)
+            check_alike(path, volume, self.sr_image, sr)
+            checksum = labels_sha256(volume.array)
+            if checksum in known:
+                raise InputError(f"{path}: has the same labels as {known[checksum]}; give sr_images that were made with other seeds of the noise")
+            known[checksum] = path
+            files["sr_images" if len(self.sr_images) == 1 else f"sr_images {i + 1}"]["labels_sha256"] = checksum
+            found.append(self._measure(volume.array, groups, sr.voxel_size))
+        return found
+
+    def _measure(self, sr: np.ndarray, groups: Iterable[str], size: Sequence[float]) -> dict[str, tuple[np.ndarray, dict]]:
+        """Statistics and two-point curve of an SR volume, along the axes of each group."""
+        axes = {group: report.PLANES.get(group, (0, 1, 2)) for group in groups}
+        return {group: (statistics(sr, len(self.phases), of), self._curve(sr, of, size)) for group, of in axes.items()}
 
     def _curve(self, labels: np.ndarray, axes: Sequence[int], size: Sequence[float]) -> dict[str, np.ndarray]:
         """Two-point correlation along `axes` and its mean over them: {"lag": (lags,), "mean": (n_phases, lags), "axes": (axes, ..)}.
@@ -205,7 +247,7 @@ class Evaluation:
         if ALL_PLANES in groups:  # no image belongs to a plane: show three different ones
             images = groups[ALL_PLANES]
             hr = {plane: images[i % len(images)] for i, plane in enumerate(report.PLANES)}
-        lr_title, sr_title = (f"{n}, {_size(v.voxel_size)} {unit}" if unit == "µm" else n for n, v in (("LR", lr), ("SR", sr)))
+        lr_title, sr_title = (f"{n}, {size_text(v.voxel_size)} {unit}" if unit == "µm" else n for n, v in (("LR", lr), ("SR", sr)))
         columns = {
             lr_title: (report.middle_slices(lr.array), lr.voxel_size),
             sr_title: (report.middle_slices(sr.array), sr.voxel_size),
@@ -214,25 +256,23 @@ class Evaluation:
         report.plot_slices(self.output_dir / "slices.png", columns, self.phases, unit)
         report.plot_two_point(self.output_dir / "two_point.png", curves, self.phases, unit)
         report.plot_statistics(self.output_dir / "statistics.png", result["groups"], self.phases)
-        logger.info("wrote evaluation.json, slices.png, two_point.png and statistics.png to %s", self.output_dir)
 
 
-def find_sr(lr_image: Path, output_dir: Path) -> Path:
-    """The volume that `run inference` wrote for this LR image: `<name>_sr.ome.zarr` in `output_dir`, or else another format.
+def _add_spread(summary: dict, hr: np.ndarray, sr: np.ndarray) -> None:
+    """Adds to the result of `summarise` what is known beyond means: the range of the HR images, and mean and spread over seeds of the noise.
 
-    Raises:
-        InputError: there is none, or more than one.
+    Args:
+        hr: (n_images, n_statistics).
+        sr: (n_seeds, n_statistics).
     """
-    name = stem_of(lr_image)
-    store = store_path(lr_image, output_dir)
-    if store.is_dir():
-        return store
-    pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
-    found = [path for path in sorted(output_dir.glob("*")) if re.fullmatch(pattern, path.name)]
-    if len(found) != 1:
-        what = f"{len(found)} SR volumes {name}_sr.*" if found else f"no SR volume {name}_sr.*"
-        raise InputError(f"{what} in {output_dir}: run inference with the same output_dir, or set sr_image")
-    return found[0]
+    summary["hr_images"] = len(hr)
+    for i, row in enumerate(summary["statistics"].values()):
+        row.update(hr_min=float(hr[:, i].min()), hr_max=float(hr[:, i].max()))
+        if len(sr) > 1:
+            row.update(sr_mean=float(sr[:, i].mean()), sr_std=float(sr[:, i].std(ddof=1)), sr_values=sr[:, i].tolist())
+    if len(sr) > 1:
+        errors = mean_relative_error(sr, hr.mean(0))
+        summary["seeds"] = {"number": len(sr), "mean_relative_error": [float(e) if np.isfinite(e) else None for e in errors]}
 
 
 def _quarters(image: np.ndarray) -> list[np.ndarray]:
@@ -255,7 +295,3 @@ def _rounded(curve: Mapping[str, np.ndarray]) -> dict[str, list]:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _size(voxel_size: Sequence[float]) -> str:
-    return " x ".join(f"{size:g}" for size in (voxel_size[:1] if len(set(voxel_size)) == 1 else voxel_size))

@@ -1,5 +1,6 @@
 """Pictures and the text table that show LR, SR and HR side by side. matplotlib is imported when a picture is drawn, never a display."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 
@@ -77,11 +78,16 @@ def plot_slices(
 
 
 def plot_two_point(path: str | os.PathLike, groups: Mapping[str, Mapping], phases: Sequence[str], unit: str = "µm") -> None:
-    """Write a PNG of the two-point correlation: a row for each plane group, a panel for each phase.
+    """Write `two_point_figure` as a PNG."""
+    _save(two_point_figure(groups, phases, unit), path)
+
+
+def two_point_figure(groups: Mapping[str, Mapping], phases: Sequence[str], unit: str = "µm"):
+    """The two-point correlation as a matplotlib Figure: a row for each plane group, a panel for each phase.
 
     Args:
-        path: of the PNG.
-        groups: group -> {"LR" | "SR" | "HR": {"lag": (lags,), "mean": (n_phases, lags)}}; "HR" also has "min" and "max" over the images.
+        groups: group -> {"LR" | "SR" | "HR": {"lag": (lags,), "mean": (n_phases, lags)}}; "HR" also has "min" and "max" over the images. "SR seeds",
+            of the same form as "HR", may be there: the band of several seeds of the noise.
         phases: names in label order.
         unit: of the lags.
     """
@@ -93,6 +99,9 @@ def plot_two_point(path: str | os.PathLike, groups: Mapping[str, Mapping], phase
         for label, panel in enumerate(row):
             hr = curves["HR"]
             panel.fill_between(hr["lag"], hr["min"][label], hr["max"][label], color="0.85", label="HR images, min to max")
+            if "SR seeds" in curves:
+                seeds = curves["SR seeds"]
+                panel.fill_between(seeds["lag"], seeds["min"][label], seeds["max"][label], color="#a8ccf0", label="SR, seeds, min to max")
             for name, style in LINE_STYLES.items():
                 panel.plot(curves[name]["lag"], curves[name]["mean"][label], label=name, **style)
             panel.set_title(phases[label] if len(groups) == 1 else f"{phases[label]}, {group}")
@@ -101,15 +110,19 @@ def plot_two_point(path: str | os.PathLike, groups: Mapping[str, Mapping], phase
         row[0].set_ylabel("two-point correlation S2(r)")
     for panel in panels[-1]:
         panel.set_xlabel(f"r [{unit}]")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    _save(figure, path)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
 
 
 def plot_statistics(path: str | os.PathLike, groups: Mapping[str, Mapping], phases: Sequence[str]) -> None:
-    """Write a PNG with bars of the volume fractions and (log scale) interfacial areas: a row for each plane group.
+    """Write `statistics_figure` as a PNG."""
+    _save(statistics_figure(groups, phases), path)
+
+
+def statistics_figure(groups: Mapping[str, Mapping], phases: Sequence[str]):
+    """Bars of the volume fractions and (log scale) interfacial areas as a matplotlib Figure: a row for each plane group.
 
     Args:
-        path: of the PNG.
         groups: group -> result of `bundle.metrics.summarise`.
         phases: names in label order: the first statistics are their fractions.
     """
@@ -133,7 +146,17 @@ def plot_statistics(path: str | os.PathLike, groups: Mapping[str, Mapping], phas
         row[1].set_title("interfacial area / interior faces, LR on the HR grid" + suffix)
         row[1].set_yscale("log")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    return figure
+
+
+def svg(figure) -> bytes:
+    """A matplotlib Figure as SVG, the same bytes each time."""
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    with rc_context({"svg.hashsalt": "report"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
 
 
 def format_table(summary: Mapping) -> str:
@@ -147,6 +170,9 @@ def format_table(summary: Mapping) -> str:
     error = summary["mean_relative_error"]
     lines.append(f"{'mean relative error':{wide}} {'':43} {_cell(error['lr'], '9.1%')} {_cell(error['sr'], '9.1%')}")
     lines.append("* LR repeated to the HR grid (nearest neighbour): a face area depends on the voxel size")
+    if "seeds" in summary:
+        errors = ", ".join(_cell(error, ".1%") for error in summary["seeds"]["mean_relative_error"])
+        lines.append(f"mean relative error of {summary['seeds']['number']} seeds of the noise: {errors}")
     if summary["left_out"]:
         lines.append(f"left out of the mean, 0 in HR: {', '.join(summary['left_out'])}")
     noise = summary["hr_noise"]
@@ -178,10 +204,15 @@ def _common_span(columns, plane: str, limit: float) -> tuple[float, float]:
     return tuple(min([limit, *extent]) for extent in zip(*spans, strict=True))
 
 
-def _scale_bar(panel, width: float, height: float, unit: str) -> None:
-    """A bar of 1, 2 or 5 x 10^k units, at most a third of the panel, in its lower left corner."""
+def bar_length(width: float) -> float:
+    """Of a scale bar: 1, 2 or 5 x 10^k units, at most a third of the width."""
     power = 10.0 ** np.floor(np.log10(width / 3))
-    length = max(step * power for step in (1, 2, 5) if step * power <= width / 3)
+    return max(step * power for step in (1, 2, 5) if step * power <= width / 3)
+
+
+def _scale_bar(panel, width: float, height: float, unit: str) -> None:
+    """A bar in the lower left corner of a panel."""
+    length = bar_length(width)
     left, bottom, pad = -width / 2, height / 2, width / 40
     panel.fill_between([left, left + length + 2 * pad], bottom, bottom - 4.5 * pad, color="white", zorder=3)
     panel.fill_between([left + pad, left + pad + length], bottom - pad, bottom - 1.8 * pad, color="black", zorder=4)

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from bundle import report
+from bundle import html_report, report
 from bundle.errors import InputError
 from bundle.evaluation import Evaluation, find_sr
+from bundle.io.source import LabelSource
+from bundle.metrics import mean_relative_error, statistics
+from bundle.provenance import sha256
+from bundle.store import LabelStore, PercentStore
 
 PHASES = ["pore", "grain", "clay"]
 SCALE = 4
@@ -33,6 +37,7 @@ def no_pictures(monkeypatch):
     """Drawing takes most of the time of a run and is tested once."""
     for name in ("plot_slices", "plot_two_point", "plot_statistics"):
         monkeypatch.setattr(report, name, lambda *args: None)
+    monkeypatch.setattr(html_report, "write", lambda *args: None)
 
 
 def evaluation(folder, **changes) -> Evaluation:
@@ -61,6 +66,8 @@ def test_nearest_neighbour_has_the_errors_of_lr_and_keeps_all(files, caplog):
     assert result["voxel_size"] == {"unit": "µm", "lr": [2.0] * 3, "sr": [0.5] * 3}
     assert "mean relative error" in caplog.text and "pore-clay" in caplog.text and "LR kept" in caplog.text
     assert {p.name for p in files.glob("*.png")} == {"slices.png", "two_point.png", "statistics.png"}
+    page = (files / "report.html").read_text(encoding="utf-8")
+    assert "SR is nearer to the mean of the HR images than LR in 0 of 6 statistics, as near in 6." in page and 'id="view"' not in page
     curves = result["two_point"]["all planes"]
     assert curves["SR"]["lag"] == pytest.approx(np.arange(9) * 0.5) and curves["LR"]["lag"] == pytest.approx([0, 2, 4])
     # Repeating voxels keeps S2 at the multiples of the LR voxel, up to the ends of the lines.
@@ -158,3 +165,124 @@ def test_bad_input_is_one_line_and_nothing_is_written(files, changes, says):
     with pytest.raises(InputError, match=says) as error:
         evaluation(files, **changes, output_dir=files / "out", sr_image=files / "rock_3.5um_sr.tif").run()
     assert "\n" not in str(error.value) and not (files / "out").exists()
+
+
+def other_seeds(folder, number: int) -> list[str]:
+    """SR volumes that differ in some voxels."""
+    sr, rng, paths = tifffile.imread(folder / "rock_3.5um_sr.tif"), np.random.default_rng(3), []
+    for i in range(number):
+        paths.append(str(folder / f"seed_{i}.tif"))
+        tifffile.imwrite(paths[-1], np.where(rng.random(sr.shape) < 0.1 * (i + 1), 0, sr).astype(np.uint8))
+    return paths
+
+
+def test_other_seeds_give_mean_and_spread(files, no_pictures):
+    paths = other_seeds(files, 2)
+    plain, result = evaluation(files).run(), evaluation(files, sr_images=paths).run()
+    group = result["groups"]["all planes"]
+    values = np.stack([statistics(tifffile.imread(path), 3) for path in [files / "rock_3.5um_sr.tif", *paths]])
+    rows = group["statistics"].values()
+    np.testing.assert_allclose([row["sr_mean"] for row in rows], values.mean(0))
+    np.testing.assert_allclose([row["sr_std"] for row in rows], values.std(0, ddof=1))
+    np.testing.assert_allclose([row["sr_values"] for row in rows], values.T)
+    hr = np.stack([statistics(image, 3) for image in tifffile.imread(files / "hr.tif")])
+    np.testing.assert_allclose([[row["hr_min"], row["hr_max"]] for row in rows], np.stack([hr.min(0), hr.max(0)], 1))
+    assert group["seeds"]["number"] == 3
+    np.testing.assert_allclose(group["seeds"]["mean_relative_error"], mean_relative_error(values, hr.mean(0)))
+    # what is of the one shown stays
+    assert result["mean_relative_error"] == plain["mean_relative_error"] and "seeds" not in plain["groups"]["all planes"]
+    band, shown = result["two_point"]["all planes"]["SR seeds"], result["two_point"]["all planes"]["SR"]
+    assert result["two_point"]["all planes"]["SR"] == plain["two_point"]["all planes"]["SR"]
+    pore = [values[k, 0] for k in range(3)]  # at r = 0 the curve is the fraction
+    assert [band["min"][0][0], band["max"][0][0], shown["mean"][0][0]] == pytest.approx([min(pore), max(pore), pore[0]], abs=1e-5)
+    named = result["provenance"]["files"]
+    assert len({named[key]["labels_sha256"] for key in ("sr_image", "sr_images 1", "sr_images 2")}) == 3
+    assert "SR seeds" not in plain["two_point"]["all planes"]
+
+
+def test_the_same_seed_twice_is_refused(files, no_pictures):
+    (path,) = other_seeds(files, 1)
+    for paths, says in (([path, path], "same labels as .*seed_0"), (str(files / "rock_3.5um_sr.tif"), "other seeds of the noise")):
+        with pytest.raises(InputError, match=says):
+            evaluation(files, sr_images=paths).run()
+
+
+def test_another_seed_of_another_volume_is_refused(files, no_pictures):
+    tifffile.imwrite(files / "small.tif", np.zeros((5, 6, 7), np.uint8))
+    with pytest.raises(InputError, match="small.tif has shape"):
+        evaluation(files, sr_images=[files / "small.tif"]).run()
+
+
+def test_provenance_names_the_files_and_their_checksums(files, no_pictures):
+    found = evaluation(files).run()["provenance"]
+    assert found["files"]["lr_image"]["sha256"] == sha256(files / "rock_3.5um.tif")
+    # as the inference counts it
+    source = LabelSource(files / "rock_3.5um.tif", 3, {0: 0, 128: 1, 255: 2}, 2.0)
+    assert found["files"]["lr_image"]["labels_sha256"] == source.checksum
+    assert found["files"]["hr_images, all planes"]["file"] == f"{files.name}/hr.tif" and found["inference"] is None
+    assert str(files) not in json.dumps(found) and found["versions"]["numpy"] == np.__version__
+    (files / "rock_3.5um_sr_provenance.json").write_text(json.dumps({"settings": {"seed": 7}}))
+    assert evaluation(files).run()["provenance"]["inference"] == {"settings": {"seed": 7}}
+    (files / "rock_3.5um_sr_provenance.json").write_text("{")
+    with pytest.raises(InputError, match="provenance.json: cannot be read"):
+        evaluation(files).run()
+
+
+@pytest.fixture
+def stored(files):
+    """The SR as a store, beside it an uncertainty of 40 %; gives what its fingerprint must be."""
+    place = {"shape": (24, 32, 32), "shard": 32, "voxel_size": (0.5,) * 3, "origin": (0.0,) * 3, "phases": PHASES, "levels": 2}
+    made_of = {"seed": 0, "model": "a"}
+    LabelStore(files / "rock_3.5um_sr.ome.zarr", fingerprint=made_of, **place).write((0, 0, 0), tifffile.imread(files / "rock_3.5um_sr.tif"))
+
+    def uncertainty(**changes):
+        store = PercentStore(files / "rock_3.5um_sr_uncertainty.ome.zarr", fingerprint={**made_of, "uncertainty": 4, **changes}, **place)
+        store.write((0, 0, 0), np.full((24, 32, 32), 40, np.uint8))
+
+    return uncertainty
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The columns of the sections that the page gets."""
+    found = []
+    monkeypatch.setattr(html_report, "write", lambda path, result, curves, sections, view: found.append(set(sections["xy"].pictures)))
+    for name in ("plot_slices", "plot_two_point", "plot_statistics"):
+        monkeypatch.setattr(report, name, lambda *args: None)
+    return found
+
+
+def test_uncertainty_beside_sr_is_taken(files, stored, drawn):
+    evaluation(files).run()
+    stored()
+    evaluation(files).run()
+    assert drawn == [{"lr", "sr", "hr"}, {"lr", "sr", "hr", "uncertainty"}]
+
+
+def test_uncertainty_of_another_model_is_left_out_with_a_warning(files, stored, drawn, caplog):
+    stored(model="b")
+    evaluation(files).run()
+    assert "uncertainty" not in drawn[0] and "left out: model is not that of" in caplog.text
+
+
+def test_uncertainty_given(files, drawn):
+    percent = np.full((24, 32, 32), 10, np.uint8)
+    tifffile.imwrite(files / "percent.tif", percent)
+    evaluation(files, uncertainty_image=files / "percent.tif").run()
+    assert "uncertainty" in drawn[0]
+    tifffile.imwrite(files / "percent.tif", percent[:8])
+    with pytest.raises(InputError, match="percent.tif has shape"):
+        evaluation(files, uncertainty_image=files / "percent.tif").run()
+
+
+def test_without_a_display_the_report_is_written_without_a_view(files, no_pictures, monkeypatch, caplog):
+    monkeypatch.setattr("bundle.view3d.find_spec", lambda name: object())
+
+    def fails(*args):
+        raise InputError("view3d: no OpenGL")
+
+    monkeypatch.setattr("bundle.evaluation.surfaces_png", fails)
+    views = []
+    monkeypatch.setattr(html_report, "write", lambda *args: views.append(args[-1]))
+    evaluation(files, view3d="true").run()
+    assert views == [None] and "without a 3D view: view3d: no OpenGL" in caplog.text

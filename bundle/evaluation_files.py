@@ -1,0 +1,165 @@
+"""The files of an evaluation: what lies beside a super-resolved volume, whether they fit, and their record."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bundle.errors import InputError, first_line
+from bundle.io import Volume
+from bundle.io.files import open_volume, readable, stem_of
+from bundle.metrics.fractions import slabs
+from bundle.provenance import commit, sha256, versions
+from bundle.report import PLANES
+from bundle.shards import UNCERTAINTY, beside
+from bundle.store import FINGERPRINT, SUFFIX, store_path
+
+logger = logging.getLogger(__name__)
+
+
+def find_sr(lr_image: Path, output_dir: Path) -> Path:
+    """The volume that `run inference` wrote for this LR image: `<name>_sr.ome.zarr` in `output_dir`, or else another format.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    name = stem_of(lr_image)
+    store = store_path(lr_image, output_dir)
+    if store.is_dir():
+        return store
+    pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
+    found = [path for path in sorted(output_dir.glob("*")) if re.fullmatch(pattern, path.name)]
+    if len(found) != 1:
+        what = f"{len(found)} SR volumes {name}_sr.*" if found else f"no SR volume {name}_sr.*"
+        raise InputError(f"{what} in {output_dir}: run inference with the same output_dir, or set sr_image")
+    return found[0]
+
+
+def common_voxel_size(
+    lr: tuple | None, sr: tuple | None, pixels: Mapping[str, tuple | None], scale: int
+) -> tuple[tuple[float, ...], str]:
+    """SR voxel size (z, y, x) and its unit from whichever file or setting tells it; all that do must agree.
+
+    Args:
+        lr: voxel size of LR, or None.
+        sr: voxel size of SR, or None.
+        pixels: plane group -> HR pixel size (row, column), or None.
+        scale: SR voxels along the edge of an LR voxel.
+
+    Raises:
+        InputError: the sizes differ by more than 1 %.
+    """
+    told = [(f"lr_image ({size_text(lr)} µm) / {scale}", tuple(v / scale for v in lr), (0, 1, 2))] if lr else []
+    told += [(f"sr_image ({size_text(sr)} µm)", sr, (0, 1, 2))] if sr else []
+    for group, pixel in pixels.items():
+        if pixel:
+            told.append((f"hr_images, {group} ({size_text(pixel)} µm)", pixel, PLANES.get(group, (1, 2))))
+    if not told:
+        return (1.0, 1.0, 1.0), "SR voxels"
+    first, size, axes = told[0]
+    if len(axes) == 2:  # only the images tell: their pixels are taken for cubes
+        size = (size[0],) * 3
+    for other, values, axes in told[1:]:
+        if not all(np.isclose(value, size[axis], rtol=0.01) for value, axis in zip(values, axes, strict=True)):
+            raise InputError(f"voxel sizes do not fit: {first} against {other}; set lr_voxel_size, hr_voxel_size or scale_factor")
+    return size, "µm"
+
+
+def size_text(voxel_size: Sequence[float]) -> str:
+    """A voxel size as text, one number where it is the same along all axes."""
+    return " x ".join(f"{size:g}" for size in (voxel_size[:1] if len(set(voxel_size)) == 1 else voxel_size))
+
+
+def open_uncertainty(given: str | Path | None, sr_image: Path, output_dir: Path, shape: Sequence[int]) -> Any:
+    """The uncertainty on the grid of SR, per cent (z, y, x), read where it is sliced; None where there is none.
+
+    Args:
+        given: its file; None looks for `<name of sr_image>_uncertainty.ome.zarr` beside SR and in `output_dir`. One found there that is of another
+            shape or was made from something else is left out, with a warning.
+        sr_image: the SR volume.
+        output_dir: folder of the results.
+        shape: of SR.
+
+    Raises:
+        InputError: the file given cannot be read or has another shape.
+    """
+    if given:
+        array = open_volume(given).array
+        if tuple(array.shape) != tuple(shape):
+            raise InputError(f"{given} has shape {tuple(array.shape)}, SR {tuple(shape)}: give the uncertainty_image of the same result")
+        return array
+    name = beside(stem_of(sr_image) + SUFFIX, UNCERTAINTY)
+    for path in dict.fromkeys([sr_image.parent / name, output_dir / name]):
+        if not path.is_dir():
+            continue
+        array = open_volume(path).array
+        other = tuple(array.shape) != tuple(shape) and "its shape" or _made_otherwise(path, sr_image)
+        if other:
+            logger.warning("%s is left out: %s is not that of %s", path, other, sr_image)
+            continue
+        return array
+    return None
+
+
+def record(files: Mapping[str, Sequence[Path]], sr_image: Path) -> dict[str, Any]:
+    """Where an evaluation comes from, JSON-ready.
+
+    Args:
+        files: key of the config -> files.
+        sr_image: the SR volume: `<its name>_provenance.json` beside it tells of the inference.
+
+    Returns:
+        `files`: {key: {"file": folder and name, "sha256"}}, a folder (OME-Zarr) without a checksum; `commit`, `versions`; `inference`: the record of
+        the inference, or None.
+
+    Raises:
+        InputError: the record of the inference cannot be read.
+    """
+    entries = {}
+    for key, paths in files.items():
+        for i, path in enumerate(paths):
+            name = key if len(paths) == 1 else f"{key} {i + 1}"
+            entries[name] = {"file": f"{path.absolute().parent.name}/{path.name}", "sha256": sha256(path) if path.is_file() else None}
+    beside_sr = sr_image.with_name(f"{stem_of(sr_image)}_provenance.json")
+    inference = None
+    if beside_sr.is_file():
+        with readable(beside_sr):
+            inference = json.loads(beside_sr.read_text(encoding="utf-8"))
+    return {"files": entries, "commit": commit(), "versions": versions(), "inference": inference}
+
+
+def labels_sha256(labels: np.ndarray) -> str:
+    """SHA-256 of shape and labels (z, y, x), the same in every file format; the `checksum` of `bundle.io.source.LabelSource`."""
+    digest = hashlib.sha256(str(tuple(int(n) for n in labels.shape)).encode())
+    for slab in slabs(labels):
+        digest.update(np.ascontiguousarray(slab))
+    return digest.hexdigest()
+
+
+def check_alike(path: Path, one: Volume, first: Path, other: Volume) -> None:
+    """Whether two SR volumes have the same voxel size, as far as both say.
+
+    Raises:
+        InputError: they differ by more than 1 %.
+    """
+    if one.voxel_size and other.voxel_size and not np.allclose(one.voxel_size, other.voxel_size, rtol=0.01):
+        raise InputError(f"{path} has voxels of {one.voxel_size} µm, {first} of {other.voxel_size}: sr_images must be of the same LR")
+
+
+def _made_otherwise(path: Path, sr_image: Path) -> str:
+    """What tells that an uncertainty store is not of this SR store; nothing where they fit, or where SR is no store and cannot tell."""
+    if not sr_image.name.endswith(SUFFIX):
+        return ""
+    import zarr
+
+    try:
+        made = [dict(zarr.open_group(str(one), mode="r").attrs.get(FINGERPRINT, {})) for one in (path, sr_image)]
+    except Exception as error:  # of zarr and of the system, each their own
+        return f"its record ({first_line(error)})"
+    keys = [key for key in {**made[0], **made[1]} if key != "uncertainty" and made[0].get(key) != made[1].get(key)]
+    return ", ".join(keys)
