@@ -71,7 +71,7 @@ class Lab:
     hr_size: int = 1024
     epochs: int = 20
     physics: bool = True
-    coarsening: int = 2
+    coarsening: int = 4
     workers: int = 2
 
     def training_data(self, name: str, axes: Sequence[int] = (0,)) -> Path:

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--test-size", type=int, default=40, help="edge of an unseen scan, coarse voxels")
     parser.add_argument("--hr-size", type=int, default=1024, help="edge of the images, fine pixels")
     parser.add_argument("--no-physics", action="store_true", help="leave out flow, conduction and elasticity")
-    parser.add_argument("--coarsening", type=int, default=2, help="fine voxels along the edge of a cell of the physics")
+    parser.add_argument("--coarsening", type=int, default=4, help="fine voxels along the edge of a cell of the physics")
     parser.add_argument("--workers", type=int, default=2, help="processes that make rock")
     parser.add_argument("--volume", help="paired: file of a real 3D volume")
     parser.add_argument("--name", help="paired: of its folder")

@@ -1,0 +1,191 @@
+"""What an evaluation measures on demand, because it takes long or needs more than LR, SR and HR images: truth, shape, physics, two-sample tests.
+
+Each part is a dictionary {row: {column: value}} under the name that report.html shows it by. Volumes are whole in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bundle import judging
+from bundle.errors import InputError, switch
+from bundle.io import Volume, check_labels
+from bundle.io.files import read_volume
+from bundle.metrics import (
+    chord_lengths, connected_fraction, euler_number, majority_downsample, oblique_reference, oblique_slices, real_reference, specific_surface,
+    two_sample_auc, upsample_nearest, upsample_trilinear,
+)  # fmt: skip
+from bundle.physics import properties
+
+logger = logging.getLogger(__name__)
+
+CROP = 64  # SR voxels, edge of what the two-sample test looks at
+CROPS = 800  # of planes at 45 degrees
+FIGURES = {
+    "permeability": "permeability along {}, mD",
+    "formation_factor": "formation factor along {}",
+    "bulk_modulus": "bulk modulus of the dry rock, GPa",
+    "shear_modulus": "shear modulus of the dry rock, GPa",
+}
+
+
+class Assessment:
+    """Measures what its settings ask for.
+
+    Args:
+        truth_image: true labels on the grid of SR, where they are known; null = none.
+        morphology: chords, connection, Euler number and surface of the pore.
+        physics: edge of the cube in the middle for which flow, conduction and elasticity are computed, LR voxels; null = none.
+        physics_cell: edge of a cell of these computations, SR voxels: the majority of its voxels counts.
+        two_sample: whether a network can tell SR from the HR images, on the axis planes and at 45 degrees.
+        seed: of the two-sample tests.
+
+    Raises:
+        InputError: a setting is impossible.
+    """
+
+    def __init__(
+        self,
+        truth_image: str | os.PathLike | None = None,
+        morphology: bool | str = False,
+        physics: int | None = None,
+        physics_cell: int = 2,
+        two_sample: bool | str = False,
+        seed: int = 0,
+    ):
+        self.truth_image = Path(truth_image) if truth_image else None
+        self.morphology, self.two_sample = switch(morphology, "morphology"), switch(two_sample, "two_sample")
+        if physics is not None and not (isinstance(physics, int) and physics > 0):
+            raise InputError(f"physics: {physics} is no number of LR voxels; give the edge of the cube, such as 16, or null")
+        self.physics, self.physics_cell, self.seed = physics, int(physics_cell), seed
+
+    def read_truth(self, shape: Sequence[int], n_phases: int) -> np.ndarray | None:
+        """The true labels (z, y, x), or None where no file was given.
+
+        Raises:
+            InputError: another shape than SR, or labels without a name.
+        """
+        if self.truth_image is None:
+            return None
+        truth = read_volume(self.truth_image).array
+        if truth.shape != tuple(shape):
+            raise InputError(f"{self.truth_image} has shape {truth.shape}, SR {tuple(shape)}: give the truth of the same place on the grid of SR")
+        return check_labels(truth, n_phases, str(self.truth_image))
+
+    def run(self, lr: Volume, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], scale: int) -> dict[str, Any]:
+        """`truth`, `morphology`, `physics`, `two_sample`, as far as they are asked for, JSON-ready.
+
+        Args:
+            lr: (z, y, x), labels that index `phases`, µm.
+            sr: `scale` times finer.
+            groups: HR images by plane group.
+            phases: names; the first is the pore.
+            scale: SR voxels along the edge of an LR voxel.
+
+        Raises:
+            InputError: voxels are not cubes where they must be, the truth does not fit, or a package is not installed.
+        """
+        truth = self.read_truth(sr.array.shape, len(phases))
+        found: dict[str, Any] = {}
+        if truth is not None:
+            found["truth"] = self._truth(lr.array, sr, truth, phases, scale)
+        if self.morphology:
+            found["morphology"] = self._morphology(lr, sr, truth, groups, phases)
+        if self.physics:
+            found["physics"] = self._physics(lr, sr, truth, phases, scale)
+        if self.two_sample:
+            found["two_sample"] = self._two_sample(lr.array, sr, groups, len(phases), scale)
+        return found
+
+    def _truth(self, lr: np.ndarray, sr: Volume, truth: np.ndarray, phases: Sequence[str], scale: int) -> dict[str, dict]:
+        size = _cube(sr.voxel_size, "the comparison with the truth")
+        candidates = {"nearest": upsample_nearest(lr, scale), "trilinear": upsample_trilinear(lr, scale, len(phases)), "SR": sr.array}
+        errors = {title: judging.geometry_errors(volume, truth, phases, size) for title, volume in candidates.items()}
+        return {row: {title: column[row] for title, column in errors.items()} for row in errors["SR"]}
+
+    def _morphology(
+        self, lr: Volume, sr: Volume, truth: np.ndarray | None, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str]
+    ) -> dict[str, dict]:
+        columns = {"LR": (lr.array == 0, lr.voxel_size), "SR": (sr.array == 0, sr.voxel_size)}
+        if truth is not None:
+            columns["truth"] = (truth == 0, sr.voxel_size)
+        rows: dict[str, dict] = {}
+        for title, (mask, size) in columns.items():
+            connected = connected_fraction(mask)
+            for axis, name in enumerate("zyx"):
+                rows.setdefault(f"mean chord of {phases[0]} along {name}, µm", {})[title] = chord_lengths(mask, axis, size)["mean"]
+                rows.setdefault(f"share of {phases[0]} connected along {name}", {})[title] = connected[axis]
+            present = mask.any() and not mask.all()
+            rows.setdefault(f"Euler number of {phases[0]} per mm³", {})[title] = euler_number(mask, size)["density"] * 1e9 if present else None
+            surface = specific_surface(mask, size) if present else {"marching_cubes": None, "faces": None}
+            rows.setdefault(f"surface of {phases[0]} by marching cubes, µm²/µm³", {})[title] = surface["marching_cubes"]
+            rows.setdefault(f"surface of {phases[0]} by voxel faces, µm²/µm³", {})[title] = surface["faces"]
+        images = [image == 0 for group in groups.values() for image in group]
+        chords = [chord_lengths(image, axis, sr.voxel_size[1:])["mean"] for image in images for axis in (0, 1)]
+        known = [chord for chord in chords if chord is not None]
+        rows[f"mean chord of {phases[0]} in the HR images, µm"] = {"HR": float(np.mean(known)) if known else None}
+        return rows
+
+    def _physics(self, lr: Volume, sr: Volume, truth: np.ndarray | None, phases: Sequence[str], scale: int) -> dict[str, dict]:
+        size = _cube(sr.voxel_size, "physics")
+        edge = min(self.physics, *lr.array.shape)
+        if edge * scale % self.physics_cell:
+            raise InputError(f"physics_cell: {edge} LR voxels are {edge * scale} SR voxels, no multiple of {self.physics_cell}; choose 1 or 2")
+        place = tuple(slice((n - edge) // 2, (n - edge) // 2 + edge) for n in lr.array.shape)
+        fine = tuple(slice(p.start * scale, p.stop * scale) for p in place)
+        cubes = {"Truth": truth[fine]} if truth is not None else {}
+        cubes |= {"LR": lr.array[place], "nearest": upsample_nearest(lr.array[place], scale), "SR": sr.array[fine]}
+        rows: dict[str, dict] = {}
+        for title, labels in cubes.items():
+            cell = 1 if title == "LR" else self.physics_cell
+            labels = majority_downsample(labels, cell, len(phases)) if cell > 1 else labels
+            logger.info("physics of %s, %s cells", title, " x ".join(map(str, labels.shape)))
+            found = properties(labels, phases, size * (scale if title == "LR" else cell), pore=phases[0])
+            rows.setdefault(f"porosity of the middle {edge} x {edge} x {edge} LR voxels", {})[title] = found["porosity"]
+            for key, name in FIGURES.items():
+                entries = {axis: found[key][axis] for axis in "zyx"} if "{}" in name else {"": found[key]}
+                for axis, entry in entries.items():
+                    rows.setdefault(name.format(axis), {})[title] = entry["value"] if entry["why"] is None else _explained(entry)
+        return rows
+
+    def _two_sample(self, lr: np.ndarray, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], n_phases: int, scale: int) -> dict[str, dict]:
+        images = [image for group in groups.values() for image in group]
+        nearest = upsample_nearest(lr, scale)
+        rows = {"axis planes": {name: two_sample_auc(images, volume, n_phases, CROP, seed=self.seed) for name, volume in (("SR", sr.array), ("LR", nearest))}}
+        if np.ptp(sr.voxel_size) == 0 and len(groups) == 1:
+            real = oblique_reference(images, CROPS, CROP, self.seed)
+            rows["planes at 45 degrees"] = {
+                name: two_sample_auc(real, oblique_slices(volume, CROPS, CROP, self.seed), n_phases, CROP, seed=self.seed)
+                for name, volume in (("SR", sr.array), ("LR", nearest))
+            }
+        table = {
+            row: {f"{name}: AUC ± standard error": f"{found['auc']:.3f} ± {found['error']:.3f}" for name, found in columns.items()}
+            for row, columns in rows.items()
+        }
+        if len(images) > 1:
+            reference = real_reference(images, n_phases, edge=CROP, seed=self.seed)
+            told = f"{reference['auc']:.3f}" + ("" if reference["std"] is None else f" ± {reference['std']:.3f}")
+            table["axis planes"]["HR images against each other"] = told
+        return table
+
+
+def _cube(voxel_size: Sequence[float], what: str) -> float:
+    """Edge of the voxels.
+
+    Raises:
+        InputError: they are not cubes.
+    """
+    if not np.allclose(voxel_size, voxel_size[0], rtol=0.01):
+        sizes = " x ".join(f"{size:g}" for size in voxel_size)
+        raise InputError(f"voxels of {sizes} µm: {what} needs cubes; resample the volume, or leave it out")
+    return float(voxel_size[0])
+
+
+def _explained(entry: Mapping[str, Any]) -> str:
+    return entry["why"] if entry["value"] is None else f"{entry['value']:.4g}: {entry['why']}"
