@@ -2,7 +2,7 @@
 
 The Lippmann-Schwinger equation (Moulinec & Suquet, 1998, Comput. Methods Appl. Mech. Eng. 157, 69) solved with conjugate gradients (Zeman et
 al., 2010, J. Comput. Phys. 229, 8065) on the rotated grid of Willot (2015, C. R. Mecanique 343, 232), which converges with empty pores too.
-muSpectre does the like, but is LGPL and no wheels for Python 3.13 and newer.
+muSpectre does the like, but is LGPL and has no wheels for Python 3.13 and newer.
 
 The volume is taken to repeat itself along all axes. Stress and strain are six components in Mandel's notation (xx, yy, zz, √2 yz, √2 xz, √2 xy),
 here in the order of the array axes: zz, yy, xx, √2 yx, √2 zx, √2 zy.
