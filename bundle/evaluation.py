@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle import html_report, report
+from bundle.assessment import Assessment
 from bundle.errors import InputError
 from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, labels_sha256, open_uncertainty, record, size_text
 from bundle.html_slices import sections
@@ -53,6 +54,7 @@ class Evaluation:
         uncertainty_image: per cent on the grid of SR, laid over it in report.html; null takes `<name of sr_image>_uncertainty.ome.zarr` beside SR, or
             in `output_dir`, where there is one.
         view3d: surfaces of a phase in report.html: true for the first, or its name; false for none.
+        assessment: what is measured beyond this; null = nothing.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Evaluation:
         sr_images: Images | None = None,
         uncertainty_image: str | os.PathLike | None = None,
         view3d: bool | str = False,
+        assessment: Assessment | None = None,
     ):
         self.lr_image, self.output_dir = Path(lr_image), Path(output_dir)
         self.sr_image = Path(sr_image) if sr_image else find_sr(self.lr_image, self.output_dir)
@@ -83,6 +86,7 @@ class Evaluation:
         self.lr_labels, self.hr_labels = lr_labels, hr_labels
         self.lr_voxel_size, self.hr_voxel_size = lr_voxel_size, hr_voxel_size
         self.sr_images = [Path(path) for path in ([sr_images] if isinstance(sr_images, (str, os.PathLike)) else sr_images or [])]
+        self.assessment = assessment
         self.uncertainty_image, self.view_phase = uncertainty_image, phase_to_draw(view3d, self.phases)
         unknown = set(self.hr_images) - set(report.PLANES) - {ALL_PLANES}
         if unknown:
@@ -141,6 +145,8 @@ class Evaluation:
             "two_point": {group: {name: _rounded(curve) for name, curve in part.items()} for group, part in curves.items()},
             "provenance": provenance,
         }
+        if self.assessment:
+            result |= self.assessment.run(lr, sr, groups, self.phases, self.scale_factor)
         for group, summary in summaries.items():
             logger.info("SR against the HR images, %s\n%s", group, report.format_table(summary))
         logger.info(report.format_agreement(agreement))
