@@ -195,7 +195,7 @@ class _Classifier(nn.Sequential):
 
     def __init__(self, n_phases: int):
         layers, width = [], n_phases
-        for out, stride in ((16, 1), (32, 2), (64, 2), (64, 2)):
+        for out, stride in ((24, 2), (48, 2), (64, 2), (64, 1)):
             layers += [nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
             width = out
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1), nn.Flatten(0))
