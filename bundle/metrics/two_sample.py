@@ -9,6 +9,8 @@ not score 0.5 against each other where they are few and differ in their minerals
 """
 
 from collections.abc import Sequence
+from itertools import combinations
+from math import comb
 
 import numpy as np
 import torch
@@ -122,8 +124,7 @@ def parts(labels: Labels, number: int, edge: int) -> list[list[np.ndarray]]:
     """
     arrays = as_arrays(labels)
     if len(arrays) >= number:
-        bounds = np.linspace(0, len(arrays), number + 1).round().astype(int)
-        found = [arrays[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+        found = [[arrays[i] for i in run] for run in np.array_split(np.arange(len(arrays)), number)]
     else:
         found = [list(blocks) for blocks in zip(*(_blocks(array, number) for array in arrays), strict=True)]
     for array in (array for part in found for array in part):
@@ -144,11 +145,11 @@ def draw_crops(arrays: Sequence[np.ndarray], number: int, edge: int, rng: np.ran
         rng: random generator; it is drawn from.
     """
     planes = [(array, axis) for array in arrays for axis in _normals(array, edge)]
-    sizes = np.array([array.size for array, _ in planes], float)
+    pixels = np.cumsum([array.size for array, _ in planes])
     crops = np.empty((number, edge, edge), np.uint8)
-    for crop, choice in zip(crops, rng.choice(len(planes), number, p=sizes / sizes.sum()), strict=True):
-        array, axis = planes[choice]
+    for crop in crops:
         for _ in range(TRIES):
+            array, axis = planes[np.searchsorted(pixels, rng.integers(pixels[-1]), side="right")]
             plane = array if axis is None else np.moveaxis(array, axis, 0)[rng.integers(array.shape[axis])]
             y, x = (rng.integers(size - edge + 1) for size in plane.shape)
             crop[:] = plane[y : y + edge, x : x + edge]
@@ -175,9 +176,6 @@ def _blocks(array: np.ndarray, number: int) -> list[np.ndarray]:
 
 def _halves(number: int, most: int, rng: np.random.Generator) -> list[list[int]]:
     """Ways to halve 0..number-1, at most `most`; of a half and its complement only one."""
-    from itertools import combinations
-    from math import comb
-
     half = number // 2
     total = comb(number, half) // (1 if number % 2 else 2)
     if total <= most:
