@@ -1,0 +1,166 @@
+"""What an evaluation measures on demand: each part against numbers that can be counted on the volumes made here."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from bundle import assessment
+from bundle.assessment import Assessment
+from bundle.errors import InputError
+from bundle.io import Volume, write_volume
+from bundle.metrics import majority_downsample
+
+PHASES = ("pore", "grain")
+MILLIDARCY = 9.869233e-4
+
+
+@pytest.fixture
+def slits() -> np.ndarray:
+    """Fine truth, 32 x 24 x 24: slits of 8 planes along z in every 16."""
+    labels = np.ones((32, 24, 24), np.uint8)
+    labels[4:12] = labels[20:28] = 0
+    return labels
+
+
+@pytest.fixture
+def volumes(slits) -> tuple[Volume, Volume]:
+    """LR, 4 times coarser, and an SR that is the truth but for one wrong block."""
+    sr = slits.copy()
+    sr[:4, :4, :4] = 0
+    return Volume(majority_downsample(slits, 4, 2), (2.0,) * 3), Volume(sr, (0.5,) * 3)
+
+
+def images(seed: int = 0) -> dict[str, list[np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return {"all planes": [rng.integers(0, 2, (96, 96)).astype(np.uint8) for _ in range(4)]}
+
+
+def test_nothing_is_measured_unless_asked_for(volumes):
+    assert Assessment().run(*volumes, images(), PHASES, 4) == {}
+
+
+def test_truth_stands_beside_the_baselines(volumes, slits, tmp_path):
+    pytest.importorskip("skimage")
+    write_volume(tmp_path / "truth.tif", Volume(slits, (0.5,) * 3))
+    found = Assessment(truth_image=tmp_path / "truth.tif").run(*volumes, images(), PHASES, 4)["truth"]
+    assert list(found["wrong voxels"]) == ["nearest", "trilinear", "SR"]
+    assert found["wrong voxels"]["nearest"] == 0  # the slits lie on the coarse grid
+    assert found["wrong voxels"]["SR"] == pytest.approx(64 / slits.size)
+    assert found["1 - Dice, pore"]["SR"] == pytest.approx(1 - 2 * 9216 / (9216 + 9216 + 64))  # 16 planes of 24 x 24 are pore
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda labels: labels[:-4], r"truth.tif has shape \(28, 24, 24\), SR \(32, 24, 24\): give the truth of the same place"),
+    (lambda labels: labels + 4, "truth.tif.*phases"),
+])  # fmt: skip
+def test_a_truth_that_does_not_fit_is_refused(volumes, slits, tmp_path, change, message):
+    write_volume(tmp_path / "truth.tif", Volume(change(slits), (0.5,) * 3))
+    with pytest.raises(InputError, match=message):
+        Assessment(truth_image=tmp_path / "truth.tif").run(*volumes, images(), PHASES, 4)
+
+
+def test_shape_of_the_pore(volumes):
+    pytest.importorskip("skimage")
+    found = Assessment(morphology=True).run(*volumes, images(), PHASES, 4)["morphology"]
+    chord = found["mean chord of pore along z, µm"]
+    assert chord["LR"] == pytest.approx(4.0)  # two coarse planes of 2 µm
+    assert found["share of pore connected along y"]["LR"] == 1 and found["share of pore connected along z"]["LR"] == 0
+    # Two slits: Euler number 2 in 16 x 12 x 12 µm.
+    assert found["Euler number of pore per mm³"]["LR"] == pytest.approx(2 / (16 * 12 * 12) * 1e9)
+    assert set(chord) == {"LR", "SR"} and set(found["mean chord of pore in the HR images, µm"]) == {"HR"}
+    half = found["mean chord of pore in the HR images, µm"]["HR"]
+    assert half == pytest.approx(1.0, rel=0.05)  # random pixels of 0.5 µm: chords of 1 / (1 - 1/2) pixels
+
+
+def test_no_pore_at_all_is_said_and_not_made_up(volumes):
+    pytest.importorskip("skimage")
+    lr, sr = volumes
+    found = Assessment(morphology=True).run(Volume(np.ones_like(lr.array), lr.voxel_size), sr, images(), PHASES, 4)["morphology"]
+    assert found["mean chord of pore along z, µm"]["LR"] is None
+    assert found["Euler number of pore per mm³"]["LR"] is None and found["surface of pore by voxel faces, µm²/µm³"]["LR"] is None
+
+
+def test_physics_of_the_middle_cube(volumes, slits, tmp_path):
+    pytest.importorskip("pyamg")
+    pytest.importorskip("taufactor")
+    write_volume(tmp_path / "truth.tif", Volume(slits, (0.5,) * 3))
+    lr, sr = volumes
+    phases = ("pore", "quartz")
+    found = Assessment(truth_image=tmp_path / "truth.tif", physics=4, physics_cell=1).run(lr, sr, images(), phases, 4)["physics"]
+    assert list(found["porosity of the middle 4 x 4 x 4 LR voxels"]) == ["Truth", "LR", "nearest", "SR"]
+    # In the middle, fine planes 8 to 24 hold the halves of two slits, 4 planes each, which the mirrors make whole: 8 planes of .5 µm.
+    expected = 4.0**2 / 12 * 0.5 / MILLIDARCY
+    flow = found["permeability along y, mD"]
+    for title in ("Truth", "nearest", "SR"):  # the wrong block lies outside
+        assert flow[title] == pytest.approx(expected, rel=0.04), title
+    assert flow["LR"] > 1.05 * expected  # slits of two cells are too permeable
+    assert found["formation factor along y"]["SR"] == pytest.approx(2, rel=0.02)
+    assert isinstance(found["permeability along z, mD"]["SR"], str) and "pores do not lead" in found["permeability along z, mD"]["SR"]
+    assert isinstance(found["formation factor along z"]["SR"], str)
+
+
+def test_cells_of_the_physics_are_majorities(volumes, monkeypatch):
+    seen = {}
+
+    def properties(labels, phases, voxel_size, pore):
+        seen[len(seen)] = (labels.copy(), voxel_size)
+        raise InputError("enough")
+
+    monkeypatch.setattr(assessment, "properties", properties)
+    lr, sr = volumes
+    with pytest.raises(InputError, match="enough"):
+        Assessment(physics=6, physics_cell=2)._physics(lr, sr, sr.array, PHASES, 4)
+    labels, size = seen[0]
+    assert size == 1.0
+    np.testing.assert_array_equal(labels, majority_downsample(sr.array[4:28, 0:24, 0:24], 2, 2))
+
+
+def test_a_network_tells_repeated_voxels_from_images(monkeypatch):
+    monkeypatch.setattr(assessment, "CROP", 16)
+    monkeypatch.setattr(assessment, "CROPS", 120)
+    monkeypatch.setattr(assessment, "two_sample_auc", partial(assessment.two_sample_auc, steps=30, test=60))
+    monkeypatch.setattr(assessment, "real_reference", partial(assessment.real_reference, steps=30, test=60))
+    rng = np.random.default_rng(1)
+    sr = rng.integers(0, 2, (96, 96, 96)).astype(np.uint8)  # of one distribution with the images: every voxel a coin
+    lr = Volume(rng.integers(0, 2, (24, 24, 24)).astype(np.uint8), (2.0,) * 3)
+    found = Assessment(two_sample=True).run(lr, Volume(sr, (0.5,) * 3), images(), PHASES, 4)["two_sample"]
+    for plane in ("axis planes", "planes at 45 degrees"):
+        value = {key[:2]: float(text.split(" ")[0]) for key, text in found[plane].items() if key[:2] in ("SR", "LR")}
+        assert value["LR"] > 0.95, (plane, value)
+        assert 0.35 < value["SR"] < 0.65, (plane, value)
+    assert 0.3 < float(found["axis planes"]["HR images against each other"].split(" ")[0]) < 0.7
+
+
+def test_one_image_set_a_plane_leaves_45_degrees_out(monkeypatch):
+    monkeypatch.setattr(assessment, "CROP", 16)
+    monkeypatch.setattr(assessment, "two_sample_auc", lambda *args, **kwargs: {"auc": 0.5, "error": 0.1})
+    monkeypatch.setattr(assessment, "real_reference", lambda *args, **kwargs: {"auc": 0.5, "std": None})
+    volume = Volume(np.zeros((8, 8, 8), np.uint8), (0.5,) * 3)
+    lr = Volume(np.zeros((4, 4, 4), np.uint8), (1.0,) * 3)
+    found = Assessment(two_sample=True).run(lr, volume, {"xy": images()["all planes"], "xz": images()["all planes"]}, PHASES, 2)["two_sample"]
+    assert list(found) == ["axis planes"]
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"physics": 0}, "physics: 0 is no number of LR voxels"),
+    ({"physics": "16"}, "physics: 16 is no number of LR voxels"),
+    ({"morphology": "maybe"}, "morphology: maybe is neither true nor false"),
+])  # fmt: skip
+def test_impossible_settings(settings, message):
+    with pytest.raises(InputError, match=message):
+        Assessment(**settings)
+
+
+def test_flat_voxels_have_no_physics(volumes):
+    lr, sr = volumes
+    with pytest.raises(InputError, match="voxels of 1 x 0.5 x 0.5 µm: physics needs cubes"):
+        Assessment(physics=4).run(lr, Volume(sr.array, (1.0, 0.5, 0.5)), images(), PHASES, 4)
+
+
+def test_cells_that_do_not_fit(volumes):
+    lr, sr = volumes
+    with pytest.raises(InputError, match="physics_cell: 4 LR voxels are 16 SR voxels, no multiple of 3"):
+        Assessment(physics=4, physics_cell=3).run(lr, sr, images(), PHASES, 4)
