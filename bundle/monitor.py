@@ -93,7 +93,7 @@ class GeneratorMonitor:
         probe: Probe,
         images: Mapping[str, Sequence[np.ndarray]],
         phases: Sequence[str],
-        least_noise_diversity: float = 0.02,
+        least_noise_diversity: float = 0.1,
         least_slice_diversity: float = 0.4,
         least_agreement: float = 0.8,
         margin: float = 0.1,

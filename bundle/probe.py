@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from ignite.engine import Events
 from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,7 +55,7 @@ class Probe:
         noisy: whether the patches have noise (`noise_std` is not 0), once they are chosen.
     """
 
-    def __init__(self, label: int = 0, patches: int = 2, noises: int = 2, candidates: int = 8, seed: int = 0):
+    def __init__(self, label: int = 0, patches: int = 2, noises: int = 2, candidates: int = 4, seed: int = 0):
         self.label, self.patches, self.noises, self.candidates, self.seed = label, patches, noises, candidates, seed
         self.noisy = False  # until a look finds noise in the patches
         self._chosen: list[tuple[int, Tensor]] = []
@@ -63,13 +64,19 @@ class Probe:
     def __call__(self, engine: SuperResolutionTrainer) -> list[Made]:
         """One of each patch."""
         if not self._chosen:
-            found = [(*candidate, self._run(engine, *candidate)) for candidate in self._patches(engine)]
-            found.sort(key=lambda one: -self._use(one[2]))
-            self._chosen = [(seed, image) for seed, image, _ in found[: self.patches]]
+            found: list[tuple[int, Tensor, Made]] = []
+            for candidate in self._patches(engine):
+                found = sorted([*found, (*candidate, self._run(engine, *candidate))], key=lambda one: -self._use(one[2]))[: self.patches]
+            self._chosen = [(seed, image) for seed, image, _ in found]
+            self._made = engine.state.iteration, [made for _, _, made in found]
             self.noisy = any(bool(image[-1].any()) for _, image in self._chosen)
+            engine.add_event_handler(Events.EPOCH_STARTED, self._forget)  # the training needs the memory
         if self._made[0] != engine.state.iteration:
             self._made = engine.state.iteration, [self._run(engine, *chosen) for chosen in self._chosen]
         return self._made[1]
+
+    def _forget(self) -> None:
+        self._made = -1, []
 
     def _patches(self, engine: SuperResolutionTrainer) -> list[tuple[int, Tensor]]:
         dataset = engine.data_loader.dataset
