@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -46,11 +47,13 @@ class HoldOutd(MapTransform):
         length = image.shape[axis]
         strip = round(self.share * length)
         if min(strip, length - strip) < self.edge:
+            name = f"an HR image of {image.shape} pixels"
+            if 2 * self.edge > length:
+                raise InputError(f"held_out: {name} is too small to hold a crop of {self.edge} out; give larger images, smaller boxes, or 0")
+            least = math.ceil(100 * self.edge / length) / 100
             raise InputError(
-                f"held_out: {self.share:g} of an HR image of {image.shape} pixels leaves {length - strip} and {strip} of {length}, but the critics' crops take "
-                f"{self.edge}; give {self.edge / length:.2g} to {1 - self.edge / length:.2g}, larger images, or 0"
-                if 2 * self.edge <= length
-                else f"held_out: an HR image of {image.shape} pixels is too small to hold a crop of {self.edge} out; give larger images, smaller boxes, or 0"
+                f"held_out: {self.share:g} of {name} leaves {length - strip} and {strip} of {length}, but the critics' crops take {self.edge}; "
+                f"give {least:g} to {1 - least:g}, larger images, or 0"
             )
         kept, cut = (image[: length - strip], image[length - strip :]) if axis == 0 else (image[:, : length - strip], image[:, length - strip :])
         return kept, cut
