@@ -212,7 +212,7 @@ def test_too_little_memory_shows_before_anything_is_written(source, tmp_path, mo
 def test_memory_that_a_shard_lacks_is_one_line(source, tmp_path, monkeypatch):
     """An allocation that really fails, of the votes of a shard."""
     zeros = np.zeros
-    monkeypatch.setattr("bundle.shards.np.zeros", lambda shape, dtype: zeros([2**20 * n for n in shape], dtype) if len(shape) == 4 else zeros(shape, dtype))
+    monkeypatch.setattr("bundle.shards.np.zeros", lambda shape, dtype: zeros([2**12 * n for n in shape], dtype) if len(shape) == 4 else zeros(shape, dtype))
     with pytest.raises(InputError, match=r"^shard: shards of 4 LR voxels: the memory is too little \(.*\); set shard to 2 and choose another output_dir"):
         infer(source, tmp_path, uncertainty=2)
 

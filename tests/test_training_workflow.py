@@ -605,17 +605,23 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(parse, rock, tmp_pa
 # --- What is watched ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def long_images(tmp_path) -> dict[str, str]:
+    """Two images of 160 x 64 pixels, of which a strip can be held out."""
+    return {"hr_images": write_hr(tmp_path / "long.tif", np.random.default_rng(4).integers(0, 4, (2, 160, 64)))}
+
+
 def unwatched(content: dict) -> dict:
     return {key: value for key, value in content.items() if key != "monitors"}
 
 
 @pytest.mark.parametrize("critics", [False, True])
-def test_monitors_change_nothing(parse, rock, tmp_path, critics):
+def test_monitors_change_nothing(parse, rock, long_images, tmp_path, critics):
     """The same checkpoint with them, without them, and with fewer looks."""
     files, tiny = (["critics.yaml"], CRITICS | {"held_out": 0.5, "boxes": [4, 2, 2], "watch_interval": 1}) if critics else ([], TINY)
     found = {}
     for kind in ("watched", "rarely", "unwatched"):
-        parser = parse(*files, **tiny | rock | {"max_epochs": 3, "output_dir": str(tmp_path / kind)})
+        parser = parse(*files, **tiny | rock | long_images | {"max_epochs": 3, "output_dir": str(tmp_path / kind)})
         if kind == "rarely":
             parser["watch_interval"] = 2
         if kind == "unwatched":
@@ -629,7 +635,7 @@ def test_monitors_change_nothing(parse, rock, tmp_path, critics):
     assert same(unwatched(contents["watched"]), contents["unwatched"]) and same(unwatched(contents["rarely"]), contents["unwatched"])
 
 
-def test_critics_are_watched_over_a_resume(parse, rock, tmp_path):
+def test_critics_are_watched_over_a_resume(parse, rock, long_images, tmp_path):
     """What is seen after a resume is what would have been seen without the break."""
     settings = CRITICS | rock | {"held_out": 0.5, "boxes": [4, 2, 2], "watch_interval": 1, "seed": 3}
     whole = train(parse("critics.yaml", **settings | {"max_epochs": 4, "output_dir": str(tmp_path / "whole")}))
@@ -641,24 +647,24 @@ def test_critics_are_watched_over_a_resume(parse, rock, tmp_path):
 
 
 def test_what_is_held_out_is_never_trained_on(parse, rock, tmp_path):
-    """The last 24 of 80 rows are clay, all else is quartz: neither crops nor teachers hold clay, and the record notes the share."""
-    hr = np.ones((2, 80, 64), np.uint8)
-    hr[:, 56:] = 3
+    """The last 48 of 160 rows are clay, all else is quartz: neither crops nor teachers hold clay, and the record notes the share."""
+    hr = np.ones((2, 160, 64), np.uint8)
+    hr[:, 112:] = 3
     images = {"hr_images": write_hr(tmp_path / "rows.tif", hr)}
-    trainer = train(parse(**TINY | rock | images | {"held_out": 0.3, "boxes": [3, 2, 2]}))
+    trainer = train(parse(**TINY | rock | images | {"held_out": 0.3}))
     for images in (trainer.patches.images["hr"], trainer.feedback.images["hr"]):
-        assert [image.shape for image in images] == [(56, 64)] * 2 and all((image == 1).all() for image in images)
+        assert [image.shape for image in images] == [(112, 64)] * 2 and all((image == 1).all() for image in images)
     assert all((crops.argmax(2) == 1).all() for crops in trainer.state.batch["hr"]) and set(trainer.state.batch) == {"image", "hr"}
     assert json.loads((tmp_path / "output" / "model.json").read_text())["settings"]["held_out"] == 0.3
 
 
 def test_the_critics_monitor_sees_what_is_held_out(parse, rock, tmp_path):
-    hr = np.ones((2, 80, 64), np.uint8)
-    hr[:, 56:] = 3
+    hr = np.ones((2, 160, 64), np.uint8)
+    hr[:, 112:] = 3
     images = {"hr_images": write_hr(tmp_path / "rows.tif", hr)}
-    parser = parse("critics.yaml", **CRITICS | rock | images | {"held_out": 0.3, "boxes": [3, 2, 2]})
+    parser = parse("critics.yaml", **CRITICS | rock | images | {"held_out": 0.3})
     parser.get_parsed_content("initialize")
-    trainer, monitor = parser.get_parsed_content("train#trainer"), parser.get_parsed_content("train#monitors#critics")
+    trainer, monitor = (parser.get_parsed_content(key) for key in ("train#trainer", "train#monitors#critics"))
     for images, label in ((monitor.images, 1), (monitor.held_out, 3)):
         crops = monitor._crops(images, trainer)
         assert sorted(crops) == sorted(trainer.critics) and all((one.argmax(1) == label).all() for one in crops.values())
