@@ -618,7 +618,7 @@ def unwatched(content: dict) -> dict:
 @pytest.mark.parametrize("critics", [False, True])
 def test_monitors_change_nothing(parse, rock, long_images, tmp_path, critics):
     """The same checkpoint with them, without them, and with fewer looks."""
-    files, tiny = (["critics.yaml"], CRITICS | {"held_out": 0.5, "boxes": [4, 2, 2], "watch_interval": 1}) if critics else ([], TINY)
+    files, tiny = (["critics.yaml"], CRITICS | {"held_out": 0.3, "watch_interval": 1}) if critics else ([], TINY)
     found = {}
     for kind in ("watched", "rarely", "unwatched"):
         parser = parse(*files, **tiny | rock | long_images | {"max_epochs": 3, "output_dir": str(tmp_path / kind)})
@@ -637,7 +637,7 @@ def test_monitors_change_nothing(parse, rock, long_images, tmp_path, critics):
 
 def test_critics_are_watched_over_a_resume(parse, rock, long_images, tmp_path):
     """What is seen after a resume is what would have been seen without the break."""
-    settings = CRITICS | rock | {"held_out": 0.5, "boxes": [4, 2, 2], "watch_interval": 1, "seed": 3}
+    settings = CRITICS | rock | long_images | {"held_out": 0.3, "watch_interval": 1, "seed": 3}
     whole = train(parse("critics.yaml", **settings | {"max_epochs": 4, "output_dir": str(tmp_path / "whole")}))
     train(parse("critics.yaml", **settings | {"max_epochs": 2, "output_dir": str(tmp_path / "broken")}))
     resumed = train(parse("critics.yaml", **settings | {"max_epochs": 4, "resume": True, "output_dir": str(tmp_path / "broken")}))
