@@ -40,7 +40,7 @@ def keep_freed_memory() -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take, on a GPU or of the main memory: what is free, and what limits (ulimit, containers, SLURM) leave."""
+    """Bytes that this process may still take, on a GPU or of the main memory: what is free, and what limits (ulimit, container, SLURM) leave."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     limits = [_system_memory(), *_address_space(), *_group_memory(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]

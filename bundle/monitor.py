@@ -138,9 +138,9 @@ class GeneratorMonitor:
         engine.state.metrics["noise_diversity"] = value
         self._alarm("noise").look(
             value < self.least_noise_diversity,
-            f"mode collapse: of the detail beyond the LR only {100 * value:.2g} % differs between two noises (limit {100 * self.least_noise_diversity:g} %), "
-            "so every seed gives nearly the same rock; raise network_def#perturbation, or lower consistency_weight "
-            f"(now {engine.consistency_weight:g}); with noise_std 0 it would be meant",
+            f"mode collapse: of the detail beyond the LR only {100 * value:.2g} % differs between two noises "
+            f"(limit {100 * self.least_noise_diversity:g} %), so every seed gives nearly the same rock; raise network_def#perturbation, or "
+            f"lower consistency_weight (now {engine.consistency_weight:g}); with noise_std 0 it would be meant",
             f"{100 * value:.2g} % of the detail differs between two noises again",
         )
 
@@ -150,8 +150,9 @@ class GeneratorMonitor:
         engine.state.metrics[f"slice_diversity_{group}"] = value
         self._alarm(f"slices of {group}").look(
             value < self.least_slice_diversity,
-            f"mode collapse: slices of different places differ {value:.2g} times as much as crops of the HR images of {group} (limit {self.least_slice_diversity:g}); "
-            f"raise consistency_weight (now {engine.consistency_weight:g}), lower g_learning_rate, or go back to an earlier model (snapshots, start_from)",
+            f"mode collapse: slices of different places differ {value:.2g} times as much as crops of the HR images of {group} "
+            f"(limit {self.least_slice_diversity:g}); raise consistency_weight (now {engine.consistency_weight:g}), lower g_learning_rate, "
+            "or go back to an earlier checkpoint or model (start_from, snapshots)",
             f"slices differ {value:.2g} times as much as crops of the HR images of {group} again",
         )
 
@@ -163,8 +164,8 @@ class GeneratorMonitor:
         limit = max(self.least_agreement, self.best - self.margin)
         self._alarm("agreement").look(
             value < limit,
-            f"geometry drifts: {100 * value:.1f} % of the LR voxels of {self.name} keep it (limit {100 * limit:.1f} %, best {100 * self.best:.1f} %); raise "
-            f"consistency_weight (now {engine.consistency_weight:g}) or the costs of {self.name}, or lower tolerance",
+            f"geometry drifts: {100 * value:.1f} % of the LR voxels of {self.name} keep it (limit {100 * limit:.1f} %, best "
+            f"{100 * self.best:.1f} %); raise consistency_weight (now {engine.consistency_weight:g}) or the costs of {self.name}, or lower tolerance",
             f"{100 * value:.1f} % of the LR voxels of {self.name} keep it again",
         )
 
@@ -175,7 +176,8 @@ class CriticMonitor:
     r_v = (E[D(train)] - E[D(held out)]) / (E[D(train)] - E[D(fake)]) (Karras et al. 2020, eq. 1): 0 where held-out crops are scored as those
     that were trained on, 1 where they are scored as fakes. It is a ratio of differences of scores, so it does not depend on their scale or
     offset, which mean nothing in Wasserstein and relativistic critics. It is told where a critic tells crops from fakes by more than
-    twice the standard error; each is `critic_overfitting_<critic>` in `state.metrics`. A held-out part of another texture than the rest counts as overfitting from the start.
+    twice the standard error; each is `critic_overfitting_<critic>` in `state.metrics`. A held-out part of another texture than the rest
+    counts as overfitting from the start.
 
     Args:
         probe: what makes the fakes.
@@ -226,7 +228,8 @@ class CriticMonitor:
 
     def _cannot(self) -> None:
         logger.warning(
-            "held_out is 0: overfitting of the critics cannot be watched; set it to a share of the HR images, such as 0.3, that is then kept out of training"
+            "held_out is 0: overfitting of the critics cannot be watched; set it to a share of the HR images, such as 0.3, "
+            "that is then kept out of training"
         )
 
     def _look(self, engine: SuperResolutionTrainer) -> None:
@@ -239,8 +242,8 @@ class CriticMonitor:
             value = f"critic {worst} scores held-out HR crops {100 * found[worst]:.0f} % of the way from those it learns from to the fakes"
             self.alarm.look(
                 found[worst] > self.limit,
-                f"overfitting: {value} (limit {100 * self.limit:g} %): it knows its images by heart; add HR images, lower d_learning_rate, raise the penalty "
-                "of adversarial, or stop and take an earlier model (snapshots)",
+                f"overfitting: {value} (limit {100 * self.limit:g} %): it knows its images by heart; add HR images, lower d_learning_rate, "
+                "raise the penalty of adversarial, or stop and take an earlier model (snapshots)",
                 f"{value} (limit {100 * self.limit:g} %)",
             )
 

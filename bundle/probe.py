@@ -109,8 +109,8 @@ def own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
 def noise_diversity(made: Sequence[Made]) -> float | None:
     """Of the voxels in which the SR of two noises is not what the LR says in both, the share in which the two differ.
 
-    0 where the noise changes nothing, about 1 - sum p^2 where the detail is drawn anew. LR voxels that come out of hiding with one noise and not with the other are
-    left out: their change is none that was learned.
+    0 where the noise changes nothing. LR voxels that come out of hiding with one noise and not with the other are left out: their change is
+    none that was learned.
 
     Returns:
         None where there is no such LR voxel.
@@ -144,8 +144,8 @@ def agreement(made: Sequence[Made], label: int, n_phases: int) -> float | None:
 def slice_diversity(buffer: SliceBuffer, name: str, images: Sequence[np.ndarray], n_phases: int) -> float | None:
     """Mean share of pixels in which the label slices of two generator steps differ, over that of HR crops.
 
-    Two crops at independent places differ in 1 - sum p^2 of their pixels, p being the volume fractions of the images (Simpson 1949). 1 where the slices
-    are as various as the images, 0 where all are the same.
+    Two crops at independent places differ in 1 - sum p^2 of their pixels, p being the volume fractions of the images (Simpson 1949). 1 where
+    the slices are as various as the images, 0 where all are the same.
 
     Args:
         buffer: slices of the last generator steps.

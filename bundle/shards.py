@@ -108,7 +108,8 @@ class StoreInferer(Inferer):
         passes = max(1, self.uncertainty)
         total = passes * sum(prod(shape) for _, shape in own)
         room = lack_of_memory(
-            f"shard: shards of {self.shard} LR voxels", f"set shard to {max(1, self.shard // 2)} and choose another output_dir, or run fewer processes"
+            f"shard: shards of {self.shard} LR voxels",
+            f"set shard to {max(1, self.shard // 2)} and choose another output_dir, or run fewer processes",
         )
         with room, tqdm(total=total, unit="voxel", unit_scale=True, disable=not self.progress) as bar, ThreadPoolExecutor(1) as writer:
             bar.update(total - passes * sum(prod(shape) for _, shape in missing))

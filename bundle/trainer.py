@@ -146,7 +146,8 @@ class SuperResolutionTrainer(Trainer):
     def _room(self, doing: str) -> AbstractContextManager[None]:
         """Says which settings lower the memory where it is too little."""
         batch = getattr(self.data_loader, "batch_size", None) or 1
-        lower = ([f"batch_size (now {batch})"] if batch > 1 else []) + [f"boxes (now {self.boxes})", f"slices_per_plane (now {self.slices_per_plane})"]
+        settings = {"batch_size": batch, "boxes": self.boxes, "slices_per_plane": self.slices_per_plane}
+        lower = [f"{name} (now {value})" for name, value in settings.items() if value != 1]
         return lack_of_memory(doing, f"lower {' or '.join(lower)}{'' if self.bfloat16 else ', or set amp to true'}", self.state.device)
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def test_killed_twice_and_resumed_it_has_the_weights_of_the_uninterrupted_run(cl
     path = tmp_path / "broken" / "checkpoint.pt"
     assert load(path)["position"]["iteration"] == 6  # the last whole epoch
     log = EventAccumulator(str(path.parent / "tensorboard")).Reload()
-    assert [event.step for event in log.Scalars("watch/agreement_pore")] == [3, 6]
+    assert [event.step for event in log.Scalars("watch/noise_diversity")] == [3, 6]
     assert [event.step for event in log.Images("LR, SR, HR")] == [3, 6]
 
     result = cli("broken", kill="writing(@train#trainer, 3)", resume=True, **settings)
