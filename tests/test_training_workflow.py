@@ -625,8 +625,10 @@ def test_monitors_change_nothing(parse, rock, long_images, tmp_path, critics):
         if kind == "rarely":
             parser["watch_interval"] = 2
         if kind == "unwatched":
-            parser["train#handlers"] = [one for one in parser["train#handlers"] if "@train#monitors" not in one]
-            parser["train#checkpoint"].pop("monitors")
+            for place, handler in enumerate(parser["train#handlers"]):
+                if handler["_target_"].endswith("Monitor"):
+                    parser[f"train#handlers#{place}"] = {"_target_": "bundle.handlers.EpochLog"}  # the places of the others stay
+                handler.pop("monitors", None)
         found[kind] = train(parser)
     seen = {"noise_diversity", "slice_diversity_hr", "agreement_pore"}
     assert seen <= set(found["watched"].state.metrics) and not seen & set(found["unwatched"].state.metrics)
@@ -664,7 +666,7 @@ def test_the_critics_monitor_sees_what_is_held_out(parse, rock, tmp_path):
     images = {"hr_images": write_hr(tmp_path / "rows.tif", hr)}
     parser = parse("critics.yaml", **CRITICS | rock | images | {"held_out": 0.3})
     parser.get_parsed_content("initialize")
-    trainer, monitor = (parser.get_parsed_content(key) for key in ("train#trainer", "train#monitors#critics"))
+    trainer, monitor = (parser.get_parsed_content(key) for key in ("train#trainer", "train#handlers#4"))
     for images, label in ((monitor.images, 1), (monitor.held_out, 3)):
         crops = monitor._crops(images, trainer)
         assert sorted(crops) == sorted(trainer.critics) and all((one.argmax(1) == label).all() for one in crops.values())
