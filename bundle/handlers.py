@@ -72,7 +72,7 @@ class EpochLog:
 
 
 class TensorBoardLog:
-    """Loss curves every few iterations, and a picture LR | SR | HR every few epochs.
+    """Loss curves every few iterations, what the monitors before it see every epoch, and a picture LR | SR | HR every few epochs.
 
     Args:
         log_dir: folder of the event files.
@@ -91,6 +91,7 @@ class TensorBoardLog:
         """Registers with an engine."""
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._curves)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._metrics)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.picture_interval), self._picture)
         engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self.writer.flush())  # what a crash must not lose
         engine.add_event_handler(Events.COMPLETED, lambda: self.writer.close())
@@ -107,6 +108,10 @@ class TensorBoardLog:
     def _curves(self, engine: Engine) -> None:
         for name, value in engine.state.output.items():
             self.writer.add_scalar(f"loss/{name}", value, engine.state.iteration)
+
+    def _metrics(self, engine: Engine) -> None:
+        for name, value in engine.state.metrics.items():
+            self.writer.add_scalar(f"watch/{name}", value, engine.state.iteration)
 
     def _picture(self, engine: SuperResolutionTrainer) -> None:
         self.writer.add_image("LR, SR, HR", self._colour(engine.example_slices()), engine.state.iteration, dataformats="HWC")
@@ -131,6 +136,8 @@ class TrainingCheckpoint:
             with others is refused.
         interval: epochs between saves; the last epoch is always saved.
         snapshots: epochs between models that are kept as model_<epoch>.pt, to choose the best of; 0 keeps the last alone.
+        monitors: whose states are kept by name, so that a resumed training neither warns again nor forgets its best; a checkpoint without them is
+            taken, too, and they start anew. They must be attached before this handler.
 
     Raises:
         InputError: when it saves, a weight is no number (the files stay as they were), or the files cannot be written.
@@ -143,7 +150,9 @@ class TrainingCheckpoint:
         names: Mapping[str, Sequence],
         interval: int = 1,
         snapshots: int = 0,
+        monitors: Mapping[str, Any] | None = None,
     ):
+        self.monitors = dict(monitors or {})
         self.path, self.save_weights, self.interval, self.snapshots = Path(path), save_weights, interval, snapshots
         self.names = {key: [str(name) for name in value] for key, value in names.items()}
         self.seconds = 0.0
@@ -171,6 +180,8 @@ class TrainingCheckpoint:
                         f"training stopped at iteration {engine.state.iteration}: {name} of the {part} became NaN or infinite; "
                         "the last checkpoint is kept, resume from it with a lower learning rate or a higher penalty"
                     )
+        if self.monitors:
+            state["monitors"] = {name: monitor.state_dict() for name, monitor in self.monitors.items()}
         if self.snapshots and epoch % self.snapshots == 0:
             self.save_weights(engine.ema.module, self.path.with_name(f"model_{epoch:04d}.pt"))
         self.save_weights(engine.ema.module, self.path.with_name("model.pt"))  # first: killed in between, a resume makes both again
@@ -204,6 +215,8 @@ class TrainingCheckpoint:
                 part.load_state_dict(state[name])
                 for group, setting in zip(getattr(part, "param_groups", []), settings):
                     group.update(setting)
+            for name in self.monitors.keys() & state.get("monitors", {}).keys():
+                self.monitors[name].load_state_dict(state["monitors"][name])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = textwrap.shorten(str(error), 200)
             raise InputError(f"{self.path}: a checkpoint of another configuration ({reason}); choose another output_dir") from error

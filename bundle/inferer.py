@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from bundle.errors import InputError, switch
 from bundle.io.region import boxes, replicated
-from bundle.memory import choose_core, free_memory
+from bundle.memory import choose_core, free_memory, lack_of_memory
 from bundle.networks.noise import coordinate_noise
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class WindowInferer(Inferer):
         prepare = partial(self._prepared, read, network, seed, device, core)
         ready = ahead(prepare, jobs) if _is_gpu(device) else map(prepare, jobs)  # a processor would only take from itself
         for (low, size), (image, noise) in zip(cores, ready):
-            with lack_of_memory(core), eval_mode(network), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            with _room_for_window(core, device), eval_mode(network), torch.autocast(device.type, torch.bfloat16, enabled=amp):
                 labels, phases = network.window(image, noise, True, probabilities)
             place = tuple(slice(scale * a, scale * (a + n)) for a, n in zip(low, size))
             yield Window(place, labels[0, 0], phases[0] if probabilities else phases)
@@ -171,23 +171,15 @@ class WindowInferer(Inferer):
         onehot = F.one_hot(labels[None].long(), network.in_channels - 1).movedim(-1, 1)
         image = torch.cat([onehot.float(), self._noise(seed, 1, low, labels.shape)], 1).contiguous(memory_format=torch.channels_last_3d)
         noise = [self._noise(seed, s, [s * a + offset for a in start], noise_shape) for s, offset, noise_shape in network.noise_windows(list(shape))]
-        with lack_of_memory(core):
+        with _room_for_window(core, device):
             return _sent(image, device), [_sent(one, device) for one in noise]
 
     def _noise(self, seed: int, scale: int, start: Sequence[int], shape: Sequence[int]) -> Tensor:
         return self.noise_std * coordinate_noise(seed, scale, tuple(start), tuple(shape))[None, None]
 
 
-@contextmanager
-def lack_of_memory(core: int) -> Iterator[None]:
-    """Turns the errors of allocators into one that says what to do."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        lacking = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not lacking and not any(words in str(error) for words in ("can't allocate memory", "out of memory")):
-            raise
-        raise InputError(f"core: the memory is too little for windows of {core} LR voxels; set core to {max(1, core // 2)}") from error
+def _room_for_window(core: int, device: torch.device) -> AbstractContextManager[None]:
+    return lack_of_memory(f"core: windows of {core} LR voxels", f"set core to {max(1, core // 2)}", device)
 
 
 def _sent(x: Tensor, device: torch.device) -> Tensor:

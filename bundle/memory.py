@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,11 @@ from bundle.errors import InputError
 CORES = (32, 24, 16, 12, 8, 4, 2, 1)  # LR voxels; beyond 32 nothing is gained
 ROOM = 1.5  # what a window takes is this much more than its tensors: the allocator's gaps, and the work space of convolutions
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+# What torch says on a processor of each system, on a GPU, and what the libraries that it calls say.
+_LACKING = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+_ASKED = re.compile(r"(?:allocate|allocating) (\d+(?:\.\d+)?) ?(bytes|[KMGTPE]iB)")  # of torch on a processor or GPU, and of NumPy
+_UNITS = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * power) for power, prefix in enumerate("KMGTPE", start=1)}}
 
 
 def keep_freed_memory() -> bool:
@@ -32,11 +40,34 @@ def keep_freed_memory() -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take, on a GPU or of the main memory: what is free, and what control groups (containers, SLURM) leave."""
+    """Bytes that this process may still take, on a GPU or of the main memory: what is free, and what limits (ulimit, container, SLURM) leave."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    limits = [_system_memory(), *_group_memory(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]
-    return min(limits)
+    limits = [_system_memory(), *_address_space(), *_group_memory(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]
+    return max(0, min(limits))
+
+
+@contextmanager
+def lack_of_memory(doing: str, advice: str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Turns the errors of allocators into one line that says what was asked for, what is free and what to do.
+
+    Args:
+        doing: what the memory is too little for; the line starts with it.
+        advice: the setting that lowers it.
+        device: whose free memory is told.
+
+    Raises:
+        InputError: instead of what an allocator of Python, NumPy or torch raised. All other errors pass.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        lacking = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not lacking and not any(words in str(error) for words in _LACKING):
+            raise
+        asked, free = _ASKED.search(str(error)), f"{_size(free_memory(torch.device(device)))} free"
+        numbers = f"{_size(float(asked[1]) * _UNITS[asked[2]])} more asked for, {free}" if asked else free
+        raise InputError(f"{doing}: the memory is too little ({numbers}); {advice}") from error
 
 
 def _system_memory() -> int:
@@ -45,6 +76,18 @@ def _system_memory() -> int:
         return 1024 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):  # not Linux: what most computers have at least
         return 4 * 2**30
+
+
+def _address_space() -> list[int]:
+    """What `ulimit -v` leaves of the addresses that the process may hold; nothing where there is no such limit."""
+    try:
+        import resource  # not on Windows
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):
+        return []
+    return [] if limit == resource.RLIM_INFINITY else [limit - held]
 
 
 def _group_memory(root: Path, own: Path) -> list[int]:
@@ -119,7 +162,10 @@ def choose_core(network: nn.Module, amp: bool, free: int, most: int, wanted: int
 
 
 def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.2g} GiB"
+    gib = n_bytes / 2**30
+    if gib < 0.01:
+        return f"{n_bytes / 2**20:.2g} MiB"
+    return f"{gib:.2g} GiB" if gib < 100 else f"{gib:,.0f} GiB"
 
 
 class _LiveBytes(TorchDispatchMode):

@@ -19,6 +19,7 @@ from bundle.errors import InputError, switch
 from bundle.inferer import WindowInferer
 from bundle.io import Volume, super_resolved_affine
 from bundle.io.source import LabelSource
+from bundle.memory import lack_of_memory
 from bundle.store import SUFFIX, LabelStore, PercentStore, ShardStore
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,11 @@ class StoreInferer(Inferer):
             logger.info(f"{self.path}: {len(own) - len(missing)} of {len(own)} shards are finished already")
         passes = max(1, self.uncertainty)
         total = passes * sum(prod(shape) for _, shape in own)
-        with tqdm(total=total, unit="voxel", unit_scale=True, disable=not self.progress) as bar, ThreadPoolExecutor(1) as writer:
+        room = lack_of_memory(
+            f"shard: shards of {self.shard} LR voxels",
+            f"set shard to {max(1, self.shard // 2)} and choose another output_dir, or run fewer processes",
+        )
+        with room, tqdm(total=total, unit="voxel", unit_scale=True, disable=not self.progress) as bar, ThreadPoolExecutor(1) as writer:
             bar.update(total - passes * sum(prod(shape) for _, shape in missing))
             bar.initial = bar.n  # what is there already tells nothing of the speed
             writing: Future | None = None

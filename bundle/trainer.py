@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bundle.buffer import SliceBuffer
 from bundle.errors import InputError, switch
+from bundle.memory import lack_of_memory
 from bundle.networks.generator import Box
 from bundle.transforms.downsample import block_mean
 from bundle.transforms.slices import random_slices
@@ -132,8 +134,28 @@ class SuperResolutionTrainer(Trainer):
         self.add_event_handler(Events.EPOCH_STARTED, lambda: train_data_loader.dataset.set_epoch(self.state.epoch))
         self._register_handlers(train_handlers or [])
 
+    def run(self) -> None:
+        """Trains.
+
+        Raises:
+            InputError: too little memory, a loss that is no number, or what the handlers raise.
+        """
+        with self._room("training, beside the steps (patches, pictures, monitors, checkpoint)"):
+            super().run()
+
+    def _room(self, doing: str) -> AbstractContextManager[None]:
+        """Says which settings lower the memory where it is too little."""
+        batch = getattr(self.data_loader, "batch_size", None) or 1
+        settings = {"batch_size": batch, "boxes": self.boxes, "slices_per_plane": self.slices_per_plane}
+        lower = [f"{name} (now {value})" for name, value in settings.items() if value != 1]
+        return lack_of_memory(doing, f"lower {' or '.join(lower)}{'' if self.bfloat16 else ', or set amp to true'}", self.state.device)
+
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
         """One critic step and, every `n_critic` iterations, one generator step; returns the losses as floats."""
+        with self._room(f"training, a step (iteration {engine.state.iteration})"):
+            return self._steps(engine, batchdata)
+
+    def _steps(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
         iteration = engine.state.iteration
         torch.manual_seed((self.seed * 1_000_003 + iteration) & 0x7FFFFFFFFFFFFFFF)
         image = convert_to_tensor(batchdata["image"], track_meta=False).to(self.state.device, memory_format=torch.channels_last_3d)
@@ -152,7 +174,7 @@ class SuperResolutionTrainer(Trainer):
         reals, fakes = {}, {}
         if self.critics or self.patches is not None or self.feedback is not None:
             reals = self._reals(batchdata, image.shape[1] - 1) if self.critics else {}
-            fakes = self._fakes(volumes, labels)
+            fakes = self.fakes(volumes, labels)
             if self.buffer is not None:
                 for name, per_plane in fakes.items():
                     self.buffer.push(name, *(torch.cat(parts) for parts in zip(*per_plane)))
@@ -181,12 +203,22 @@ class SuperResolutionTrainer(Trainer):
     def example_slices(self) -> list[np.ndarray]:
         """Label slices (y, x) of the last batch through the middle: LR, SR of the averaged generator, and an HR crop."""
         image = convert_to_tensor(self.state.batch["image"], track_meta=False)[:1].to(self.state.device)
-        with torch.no_grad():
-            scale, probabilities, box = self.ema.module.forward_training(image, self.boxes)[-1]
+        scale, probabilities, box = self.averaged(image)[-1]
         lr = of_box(image, box)[0, :-1].argmax(0)[box[1] // 2]
         sr = probabilities[0].argmax(0)[scale * box[1] // 2]
         hr = convert_to_tensor(self.state.batch[next(iter(self.planes))][-1], track_meta=False)[0, 0].argmax(0)
         return [labels.cpu().numpy() for labels in (lr, sr, hr)]
+
+    def averaged(self, image: Tensor) -> list[tuple[int, Tensor, Box]]:
+        """What the averaged generator makes of LR patches, as `forward_training` of the network gives it; labels where the losses see labels."""
+        with torch.no_grad(), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
+            volumes = self.ema.module.forward_training(image, self.boxes)
+        return [(scale, straight_through(p) if self.hard_labels else p, box) for scale, p, box in volumes]
+
+    def at_scale(self, crops: Tensor, edge: int) -> Tensor:
+        """HR crops (N, phases, h, h) as the critic of slices of `edge` voxels sees them: block means, or their majority labels."""
+        real = block_mean(crops, crops.shape[-1] // edge)
+        return straight_through(real) if self.hard_labels else real
 
     def _reals(self, batch: Mapping[str, Any], n_labels: int) -> dict[str, list[Slices]]:
         """HR crops by critic, one pair of crops and shares a critic update; of the shares only that of the matched label is counted."""
@@ -203,7 +235,7 @@ class SuperResolutionTrainer(Trainer):
                 reals[f"{group}_{scale}x"] = list(zip(crops.chunk(n), shares.chunk(n)))
         return reals
 
-    def _fakes(self, volumes: Sequence[tuple[int, Tensor, Box]], lr_onehot: Tensor) -> dict[str, list[Slices]]:
+    def fakes(self, volumes: Sequence[tuple[int, Tensor, Box]], lr_onehot: Tensor) -> dict[str, list[Slices]]:
         """Fake slices by critic, one pair of slices and shares a critic update."""
         fakes = {}
         for scale, probabilities, box in volumes:
@@ -227,8 +259,7 @@ class SuperResolutionTrainer(Trainer):
             for i in torch.randperm(len(shares)).tolist():
                 chosen[i] = (left - shares[i]).abs().argmin()
                 left[chosen[i]] = torch.inf
-        real = block_mean(crops[chosen], crops.shape[-1] // fake.shape[-1])
-        return straight_through(real) if self.hard_labels else real
+        return self.at_scale(crops[chosen], fake.shape[-1])
 
     def _critic_step(self, reals: Mapping[str, list[Slices]], fakes: Mapping[str, list[Slices]], losses: dict[str, Tensor]) -> None:
         """Updates every critic once, or once a plane."""

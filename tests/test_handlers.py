@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -132,6 +132,15 @@ def test_tensorboard_holds_scalars_and_a_picture(tmp_path):
     gap = np.full((8, 4, 3), 255, np.uint8)
     lr, sr, hr = (colour_labels(np.full((8, 8), label, np.uint8)) for label in (1, 2, 3))
     np.testing.assert_array_equal(picture, np.concatenate([lr, gap, sr, gap, hr], axis=1))
+
+
+def test_tensorboard_holds_what_the_monitors_see(tmp_path):
+    """Whatever is in the metrics when an epoch ends."""
+    trainer = Trainer(epochs=3)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: trainer.state.metrics.update(agreement_pore=trainer.state.epoch / 4))
+    TensorBoardLog(str(tmp_path)).attach(trainer)
+    trainer.start()
+    assert [(event.step, event.value) for event in events(tmp_path).Scalars("watch/agreement_pore")] == [(4, 0.25), (8, 0.5), (12, 0.75)]
 
 
 def test_tensorboard_keeps_the_place_of_every_lr_voxel_in_the_picture(tmp_path):

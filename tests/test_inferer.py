@@ -191,7 +191,7 @@ def test_memory_that_is_taken_meanwhile(labels, error, monkeypatch):
         raise error
 
     network.window = window
-    with pytest.raises(InputError, match="windows of 4 LR voxels; set core to 2"):
+    with pytest.raises(InputError, match=r"core: windows of 4 LR voxels: the memory is too little \(.* free\); set core to 2"):
         infer(labels, network, core=4)
 
 

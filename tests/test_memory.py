@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bundle import memory
 from bundle.errors import InputError
-from bundle.memory import ROOM, choose_core, free_memory, window_memory
+from bundle.memory import ROOM, choose_core, free_memory, lack_of_memory, window_memory
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.paper import PaperGenerator
 
@@ -147,3 +150,119 @@ def test_freed_memory_is_kept(bundle_root):
         pytest.skip("not the GNU C library")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 16384  # pages of 4 KiB in a single block
+
+
+# --- Too little of it --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("allocate", "asked"),
+    [
+        (lambda: torch.empty(2**50, dtype=torch.uint8), "1,048,576 GiB more asked for"),
+        (lambda: np.empty(2**55, np.uint8), "33,554,432 GiB more asked for"),
+        (lambda: bytearray(2**60), None),
+    ],
+)
+def test_allocations_that_really_fail_are_one_line(allocate, asked):
+    with pytest.raises(InputError) as caught, lack_of_memory("a step", "lower x"):
+        allocate()
+    message = str(caught.value)
+    assert re.fullmatch(r"a step: the memory is too little \((.* more asked for, )?[\d.]+ GiB free\); lower x", message), message
+    assert asked is None or asked in message
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 3.00 GiB is free.", "20 GiB"),
+        ("CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has", "0.5 GiB"),
+        ("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: you tried to allocate 3221225472 bytes.", "3 GiB"),
+        ("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 1048576 bytes.", "1 MiB"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", None),
+    ],
+)
+def test_what_allocators_of_other_machines_say(said, asked):
+    kind = torch.OutOfMemoryError if "CUDA" in said else RuntimeError
+    with pytest.raises(InputError) as caught, lack_of_memory("a step", "lower x"):
+        raise kind(said)
+    assert (f"too little ({asked} more asked for, " in str(caught.value)) == (asked is not None)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access was encountered"), InputError("core: too little"), ValueError("x")])
+def test_other_errors_pass(error):
+    with pytest.raises(type(error)) as caught, lack_of_memory("a step", "lower x"):
+        raise error
+    assert caught.value is error
+
+
+def run_limited(script: str, bundle_root) -> subprocess.CompletedProcess:
+    """Python in a process of its own, in which `limit(MiB)` leaves it that much more address space."""
+    head = f"""
+        import resource, sys
+        sys.path.insert(0, {str(bundle_root)!r})
+        from bundle.errors import one_line_errors
+        one_line_errors()
+        def limit(mib):
+            held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (held + mib * 2**20,) * 2)
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # threads take addresses of their own
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(script)], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v")
+def test_a_limit_of_the_address_space_is_what_is_free(bundle_root):
+    done = run_limited(
+        """
+        import torch
+        from bundle.memory import free_memory
+        limit(300)
+        print(free_memory(torch.device("cpu")) / 2**20)
+        """,
+        bundle_root,
+    )
+    assert 200 < float(done.stdout) <= 300, done.stderr
+
+
+def only_line(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v")
+def test_a_window_that_the_system_refuses_is_one_line(bundle_root):
+    """The memory is taken after the window was chosen: when its labels are read."""
+    done = run_limited(
+        """
+        import numpy as np, torch
+        from functools import partial
+        from bundle.inferer import WindowInferer
+        from bundle.io.region import replicated
+        from bundle.networks.generator import LevelGenerator
+        network = LevelGenerator(4, 3, channels=(32, 32, 32), blocks=0, grain_radius=2)
+        read = partial(replicated, np.zeros((24, 24, 24), np.uint8))
+        def reads(*box):
+            limit(60)
+            return read(*box)
+        list(WindowInferer(24).windows(reads, network, (0, 0, 0), (24, 24, 24), 0))
+        """,
+        bundle_root,
+    )
+    assert re.fullmatch(r"error: core: windows of 24 LR voxels: the memory is too little \(.*[\d.]+ [GM]iB free\); set core to 12", only_line(done))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v")
+def test_a_step_that_the_system_refuses_is_one_line(bundle_root):
+    done = run_limited(
+        """
+        from ignite.engine import Events
+        from torch import nn
+        from tests.test_trainer import level_trainer
+        trainer = level_trainer(batch_size=64, critics=nn.ModuleDict(), boxes=(6, 4), edge=18)
+        trainer.add_event_handler(Events.STARTED, lambda: limit(60))
+        trainer.run()
+        """,
+        bundle_root,
+    )
+    words = r"error: training, a step \(iteration 1\): the memory is too little \(.*[\d.]+ [GM]iB free\); lower batch_size \(now 64\) or boxes \(now \[6, 4\]\)"
+    assert re.match(words + r" or slices_per_plane \(now 2\), or set amp to true", only_line(done)), done.stderr[-500:]

@@ -209,6 +209,14 @@ def test_too_little_memory_shows_before_anything_is_written(source, tmp_path, mo
     assert not (tmp_path / "out").exists()
 
 
+def test_memory_that_a_shard_lacks_is_one_line(source, tmp_path, monkeypatch):
+    """An allocation that really fails, of the votes of a shard."""
+    zeros = np.zeros
+    monkeypatch.setattr("bundle.shards.np.zeros", lambda shape, dtype: zeros([2**12 * n for n in shape], dtype) if len(shape) == 4 else zeros(shape, dtype))
+    with pytest.raises(InputError, match=r"^shard: shards of 4 LR voxels: the memory is too little \(.*\); set shard to 2 and choose another output_dir"):
+        infer(source, tmp_path, uncertainty=2)
+
+
 def test_a_disk_that_is_full_in_the_middle(tmp_path, bundle_root):
     """A real process that may write only small files: one line, what is finished is kept, and with room it goes on."""
     labels = np.random.default_rng(1).integers(3, size=(16, 8, 16), dtype=np.uint8)  # 4 shards of about the same size, the first not the largest

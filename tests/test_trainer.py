@@ -678,3 +678,24 @@ def test_learning_rates_fall_over_the_last_share_of_the_training(decay):
         passed = max(0.0, (iteration - 20 * (1 - decay)) / (20 * decay)) if decay else 0.0  # of the decay
         assert found == pytest.approx((0.4 * (1 - 0.95 * passed),) * 2)
     assert rates(resumed=True) == {iteration: found for iteration, found in whole.items() if iteration > 10}
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_memory_that_a_step_lacks_is_one_line(batch_size, amp):
+    """An allocation that really fails."""
+    stub = Stub(lambda _: torch.empty(2**50))
+    trainer = trainer_of(stub, iterations=3, batch_size=batch_size, slices_per_plane=5, amp=amp)
+    with pytest.raises(InputError) as caught:
+        trainer.run()
+    message = str(caught.value)
+    assert message.startswith("training, a step (iteration 1): the memory is too little (4,194,304 GiB more asked for, ")
+    batch = f"batch_size (now {batch_size}) or " if batch_size > 1 else ""
+    assert message.endswith(f"lower {batch}boxes (now [4]) or slices_per_plane (now 5){'' if amp else ', or set amp to true'}") and "\n" not in message
+
+
+def test_memory_that_a_handler_lacks_is_one_line():
+    trainer = level_trainer(iterations=1)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: bytearray(2**60))
+    with pytest.raises(InputError, match=r"^training, beside the steps \(patches, pictures, monitors, checkpoint\): the memory is too little"):
+        trainer.run()

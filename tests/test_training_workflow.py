@@ -114,6 +114,7 @@ def test_killed_twice_and_resumed_it_has_the_weights_of_the_uninterrupted_run(cl
     path = tmp_path / "broken" / "checkpoint.pt"
     assert load(path)["position"]["iteration"] == 6  # the last whole epoch
     log = EventAccumulator(str(path.parent / "tensorboard")).Reload()
+    assert [event.step for event in log.Scalars("watch/noise_diversity")] == [3, 6]
     assert [event.step for event in log.Images("LR, SR, HR")] == [3, 6]
 
     result = cli("broken", kill="writing(@train#trainer, 3)", resume=True, **settings)
@@ -599,3 +600,87 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(parse, rock, tmp_pa
     assert all(value.isfinite().all() for part in ("network", "ema") for value in content[part].values())
     resumed = train(parse(**TINY | rock | {"max_epochs": 3, "resume": True}))
     assert resumed.state.iteration == 9
+
+
+# --- What is watched ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_images(tmp_path) -> dict[str, str]:
+    """Two images of 160 x 64 pixels, of which a strip can be held out."""
+    return {"hr_images": write_hr(tmp_path / "long.tif", np.random.default_rng(4).integers(0, 4, (2, 160, 64)))}
+
+
+def unwatched(content: dict) -> dict:
+    return {key: value for key, value in content.items() if key != "monitors"}
+
+
+@pytest.mark.parametrize("critics", [False, True])
+def test_monitors_change_nothing(parse, rock, long_images, tmp_path, critics):
+    """The same checkpoint with them, without them, and with fewer looks."""
+    files, tiny = (["critics.yaml"], CRITICS | {"held_out": 0.3, "watch_interval": 1}) if critics else ([], TINY)
+    found = {}
+    for kind in ("watched", "rarely", "unwatched"):
+        parser = parse(*files, **tiny | rock | long_images | {"max_epochs": 3, "output_dir": str(tmp_path / kind)})
+        if kind == "rarely":
+            parser["watch_interval"] = 2
+        if kind == "unwatched":
+            for place, handler in enumerate(parser["train#handlers"]):
+                if handler["_target_"].endswith("Monitor"):
+                    parser[f"train#handlers#{place}"] = {"_target_": "bundle.handlers.EpochLog"}  # the places of the others stay
+                handler.pop("monitors", None)
+        found[kind] = train(parser)
+    seen = {"noise_diversity", "slice_diversity_hr", "agreement_pore"}
+    assert seen <= set(found["watched"].state.metrics) and not seen & set(found["unwatched"].state.metrics)
+    contents = {kind: load(tmp_path / kind / "checkpoint.pt") for kind in found}
+    assert set(contents["watched"]["monitors"]) == {"generator", "critics"} and "monitors" not in contents["unwatched"]
+    assert same(unwatched(contents["watched"]), contents["unwatched"]) and same(unwatched(contents["rarely"]), contents["unwatched"])
+
+
+def test_critics_are_watched_over_a_resume(parse, rock, long_images, tmp_path):
+    """What is seen after a resume is what would have been seen without the break."""
+    settings = CRITICS | rock | long_images | {"held_out": 0.3, "watch_interval": 1, "seed": 3}
+    whole = train(parse("critics.yaml", **settings | {"max_epochs": 4, "output_dir": str(tmp_path / "whole")}))
+    train(parse("critics.yaml", **settings | {"max_epochs": 2, "output_dir": str(tmp_path / "broken")}))
+    resumed = train(parse("critics.yaml", **settings | {"max_epochs": 4, "resume": True, "output_dir": str(tmp_path / "broken")}))
+    assert resumed.state.metrics == whole.state.metrics
+    assert any(name.startswith("critic_overfitting_hr_") for name in whole.state.metrics)
+    assert same(load(tmp_path / "broken" / "checkpoint.pt"), load(tmp_path / "whole" / "checkpoint.pt"))
+
+
+def test_what_is_held_out_is_never_trained_on(parse, rock, tmp_path):
+    """The last 48 of 160 rows are clay, all else is quartz: neither crops nor teachers hold clay, and the record notes the share."""
+    hr = np.ones((2, 160, 64), np.uint8)
+    hr[:, 112:] = 3
+    images = {"hr_images": write_hr(tmp_path / "rows.tif", hr)}
+    trainer = train(parse(**TINY | rock | images | {"held_out": 0.3}))
+    for images in (trainer.patches.images["hr"], trainer.feedback.images["hr"]):
+        assert [image.shape for image in images] == [(112, 64)] * 2 and all((image == 1).all() for image in images)
+    assert all((crops.argmax(2) == 1).all() for crops in trainer.state.batch["hr"]) and set(trainer.state.batch) == {"image", "hr"}
+    assert json.loads((tmp_path / "output" / "model.json").read_text())["settings"]["held_out"] == 0.3
+
+
+def test_the_critics_monitor_sees_what_is_held_out(parse, rock, tmp_path):
+    hr = np.ones((2, 160, 64), np.uint8)
+    hr[:, 112:] = 3
+    images = {"hr_images": write_hr(tmp_path / "rows.tif", hr)}
+    parser = parse("critics.yaml", **CRITICS | rock | images | {"held_out": 0.3})
+    parser.get_parsed_content("initialize")
+    trainer, monitor = (parser.get_parsed_content(key) for key in ("train#trainer", "train#handlers#4"))
+    for images, label in ((monitor.images, 1), (monitor.held_out, 3)):
+        crops = monitor._crops(images, trainer)
+        assert sorted(crops) == sorted(trainer.critics) and all((one.argmax(1) == label).all() for one in crops.values())
+
+
+def test_critics_without_a_held_out_part_are_told_of(parse, rock, caplog):
+    train(parse("critics.yaml", **CRITICS | rock))
+    assert len([record for record in caplog.records if "held_out is 0" in record.getMessage()]) == 1
+    caplog.clear()
+    train(parse(**TINY | rock))
+    assert "held_out" not in caplog.text
+
+
+def test_a_held_out_part_too_small_for_a_crop(parse, rock, tmp_path):
+    message = failure(parse(**TINY | rock | {"held_out": 0.3}))  # 19 of 64 pixels; crops take 48
+    assert message == "held_out: an HR image of (64, 64) pixels is too small to hold a crop of 48 out; give larger images, smaller boxes, or 0"
+    assert not (tmp_path / "output").exists()
