@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,28 +138,33 @@ class Lab:
         self, name: str, folders: Sequence[Path], phases: Sequence[str], models: Mapping[str, Model], scale: int = FACTOR, physics: bool = False
     ) -> str:
         """Judge models on rocks with truth, write `<name>.json`, `<name>.md` and `<name>.png`, and return the table."""
-        columns: dict[str, list[dict]] = {}
+        geometry: dict[str, list[dict]] = {}
+        physical: dict[str, list[dict]] = {}
+        own = list(models)[-1]
         for folder in folders:
             truth, lr = read_volume(folder / "truth.tif"), read_volume(folder / "lr.tif")
-            size, made = truth.voxel_size[0], {}
-            made["nearest"] = [upsample_nearest(lr.array, scale)]
-            made["trilinear"] = [upsample_trilinear(lr.array, scale, len(phases))]
+            size, n = truth.voxel_size[0], len(phases)
+            made = {"nearest": [upsample_nearest(lr.array, scale)], "trilinear": [upsample_trilinear(lr.array, scale, n)]}
             for title, model in models.items():
                 made[title] = [self.super_resolve(model, folder / "lr.tif", seed, scale) for seed in range(self.seeds)]
-            reference = self._physics(folder, "truth", truth.array, phases, size) if physics else None
+            keys = {title: models[title].name if title in models else title for title in made}
+            if self.seeds > 2:
+                guess = f"majority of {self.seeds} seeds"
+                made[guess], keys[guess] = [judging.majority_of_seeds(made[own], n)], f"{keys[own]}_majority_of_{self.seeds}"
             for title, volumes in made.items():
-                key = models[title].name if title in models else title
                 for seed, volume in enumerate(volumes):
-                    kept = f"geometry_{key}_{seed}"
-                    row = self._kept(folder, kept, lambda: judging.geometry_errors(volume, truth.array, phases, size, boundaries=False))
-                    if physics:
-                        found = self._physics(folder, f"{key}_0", volumes[0], phases, size)
-                        row = {**row, **judging.physical_errors(found, reference)}
-                    columns.setdefault(title, []).append(row)
-        spreads = {title: judging.spread(rows) for title, rows in columns.items()}
-        table = judging.markdown(spreads, against="nearest")
+                    errors = partial(judging.geometry_errors, volume, truth.array, phases, size, boundaries=False)
+                    geometry.setdefault(title, []).append(self._kept(folder, f"geometry_{keys[title]}_{seed}", errors))
+            if physics:
+                found = {"truth": self._physics(folder, "truth", truth.array, phases, size)}
+                found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in ("nearest", "trilinear", own)}
+                for title in list(found)[1:]:
+                    physical.setdefault(title, []).append(judging.physical_errors(found[title], found["truth"]))
+                (folder / "physics.md").write_text(judging.property_table(found), encoding="utf-8")
+        spreads = {title: judging.spread(rows) | (judging.spread(physical[title]) if title in physical else {}) for title, rows in geometry.items()}
+        table = judging.markdown(spreads, (own, "nearest"))
         (self.folder / f"{name}.md").write_text(table, encoding="utf-8")
-        (self.folder / f"{name}.json").write_text(json.dumps(columns, indent=1) + "\n", encoding="utf-8")
+        (self.folder / f"{name}.json").write_text(json.dumps({"geometry": geometry, "physics": physical}, indent=1) + "\n", encoding="utf-8")
         shown = {"LR": (report.middle_slices(lr.array), lr.voxel_size)}
         shown |= {title: (report.middle_slices(volumes[0]), truth.voxel_size) for title, volumes in made.items() if title in models}
         shown["truth"] = (report.middle_slices(truth.array), truth.voxel_size)
@@ -166,7 +172,7 @@ class Lab:
         return table
 
     def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
-        return self._kept(folder, f"physics_{title}", lambda: judging.physical_properties(labels, phases, size, self.coarsening))
+        return self._kept(folder, f"physics_{title}", partial(judging.physical_properties, labels, phases, size, self.coarsening))
 
     @staticmethod
     def _kept(folder: Path, name: str, make: Callable[[], dict]) -> dict:

@@ -73,6 +73,17 @@ def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]
     return errors
 
 
+def property_table(columns: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:
+    """`physical_properties` of several volumes side by side, as Markdown; a formation factor without a path is infinite."""
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for name in PHYSICAL:
+        entries = [column[name] for column in columns.values()]
+        for i, axis in enumerate("zyx" if len(entries[0]) > 1 else [""]):
+            cells = ["no path" if values[i] is None else f"{values[i]:.4g}" for values in entries]
+            lines.append(f"| {' '.join([name.replace('_', ' '), *axis])} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def spread(rows: Sequence[Mapping[str, float | None]]) -> dict[str, tuple[float, float, int] | None]:
     """Mean, standard deviation (n - 1) and number of every entry over several rocks or seeds; None where one of them has no value."""
     result = {}
@@ -85,23 +96,38 @@ def spread(rows: Sequence[Mapping[str, float | None]]) -> dict[str, tuple[float,
     return result
 
 
-def markdown(columns: Mapping[str, Mapping[str, tuple[float, float, int] | None]], against: str | None = None) -> str:
+def majority_of_seeds(volumes: Sequence[np.ndarray], n_phases: int) -> np.ndarray:
+    """The label that most of the SR volumes of one scan have, (z, y, x) uint8; ties go to the first volume's label if it is among them.
+
+    A single volume is one plausible rock; this is the best guess of each voxel, which is smoother than any rock.
+    """
+    most = np.zeros(volumes[0].shape, np.uint8)
+    best = volumes[0].copy()
+    for phase in [None, *range(n_phases)]:  # first the votes for the first volume's own labels
+        wanted = volumes[0] if phase is None else phase
+        votes = sum((volume == wanted).astype(np.uint8) for volume in volumes)
+        more = votes > most
+        best[more] = volumes[0][more] if phase is None else phase
+        most = np.maximum(most, votes)
+    return best
+
+
+def markdown(columns: Mapping[str, Mapping[str, tuple[float, float, int] | None]], ratio: tuple[str, str] | None = None) -> str:
     """A table of errors: a row an entry, a column a candidate, mean ± standard deviation; the smallest mean of a row is bold.
 
     Args:
         columns: candidate -> result of `spread`.
-        against: candidate whose mean divides that of the last column, in a column of its own; None leaves it out.
+        ratio: two candidates; the mean of the first is divided by that of the second in a column of its own.
     """
-    names = list(next(iter(columns.values())))
-    last = list(columns)[-1]
-    ratio = [f"{last} / {against}"] if against else []
-    lines = ["| error | " + " | ".join([*columns, *ratio]) + " |", "|---" * (1 + len(columns) + len(ratio)) + "|"]
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    divided = [f"{ratio[0]} / {ratio[1]}"] if ratio else []
+    lines = ["| error | " + " | ".join([*columns, *divided]) + " |", "|---" * (1 + len(columns) + len(divided)) + "|"]
     for name in names:
         cells = [column.get(name) for column in columns.values()]
         best = min((cell[0] for cell in cells if cell), default=None)
         texts = [_cell(cell, bool(cell) and cell[0] == best) for cell in cells]
-        if against:
-            base, own = columns[against].get(name), columns[last].get(name)
+        if ratio:
+            own, base = (columns[title].get(name) for title in ratio)
             texts.append(f"{own[0] / base[0]:.2f}" if own and base and base[0] > 0 else "-")
         lines.append(f"| {name} | " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"

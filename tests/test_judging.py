@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bundle.judging import geometry_errors, markdown, physical_errors, physical_properties, spread
+from bundle.judging import geometry_errors, majority_of_seeds, markdown, physical_errors, physical_properties, property_table, spread
 
 PHASES = ("pore", "grain")
 
@@ -84,8 +84,27 @@ def test_spread_is_mean_and_standard_deviation():
 
 def test_table_marks_the_best_and_divides():
     columns = {"nearest": {"a": (0.5, 0.01, 3), "b": None, "c": (0.0, 0.0, 3)}, "SR": {"a": (0.2, 0.02, 3), "b": (12.3, 1.0, 3), "c": (0.1, 0.0, 3)}}
-    lines = markdown(columns, against="nearest").splitlines()
+    lines = markdown(columns, ("SR", "nearest")).splitlines()
     assert lines[0] == "| error | nearest | SR | SR / nearest |" and lines[1] == "|---|---|---|---|"
     assert lines[2] == "| a | 0.500 ± 0.01 | **0.200** ± 0.02 | 0.40 |"
     assert lines[3] == "| b | - | **12** ± 1 | - |"
     assert lines[4].startswith("| c | **0.0000** ± 0 | 0.100 ± 0 | -")  # nothing can be divided by 0
+
+
+def test_majority_of_seeds_against_a_loop():
+    volumes = [np.random.default_rng(seed).integers(0, 3, (4, 5, 6)).astype(np.uint8) for seed in range(4)]
+    found = majority_of_seeds(volumes, 3)
+    for index in np.ndindex(4, 5, 6):
+        votes = [int(volume[index]) for volume in volumes]
+        most = max(votes.count(label) for label in votes)
+        winners = [label for label in set(votes) if votes.count(label) == most]
+        expected = votes[0] if votes[0] in winners else min(winners)
+        assert found[index] == expected
+
+
+def test_properties_side_by_side():
+    found = {"permeability": [1234.5, 0.0, 2.0], "formation_factor": [10.0, None, 3.0], "bulk_modulus": [30.0], "shear_modulus": [20.0]}
+    lines = property_table({"truth": found, "SR": {**found, "bulk_modulus": [31.0]}}).splitlines()
+    assert lines[0] == "| | truth | SR |" and len(lines) == 2 + 3 + 3 + 2
+    assert "| permeability z | 1234 | 1234 |" in lines and "| formation factor y | no path | no path |" in lines
+    assert "| bulk modulus | 30 | 31 |" in lines
