@@ -273,7 +273,7 @@ def layering(lab: Lab) -> str:
         volumes |= {title: lab.super_resolve(model, folder / "lr.tif") for title, model in models.items()}
         for title, volume in volumes.items():
             z, y, x = (chord_lengths(volume == 0, axis, VOXEL)["mean"] for axis in range(3))
-            rows.setdefault(title, []).append(f"{2 * z / (y + x):.3f}")
+            rows.setdefault(title, []).append("-" if None in (z, y, x) else f"{2 * z / (y + x):.3f}")
     table += "\n".join([*lines, *(f"| {title} | " + " | ".join(values) + " |" for title, values in rows.items())]) + "\n"
     (lab.folder / "layering.md").write_text(table, encoding="utf-8")
     return table
@@ -292,7 +292,7 @@ def artefacts(lab: Lab) -> str:
         path = folder / f"planted_{name.replace(' ', '_')}.tif"
         write_volume(path, Volume(planted, lr.voxel_size))
         sr = lab.super_resolve(base_model(lab), path)
-        far = upsample_nearest(~ndimage.binary_dilation(planted != lr.array, iterations=2), FACTOR)
+        far = upsample_nearest((~ndimage.binary_dilation(planted != lr.array, iterations=2)).astype(np.uint8), FACTOR) == 1
         changed = sr != clean
         away = f"{np.mean(changed[far]):.2%}" if far.any() else "-"
         lines.append(f"| {name} | {np.mean(planted != lr.array):.1%} | {np.mean(changed):.1%} | {away} | {right:.1%} | {np.mean(sr == true.array):.1%} |")

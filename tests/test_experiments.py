@@ -1,0 +1,149 @@
+"""The experiments, with the bundle's own commands replaced: what is made, what is asked of the commands, and how it is judged."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bundle import experiments
+from bundle.errors import InputError
+from bundle.experiments import Lab, Model
+from bundle.io import Volume, write_volume
+from bundle.io.files import read_volume
+from bundle.metrics import upsample_nearest
+
+pytest.importorskip("skimage")
+
+
+class Commands:
+    """Stands in for `monai.bundle run`: training leaves a model file, inference repeats the voxels of the scan (and counts)."""
+
+    def __init__(self, monkeypatch):
+        self.calls: list[tuple[str, tuple[str, ...], dict[str, str]]] = []
+        monkeypatch.setattr(Lab, "_bundle", self.run)
+        monkeypatch.setattr(experiments, "load_checkpoint", lambda path: {"phases": ["pore", "quartz", "feldspar", "clay"]})
+
+    def run(self, run: str, configs, *options: str) -> None:
+        given = dict(option.removeprefix("--").split("=", 1) for option in options)
+        self.calls.append((run, tuple(configs), given))
+        output = Path(given["output_dir"])
+        if run == "training":
+            output.mkdir(parents=True)
+            (output / "model.pt").write_bytes(b"")
+        else:
+            lr = read_volume(given["lr_image"])
+            scale = int(given["scale_factor"])
+            write_volume(output / f"{Path(given['lr_image']).stem}_sr.tif", Volume(upsample_nearest(lr.array, scale), (lr.voxel_size[0] / scale,) * 3))
+
+    def of(self, run: str) -> list[dict[str, str]]:
+        return [given for kind, _, given in self.calls if kind == run]
+
+
+@pytest.fixture
+def commands(monkeypatch) -> Commands:
+    return Commands(monkeypatch)
+
+
+@pytest.fixture
+def lab(tmp_path) -> Lab:
+    return Lab(tmp_path, realisations=2, seeds=3, train_size=4, test_size=4, hr_size=32, epochs=4, physics=False, workers=1)
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_truth_judges_every_rock_and_seed_and_a_second_run_makes_nothing(lab, commands):
+    table = experiments.truth(lab)
+    found = rows(table)
+    assert found["error"] == ["nearest", "trilinear", "shipped model", "SR", "majority of 3 seeds", "SR / nearest"]
+    wrong = found["wrong voxels"]
+    assert wrong[-1] == "1.00"  # this SR is nearest neighbour
+    truths = [read_volume(lab.folder / "berea" / f"test_{i}" / "truth.tif").array for i in range(2)]
+    scans = [read_volume(lab.folder / "berea" / f"test_{i}" / "lr.tif").array for i in range(2)]
+    share = [np.mean(upsample_nearest(scan, 8) != truth) for scan, truth in zip(scans, truths)]
+    assert float(re.sub(r"[*]", "", wrong[3]).split(" ")[0]) == pytest.approx(np.mean(share), abs=6e-4)
+    kept = json.loads((lab.folder / "truth.json").read_text())["geometry"]
+    assert len(kept["SR"]) == 6 and len(kept["nearest"]) == len(kept["majority of 3 seeds"]) == 2
+    assert (lab.folder / "truth.png").read_bytes()[:4] == b"\x89PNG"
+    training, inference = commands.of("training"), commands.of("inference")
+    assert len(training) == 1 and training[0]["max_epochs"] == "4" and training[0]["start_from"].endswith("models/model.pt")
+    assert len(inference) == 2 * 2 * 3 and {call["seed"] for call in inference} == {"0", "1", "2"}
+    assert Path(training[0]["lr_image"]).parts[-3:] == ("berea", "train", "lr.tif")  # the rocks to judge on stay unseen
+    before = len(commands.calls)
+    assert experiments.truth(lab) == table and len(commands.calls) == before
+
+
+def test_zero_noise_is_zero_in_training_and_inference(lab, commands):
+    experiments.zero_noise(lab)
+    assert ("training", ("train.yaml", "zero_noise.yaml")) in [call[:2] for call in commands.calls]
+    still = [call for call in commands.calls if call[0] == "inference" and "models/zero_noise/" in call[2]["model_file"]]
+    assert still and all(call[1] == ("inference.yaml", "zero_noise.yaml") for call in still)
+
+
+def test_consistency_alone(lab, commands):
+    experiments.mse_only(lab)
+    assert ("training", ("train.yaml", "mse_only.yaml")) in [call[:2] for call in commands.calls]
+
+
+def test_other_minerals_learn_with_their_own_names(lab, commands):
+    experiments.minerals(lab)
+    carbonate = next(call for call in commands.of("training") if call["output_dir"].endswith("carbonate"))
+    assert "micrite" in carbonate["phases"] and "'calcite': 'dolomite'" in carbonate["hidden"]
+    assert "'micrite': {'pore': 0.5, 'calcite': 0.7, 'dolomite': 0.7}" in carbonate["costs"]
+    assert carbonate["start_from"].endswith("base/model.pt")
+
+
+def test_layers_are_learned_from_images_of_each_plane(lab, commands):
+    table = experiments.layering(lab)
+    layered = next(call for call in commands.of("training") if call["output_dir"].endswith("layered"))
+    images = json.loads(layered["hr_images"].replace("'", '"'))
+    assert images["xy"].endswith("hr_z.tif") and images["xz"] == images["yz"] and images["xz"].endswith("hr_y.tif")
+    assert "| truth |" in table and "pore chord along z" in table
+
+
+def test_artefacts_change_the_scan_and_are_followed(lab, commands):
+    found = rows(experiments.artefacts(lab))
+    lr, planted = (read_volume(lab.folder / "berea" / "test_0" / name).array for name in ("lr.tif", "planted_shift.tif"))
+    assert found["shift"][0] == f"{np.mean(lr != planted):.1%}" == found["shift"][1]  # this SR repeats the voxels
+    assert (lab.folder / "artefacts.png").exists()
+
+
+def test_two_points_of_repeated_voxels_err_as_the_scan(lab, commands):
+    found = rows(experiments.two_points(lab))
+    assert set(found) >= {"pore", "quartz", "feldspar", "clay"}
+
+
+def test_a_real_volume_is_split_and_judged(lab, commands, tmp_path):
+    labels = np.random.default_rng(0).integers(0, 2, (48, 32, 32)).astype(np.uint8)
+    write_volume(tmp_path / "v.tif", Volume(labels, (2.0,) * 3))
+    commands_table = experiments.paired(lab, str(tmp_path / "v.tif"), ["pore", "grain"], "real", 2.0)
+    assert "wrong voxels" in rows(commands_table)
+    training = commands.of("training")[0]
+    assert training["scale_factor"] == "4" and Path(training["hr_images"]).exists()
+    assert (lab.folder / "paired_real.md").exists()
+
+
+def test_physics_stands_beside_the_truth(lab, commands):
+    pytest.importorskip("pyamg")
+    pytest.importorskip("taufactor")
+    lab.physics, lab.realisations = True, 1
+    found = rows(experiments.truth(lab))
+    assert {"permeability", "formation factor", "bulk modulus", "shear modulus"} <= set(found)
+    assert found["bulk modulus"][0] == found["bulk modulus"][3]  # this SR is nearest neighbour
+    lines = (lab.folder / "berea" / "test_0" / "physics.md").read_text().splitlines()
+    assert lines[0] == "| | truth | nearest | trilinear | SR |" and len(lines) == 10
+
+
+def test_a_command_that_fails_is_said():
+    with pytest.raises(InputError, match="inference ended with exit code"):
+        Lab(Path("/nowhere"))._bundle("inference", ("absent.yaml",))
+
+
+def test_models_are_named_by_their_folder(tmp_path):
+    assert Model(tmp_path / "fine" / "model.pt").name == "fine" and experiments.SHIPPED.name == "shipped"
