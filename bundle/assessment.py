@@ -18,10 +18,9 @@ from bundle.errors import InputError, switch
 from bundle.io import Volume, check_labels
 from bundle.io.files import read_volume
 from bundle.metrics import (
-    chord_lengths, connected_fraction, euler_number, majority_downsample, specific_surface, upsample_nearest, upsample_trilinear,
+    chord_lengths, connected_fraction, euler_number, majority_downsample, oblique_reference, oblique_slices, real_reference, specific_surface,
+    two_sample_auc, upsample_nearest, upsample_trilinear,
 )  # fmt: skip
-from bundle.metrics.oblique import oblique_reference, oblique_slices
-from bundle.metrics.two_sample import real_reference, two_sample_auc
 from bundle.physics import properties
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,11 @@ from scipy import ndimage
 from bundle import judging, report
 from bundle.checkpoint import load_checkpoint
 from bundle.errors import InputError
-from bundle.io import Volume, write_volume
+from bundle.io import Volume, read_images, write_volume
 from bundle.io.files import read_volume
 from bundle.lab import ARTEFACTS, plant, split_volume, write_phantom
-from bundle.metrics import chord_lengths, two_point, upsample_nearest, upsample_trilinear
-from bundle.phantom import FACTOR, VOXEL, rock
+from bundle.metrics import chord_lengths, statistic_names, statistics, two_point, upsample_nearest, upsample_trilinear
+from bundle.phantom import FACTOR, ROCKS, VOXEL, rock, sections
 
 logger = logging.getLogger(__name__)
 
@@ -163,12 +164,17 @@ class Lab:
                 (folder / "physics.md").write_text(judging.property_table(found), encoding="utf-8")
         spreads = {title: judging.spread(rows) | (judging.spread(physical[title]) if title in physical else {}) for title, rows in geometry.items()}
         table = judging.markdown(spreads, (own, "nearest"))
-        (self.folder / f"{name}.md").write_text(table, encoding="utf-8")
         (self.folder / f"{name}.json").write_text(json.dumps({"geometry": geometry, "physics": physical}, indent=1) + "\n", encoding="utf-8")
         shown = {"LR": (report.middle_slices(lr.array), lr.voxel_size)}
         shown |= {title: (report.middle_slices(volumes[0]), truth.voxel_size) for title, volumes in made.items() if title in models}
         shown["truth"] = (report.middle_slices(truth.array), truth.voxel_size)
         report.plot_slices(self.folder / f"{name}.png", shown, phases)
+        return self.write(name, table)
+
+    def write(self, name: str, table: str) -> str:
+        """Keep a table as `<name>.md`, and return it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{name}.md").write_text(table, encoding="utf-8")
         return table
 
     def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
@@ -181,6 +187,31 @@ class Lab:
         if not path.exists():
             path.write_text(json.dumps(make()) + "\n", encoding="utf-8")
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def phantom(lab: Lab, hr_images: str, count: int = 64, size: int = 512) -> str:
+    """How near the Berea-like phantom is to images of the real rock: fractions, areas and two-point curves of `count` sections, one a realisation."""
+    real, _ = read_images(hr_images)
+    with ProcessPoolExecutor(lab.workers) as pool:
+        made = [found[0] for found in pool.map(sections, range(1000, 1000 + 17 * count, 17), [1] * count, [size] * count)]
+    phases = rock("berea").phases
+    n = len(phases)
+    found, wanted = (np.stack([statistics(image, n) for image in images]) for images in (made, real))
+    lines = ["| | images, mean of {} | phantom, mean of {} ± its standard error | ratio |".format(len(real), count), "|---|---|---|---|"]
+    for i, name in enumerate(statistic_names(phases)):
+        mean, error, goal = found[:, i].mean(), found[:, i].std(ddof=1) / np.sqrt(count), wanted[:, i].mean()
+        lines.append(f"| {name} | {goal:.5f} | {mean:.5f} ± {error:.5f} | {mean / goal:.2f} |")
+    curves = {
+        title: np.stack([np.mean([two_point(image, n, axis, size // 3) for axis in (0, 1)], 0) for image in images])
+        for title, images in {"images": real, "phantom": made}.items()
+    }
+    report.plot_curves(lab.folder / "phantom_two_point.png", np.arange(size // 3 + 1) * VOXEL, curves, phases)
+    shown = {}
+    for name in ROCKS:
+        cut = {plane: sections(7, 1, size, rock(name), axis)[0] for plane, axis in (("xy", 0), ("xz", 1), ("yz", 2))}
+        shown[f"{name}: {', '.join(rock(name).phases)}"] = (cut, (VOXEL,) * 3)
+    report.plot_slices(lab.folder / "phantom.png", shown, phases)
+    return lab.write("phantom", "\n".join(lines) + "\n")
 
 
 def base_model(lab: Lab) -> Model:
@@ -221,21 +252,15 @@ def two_points(lab: Lab) -> str:
 
     seeds = np.stack([curve(volume, 1) for volume in sr])
     fine, coarse = np.arange(lags + 1) * VOXEL, np.arange(lags // FACTOR + 1) * VOXEL * FACTOR
-    reference = curve(true.array, 1)
-    curves = {
-        "LR": {"lag": coarse, "mean": curve(lr.array, FACTOR)},
-        "SR": {"lag": fine, "mean": seeds.mean(0)},
-        "HR": {"lag": fine, "mean": reference, "min": seeds.min(0), "max": seeds.max(0)},
-    }
-    report.plot_two_point(lab.folder / "two_points.png", {"truth as HR, band = seeds of SR": curves}, phases)
+    reference, scan = curve(true.array, 1), curve(lr.array, FACTOR)
+    continuous = np.stack([np.interp(fine, coarse, row) for row in scan])
+    report.plot_curves(lab.folder / "two_points.png", fine, {"LR": continuous[None], "SR": seeds, "truth": reference[None]}, phases)
     lines = ["| phase | LR: mean error of S2 | SR |", "|---|---|---|"]
     for i, name in enumerate(phases):
         errors = [float(np.abs(found[i, 1:] - reference[i, every::every]).mean())
-                  for found, every in ((curves["LR"]["mean"], FACTOR), (seeds.mean(0), 1))]  # fmt: skip
+                  for found, every in ((scan, FACTOR), (seeds.mean(0), 1))]  # fmt: skip
         lines.append(f"| {name} | {errors[0]:.4f} | {errors[1]:.4f} |")
-    table = "\n".join(lines) + "\n"
-    (lab.folder / "two_points.md").write_text(table, encoding="utf-8")
-    return table
+    return lab.write("two_points", "\n".join(lines) + "\n")
 
 
 def minerals(lab: Lab) -> str:
@@ -275,8 +300,7 @@ def layering(lab: Lab) -> str:
             z, y, x = (chord_lengths(volume == 0, axis, VOXEL)["mean"] for axis in range(3))
             rows.setdefault(title, []).append("-" if None in (z, y, x) else f"{2 * z / (y + x):.3f}")
     table += "\n".join([*lines, *(f"| {title} | " + " | ".join(values) + " |" for title, values in rows.items())]) + "\n"
-    (lab.folder / "layering.md").write_text(table, encoding="utf-8")
-    return table
+    return lab.write("layering", table)
 
 
 def artefacts(lab: Lab) -> str:
@@ -298,9 +322,7 @@ def artefacts(lab: Lab) -> str:
         lines.append(f"| {name} | {np.mean(planted != lr.array):.1%} | {np.mean(changed):.1%} | {away} | {right:.1%} | {np.mean(sr == true.array):.1%} |")
         shown[name] = (report.middle_slices(sr), true.voxel_size)
     report.plot_slices(lab.folder / "artefacts.png", shown, phases)
-    table = "\n".join(lines) + "\n"
-    (lab.folder / "artefacts.md").write_text(table, encoding="utf-8")
-    return table
+    return lab.write("artefacts", "\n".join(lines) + "\n")
 
 
 def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: float) -> str:

@@ -114,6 +114,33 @@ def two_point_figure(groups: Mapping[str, Mapping], phases: Sequence[str], unit:
     return figure
 
 
+def plot_curves(path: str | os.PathLike, lag: np.ndarray, curves: Mapping[str, np.ndarray], phases: Sequence[str]) -> None:
+    """Write a PNG of two-point correlations of several sources: a panel a phase, the mean of each source and the band of its members.
+
+    Args:
+        path: of the PNG.
+        lag: (lags,) µm.
+        curves: title -> (members, n_phases, lags): images or seeds.
+        phases: names in label order.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(phases), 3.4), dpi=130, layout="constrained")
+    panels = figure.subplots(1, len(phases), squeeze=False)[0]
+    for label, panel in enumerate(panels):
+        for k, (title, members) in enumerate(curves.items()):
+            low, middle, high = (reduce(members[:, label], axis=0) for reduce in (np.min, np.mean, np.max))
+            if len(members) > 1:
+                panel.fill_between(lag, low, high, color=f"C{k}", alpha=0.2, linewidth=0)
+            panel.plot(lag, middle, color=f"C{k}", linestyle=("-", "--", ":")[k % 3], label=title)
+        panel.set(title=phases[label], xlabel="r [µm]")
+        panel.set_ylim(bottom=0)
+        panel.margins(x=0)
+    panels[0].set_ylabel("two-point correlation S2(r)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves), frameon=False)
+    _save(figure, path)
+
+
 def plot_statistics(path: str | os.PathLike, groups: Mapping[str, Mapping], phases: Sequence[str]) -> None:
     """Write `statistics_figure` as a PNG."""
     _save(statistics_figure(groups, phases), path)

@@ -1,6 +1,7 @@
 """Run an experiment of docs/experiments.md: make the rock, train, super-resolve, judge against the truth, write the table and the picture.
 
     python scripts/experiments.py truth --output lab
+    python scripts/experiments.py phantom --hr-images hr_real_0.4375um.tif --output lab
     python scripts/experiments.py paired --volume berea.tif --name berea3d --phases pore grain --voxel-size 5.345 --output lab
 """
 
@@ -21,7 +22,7 @@ ROCKS_OF_OUR_OWN = ("truth", "mse_only", "zero_noise", "two_points", "minerals",
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", choices=[*ROCKS_OF_OUR_OWN, "paired"])
+    parser.add_argument("experiment", choices=["phantom", *ROCKS_OF_OUR_OWN, "paired"])
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that is made; what is there is used again")
     parser.add_argument("--epochs", type=int, default=20, help="of 50 generator steps, for the first model; the others get half of them")
     parser.add_argument("--realisations", type=int, default=3, help="unseen rocks")
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--no-physics", action="store_true", help="leave out flow, conduction and elasticity")
     parser.add_argument("--coarsening", type=int, default=4, help="fine voxels along the edge of a cell of the physics")
     parser.add_argument("--workers", type=int, default=2, help="processes that make rock")
+    parser.add_argument("--hr-images", help="phantom: file or folder of images of the real rock")
     parser.add_argument("--volume", help="paired: file of a real 3D volume")
     parser.add_argument("--name", help="paired: of its folder")
     parser.add_argument("--phases", nargs="+", help="paired: names of its labels")
@@ -43,10 +45,13 @@ def main() -> None:
         args.output.resolve(), args.realisations, args.seeds, args.train_size, args.test_size, args.hr_size, args.epochs,
         not args.no_physics, args.coarsening, args.workers,
     )  # fmt: skip
-    if args.experiment == "paired":
-        missing = [f"--{key.replace('_', '-')}" for key in ("volume", "name", "phases", "voxel_size") if getattr(args, key) is None]
-        if missing:
-            parser.error(f"paired needs {', '.join(missing)}")
+    needed = {"paired": ("volume", "name", "phases", "voxel_size"), "phantom": ("hr_images",)}.get(args.experiment, ())
+    missing = [f"--{key.replace('_', '-')}" for key in needed if getattr(args, key) is None]
+    if missing:
+        parser.error(f"{args.experiment} needs {', '.join(missing)}")
+    if args.experiment == "phantom":
+        table = experiments.phantom(lab, args.hr_images)
+    elif args.experiment == "paired":
         table = experiments.paired(lab, args.volume, args.phases, args.name, args.voxel_size)
     else:
         table = getattr(experiments, args.experiment)(lab)

@@ -87,9 +87,10 @@ def slice_diversity(volume: np.ndarray, real: Sequence[np.ndarray], n_phases: in
     for axis, length in enumerate(volume.shape):
         places = np.unique(np.linspace(0, length - 1, number).round().astype(int))
         planes = [np.take(volume, place, axis) for place in places]
-        found += [_distance(planes[i], planes[j], n_phases) for i, j in combinations(range(len(places)), 2) if places[j] - places[i] > apart * length]
+        far = [(i, j) for i, j in combinations(range(len(places)), 2) if places[j] - places[i] > apart * length]
+        found += [_distance(planes[i], planes[j], n_phases) for i, j in far]
     if not found:
-        raise InputError(f"volume of shape {volume.shape} has no two of {number} slices more than {apart:g} of an axis apart: larger number, smaller apart")
+        raise InputError(f"volume of shape {volume.shape} has no two of {number} slices more than {apart:g} of an axis apart: more slices")
     result = {"sr": _mean_distance(found), "real": _mean_distance([_distance(a, b, n_phases) for a, b in combinations(images, 2)])}
     ours, theirs = (result[key]["relative"] for key in ("sr", "real"))
     return result | {"relative": ours / theirs if ours is not None and theirs else None}

@@ -78,7 +78,8 @@ def _from_volume(volume: np.ndarray, edge: int, rng: np.random.Generator) -> np.
     if rng.integers(2):
         planes = planes[:, :, ::-1]
     row = _nearest_row(edge, rng)
-    along, first, second = (_start(size, span, volume.shape, edge, rng) for size, span in zip(planes.shape, (edge, row[-1] + 1, row[-1] + 1), strict=True))
+    spans = (edge, row[-1] + 1, row[-1] + 1)
+    along, first, second = (_start(size, span, volume.shape, edge, rng) for size, span in zip(planes.shape, spans, strict=True))
     return planes[along : along + edge, first + row, second + row]
 
 

@@ -129,7 +129,8 @@ def parts(labels: Labels, number: int, edge: int) -> list[list[np.ndarray]]:
         found = [list(blocks) for blocks in zip(*(_blocks(array, number) for array in arrays), strict=True)]
     for array in (array for part in found for array in part):
         if sorted(array.shape)[-2] < edge or (array.ndim == 2 and min(array.shape) < edge):
-            raise InputError(f"a part of {number} has shape {tuple(array.shape)}, too small for crops of {edge}: larger images, smaller edge or fewer folds")
+            shape = tuple(array.shape)
+            raise InputError(f"a part of {number} has shape {shape}, too small for crops of {edge}: larger images, smaller edge or fewer folds")
     return found
 
 

@@ -119,6 +119,12 @@ def test_the_same_slice_throughout_is_a_collapse():
     assert slice_diversity(diagonal.astype(np.uint8) * 0, real, 2)["relative"] is None
 
 
+def test_distance_of_independent_slices_takes_the_fractions_of_both():
+    real = [np.array([[0, 0, 0, 1]] * 4, np.uint8), np.array([[1, 1, 2, 0], [1, 1, 2, 0]], np.uint8)]  # (3/4, 1/4, 0) and (1/4, 1/2, 1/4)
+    found = slice_diversity(random_labels(6, (12, 12, 12)), real, 3)["real"]
+    assert found == pytest.approx({"distance": 1.0, "independent": 1 - 5 / 16, "relative": 16 / 11})
+
+
 def test_neighbours_are_not_compared():
     blocks = np.random.default_rng(4).integers(0, 2, (2, 40, 40)).astype(np.uint8).repeat(20, 0)  # two slices, each 20 times along z
     real = list(np.random.default_rng(5).integers(0, 2, (2, 40, 40)).astype(np.uint8))

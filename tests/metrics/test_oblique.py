@@ -9,7 +9,7 @@ from bundle.metrics.oblique import oblique_reference, oblique_slices
 from bundle.metrics.two_sample import two_sample_auc
 
 WIDTH = 2.0  # of the smoothing of the rock, voxels
-SETTINGS = {"edge": 24, "folds": 2, "steps": 60, "test": 150}
+SETTINGS = {"edge": 24, "folds": 2, "steps": 180, "batch": 16, "test": 200}
 
 
 def smooth_labels(seed: int, *shape: int) -> np.ndarray:
@@ -89,13 +89,13 @@ def test_faces_of_isotropic_rock():
 
 
 def test_isotropic_rock_is_told_apart_only_if_the_images_are_not_resampled_or_it_has_steps():
-    volume, images = smooth_labels(1, 96, 96, 96), [smooth_labels(10 + i, 256, 256) for i in range(4)]
-    oblique = oblique_slices(volume, 600, 24, folds=2)
-    reference = oblique_reference(images, 600, 24, folds=2)
+    volume, images = smooth_labels(1, 112, 112, 112), [smooth_labels(10 + i, 448, 448) for i in range(4)]
+    oblique = oblique_slices(volume, 2000, 24, folds=2)
+    reference = oblique_reference(images, 2000, 24, folds=2)
+    steps = oblique_slices(volume[::8, ::8, ::8].repeat(8, 0).repeat(8, 1).repeat(8, 2), 2000, 24, folds=2)
+    assert two_sample_auc(images, list(oblique), 2, **SETTINGS)["auc"] > 0.85  # the test is strong enough to see what resampling does
     assert abs(two_sample_auc(list(reference), list(oblique), 2, **SETTINGS)["auc"] - 0.5) < 0.08
-    assert two_sample_auc(images, list(oblique), 2, **SETTINGS)["auc"] > 0.95
-    steps = volume[::8, ::8, ::8].repeat(8, 0).repeat(8, 1).repeat(8, 2)
-    assert two_sample_auc(list(reference), list(oblique_slices(steps, 600, 24, folds=2)), 2, **SETTINGS)["auc"] > 0.95
+    assert two_sample_auc(list(reference), list(steps), 2, **SETTINGS)["auc"] > 0.95
 
 
 def test_bad_input_is_told():

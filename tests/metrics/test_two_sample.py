@@ -122,7 +122,7 @@ def test_a_seed_repeats_the_test_and_leaves_other_random_numbers_alone():
 
 
 def test_mean_spread_and_error_of_the_folds(monkeypatch):
-    scores = iter(np.repeat([0.6, 0.0, 0.7, 0.0, 0.9, 0.0], 1))  # judged, trained, judged, ..
+    scores = iter([0.6, 0.0, 0.7, 0.0, 0.9, 0.0])  # judged, trained, judged, ..
     monkeypatch.setattr(two_sample, "auc", lambda real, fake: float(next(scores)))
     found = two_sample_auc(noise(1, 3), noise(2, 3), 2, edge=24, folds=3, steps=2, test=2)
     assert found["folds"] == [0.6, 0.7, 0.9] and found["auc"] == pytest.approx(2.2 / 3) and found["train"] == 0.0
