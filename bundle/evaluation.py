@@ -17,7 +17,7 @@ from bundle.html_slices import sections
 from bundle.io import Volume, atomic_path, check_labels, read_images, read_volume
 from bundle.io.images import image_files
 from bundle.io.region import region_slices
-from bundle.metrics import lr_agreement, mean_relative_error, statistic_names, statistics, summarise, two_point
+from bundle.metrics import lr_agreement, mean_relative_error, seed_diversity, statistic_names, statistics, summarise, two_point
 from bundle.store import NOT_MADE
 from bundle.view3d import phase_to_draw, surfaces_png
 
@@ -108,7 +108,7 @@ class Evaluation:
         shown = sections(lr, sr, groups, len(self.phases), uncertainty)
         n, names = len(self.phases), statistic_names(self.phases)
         lr_size, sr_size = lr.voxel_size, sr.voxel_size
-        seeds = self._seeds(sr, groups, provenance["files"])
+        seeds, diversity = self._seeds(sr, groups, provenance["files"])
         summaries, curves = {}, {}
         for group, images in groups.items():
             axes = report.PLANES.get(group, (0, 1, 2))
@@ -145,6 +145,8 @@ class Evaluation:
             "two_point": {group: {name: _rounded(curve) for name, curve in part.items()} for group, part in curves.items()},
             "provenance": provenance,
         }
+        if diversity:
+            result["diversity"] = diversity
         if self.assessment:
             result |= self.assessment.run(lr, sr, groups, self.phases, self.scale_factor)
         for group, summary in summaries.items():
@@ -204,14 +206,17 @@ class Evaluation:
         volume.array = check_labels(volume.array, len(self.phases), str(path))
         return volume
 
-    def _seeds(self, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], files: dict[str, dict]) -> list[dict[str, tuple[np.ndarray, dict]]]:
-        """Of SR, then of each of `sr_images`, one at a time in memory: group -> statistics and two-point curve. Their checksums go to `files`.
+    def _seeds(
+        self, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], files: dict[str, dict]
+    ) -> tuple[list[dict[str, tuple[np.ndarray, dict]]], dict[str, dict]]:
+        """Of SR, then of each of `sr_images`, one at a time in memory: group -> statistics and two-point curve; and how each of `sr_images` differs
+        from SR. Their checksums go to `files`.
 
         Raises:
             InputError: two volumes are the same.
         """
         known = {files["sr_image"]["labels_sha256"]: self.sr_image}
-        found = [self._measure(sr.array, groups, sr.voxel_size)]
+        found, differing = [self._measure(sr.array, groups, sr.voxel_size)], {}
         for i, path in enumerate(self.sr_images):
             volume = self._read_sr(path, sr.array.shape)
             check_alike(path, volume, self.sr_image, sr)
@@ -221,7 +226,10 @@ class Evaluation:
             known[checksum] = path
             files["sr_images" if len(self.sr_images) == 1 else f"sr_images {i + 1}"]["labels_sha256"] = checksum
             found.append(self._measure(volume.array, groups, sr.voxel_size))
-        return found
+            pair = seed_diversity([sr.array, volume.array], self.phases)
+            dice = {f"Dice of {name}": value for name, value in pair["dice"].items()}
+            differing[f"{i + 1}: {path.parent.name}/{path.name}"] = {"voxels that differ": pair["differing"]["mean"], **dice}
+        return found, differing
 
     def _measure(self, sr: np.ndarray, groups: Iterable[str], size: Sequence[float]) -> dict[str, tuple[np.ndarray, dict]]:
         """Statistics and two-point curve of an SR volume, along the axes of each group."""

@@ -19,6 +19,7 @@ from bundle.verdicts import number, percent, plus_minus, verdicts
 MARKS = {"good": "✓ good", "warn": "! look", "bad": "✗ bad", "note": "i note"}
 # Parts of a result that others add: key -> heading, caption, and a sentence on what it shows.
 OPTIONAL = {
+    "diversity": ("Seeds", "SR volumes of other seeds of the noise against SR", "What differs is chance; what is the same, the scan decides."),
     "truth": ("Truth", "Against the true labels at this place", "The true fine labels of this volume are known."),
     "physics": ("Physics", "Computed properties", "Computed on the labels; nearest: LR repeated to the fine grid (nearest neighbour)."),
     "morphology": ("Morphology", "Shape and connection of the phases", ""),

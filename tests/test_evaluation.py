@@ -8,6 +8,7 @@ import pytest
 import tifffile
 
 from bundle import html_report, report
+from bundle.assessment import Assessment
 from bundle.errors import InputError
 from bundle.evaluation import Evaluation, find_sr
 from bundle.io.source import LabelSource
@@ -198,6 +199,10 @@ def test_other_seeds_give_mean_and_spread(files, no_pictures):
     named = result["provenance"]["files"]
     assert len({named[key]["labels_sha256"] for key in ("sr_image", "sr_images 1", "sr_images 2")}) == 3
     assert "SR seeds" not in plain["two_point"]["all planes"]
+    first, *others = (tifffile.imread(path) for path in [files / "rock_3.5um_sr.tif", *paths])
+    differing = [row["voxels that differ"] for row in result["diversity"].values()]
+    assert differing == pytest.approx([np.mean(first != other) for other in others]) and "diversity" not in plain
+    assert "seed_0.tif" in list(result["diversity"])[0] and 'id="diversity"' in (files / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_same_seed_twice_is_refused(files, no_pictures):
@@ -286,3 +291,22 @@ def test_without_a_display_the_report_is_written_without_a_view(files, no_pictur
     monkeypatch.setattr(html_report, "write", lambda *args: views.append(args[-1]))
     evaluation(files, view3d="true").run()
     assert views == [None] and "without a 3D view: view3d: no OpenGL" in caplog.text
+
+
+def test_what_is_asked_for_is_measured_and_shown(files, no_pictures):
+    pytest.importorskip("skimage")
+    truth = tifffile.imread(files / "rock_3.5um_sr.tif")
+    truth[:3, :2, :1] = (truth[:3, :2, :1] + 1) % 3
+    tifffile.imwrite(files / "truth.tif", truth)
+    result = evaluation(files, assessment=Assessment(truth_image=files / "truth.tif", morphology=True)).run()
+    assert result["truth"]["wrong voxels"]["SR"] == pytest.approx(6 / truth.size)
+    page = (files / "report.html").read_text(encoding="utf-8")
+    assert 'id="truth"' in page and 'id="morphology"' in page and "wrong voxels" in page
+    assert json.loads((files / "evaluation.json").read_text())["truth"] == result["truth"]
+
+
+def test_a_truth_of_another_place_ends_before_anything_is_written(files, no_pictures):
+    tifffile.imwrite(files / "truth.tif", np.zeros((5, 6, 7), np.uint8))
+    with pytest.raises(InputError, match="truth.tif has shape"):
+        evaluation(files, assessment=Assessment(truth_image=files / "truth.tif")).run()
+    assert not (files / "evaluation.json").exists() and not (files / "report.html").exists()
