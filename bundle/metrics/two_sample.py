@@ -4,8 +4,10 @@ Lopez-Paz & Oquab, Revisiting Classifier Two-Sample Tests, ICLR 2017: if two sam
 that it never saw. The figure here is the area under the ROC curve (AUC): the probability that a real crop gets a higher score than a fake
 one. 0.5: told apart no better than by chance; 1: always. It judges all that fractions and areas do not: texture, shapes of grains, artefacts.
 
-A test that is too weak flatters, so check it on your rock: LR upsampled by nearest neighbour must score about 1. And even real images do
-not score 0.5 against each other where they are few and differ in their minerals: `real_reference` says what they reach.
+A test that is too weak flatters. LR upsampled by nearest neighbour must score about 1, but that is soon learnt; images of a good generator
+take several times the steps. The default is what a core does in about two minutes: an AUC near 0.5 means something only if it
+stays there with `steps` several times as many. And even real images do not score 0.5 against each other where they are few and differ in
+their minerals: `real_reference`, with the same steps, says what they reach.
 """
 
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ SYMMETRIES = 8  # of a square: they change places, not labels
 
 
 def two_sample_auc(
-    real: Labels, fake: Labels, n_phases: int, edge: int = 64, folds: int = 4, seed: int = 0, steps: int = 400, batch: int = 32, test: int = 200
+    real: Labels, fake: Labels, n_phases: int, edge: int = 64, folds: int = 4, seed: int = 0, steps: int = 700, batch: int = 32, test: int = 200
 ) -> dict:
     """AUC of a network trained to tell crops of `real` from crops of `fake`, on crops of places that it never saw.
 
@@ -40,7 +42,7 @@ def two_sample_auc(
         edge: of the square crops, pixels.
         folds: number of disjoint parts, 2 or more.
         seed: of the crops and the training; on a CPU the same seed gives the same AUC.
-        steps: of the training in each fold.
+        steps: of the training in each fold; raise until `auc` rises no more.
         batch: crops of either kind in a step.
         test: crops of either kind that each fold is judged on.
 
