@@ -136,9 +136,19 @@ class Lab:
             raise InputError(f"{run} ended with exit code {code}: see its message above")
 
     def judge(
-        self, name: str, folders: Sequence[Path], phases: Sequence[str], models: Mapping[str, Model], scale: int = FACTOR, physics: bool = False
+        self, name: str, folders: Sequence[Path], phases: Sequence[str], models: Mapping[str, Model], scale: int = FACTOR, physics: bool = False, votes: int = 0
     ) -> str:
-        """Judge models on rocks with truth, write `<name>.json`, `<name>.md` and `<name>.png`, and return the table."""
+        """Judge models on rocks with truth, write `<name>.json`, `<name>.md` and `<name>.png`, and return the table.
+
+        Args:
+            name: of the files.
+            folders: with lr.tif and truth.tif.
+            phases: names of the labels.
+            models: title -> model; the last is the one that is set against nearest neighbour.
+            scale: fine voxels along the edge of a coarse one.
+            physics: of the baselines and the last model's first seed.
+            votes: seeds of the last model whose most frequent label is judged as well; 0 = none.
+        """
         geometry: dict[str, list[dict]] = {}
         physical: dict[str, list[dict]] = {}
         own = list(models)[-1]
@@ -149,9 +159,10 @@ class Lab:
             for title, model in models.items():
                 made[title] = [self.super_resolve(model, folder / "lr.tif", seed, scale) for seed in range(self.seeds)]
             keys = {title: models[title].name if title in models else title for title in made}
-            if self.seeds > 2:
-                guess = f"majority of {self.seeds} seeds"
-                made[guess], keys[guess] = [judging.majority_of_seeds(made[own], n)], f"{keys[own]}_majority_of_{self.seeds}"
+            if votes:
+                seeds = [self.super_resolve(models[own], folder / "lr.tif", seed, scale) for seed in range(votes)]
+                guess = f"majority of {votes} seeds"
+                made[guess], keys[guess] = [judging.majority_of_seeds(seeds, n)], f"{keys[own]}_majority_of_{votes}"
             for title, volumes in made.items():
                 for seed, volume in enumerate(volumes):
                     errors = partial(judging.geometry_errors, volume, truth.array, phases, size, boundaries=False)
@@ -223,7 +234,7 @@ def base_model(lab: Lab) -> Model:
 def truth(lab: Lab) -> str:
     """Known truth: nearest neighbour, trilinear, the shipped model (which never saw this rock) and one trained on it, on unseen realisations."""
     models = {"shipped model": SHIPPED, "SR": base_model(lab)}
-    return lab.judge("truth", lab.tests("berea"), rock("berea").phases, models, physics=lab.physics)
+    return lab.judge("truth", lab.tests("berea"), rock("berea").phases, models, physics=lab.physics, votes=9)
 
 
 def mse_only(lab: Lab) -> str:
