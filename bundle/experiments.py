@@ -339,9 +339,7 @@ def artefacts(lab: Lab) -> str:
 def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: float) -> str:
     """A real 3D volume, block-downsampled by 4: learned from one part, judged on another."""
     folder = lab.folder / name
-    if not (folder / "test" / "truth.tif").exists():
-        split_volume(path, folder, 4, len(phases), voxel_size)
-    (folder / "train" / "hr.tif").unlink(missing_ok=True)
-    (folder / "train" / "hr.tif").symlink_to(folder / "hr.tif")
-    model = lab.train(name, folder / "train", phases, lab.epochs, "--scale_factor=4", "--feedback_weight=0.5", "--feedback#fractions=60")
-    return lab.judge(f"paired_{name}", [folder / "test"], phases, {"SR": model}, scale=4, physics=lab.physics)
+    tests = split_volume(path, folder, 4, len(phases), voxel_size, tests=lab.realisations)
+    options = (f"--hr_images={folder / 'hr.tif'}", "--scale_factor=4", "--feedback_weight=0.5", "--feedback#fractions=60")
+    model = lab.train(name, folder / "train", phases, lab.epochs, *options)
+    return lab.judge(f"paired_{name}", tests, phases, {"SR": model}, scale=4, physics=lab.physics)

@@ -43,11 +43,11 @@ def write_phantom(
     (folder / "scan.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
-def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxel_size: float, images: int = 8, size: int | None = None) -> None:
-    """Make unpaired training data and a paired test of a fine 3D volume: thirds along z.
+def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxel_size: float, images: int = 8, tests: int = 3) -> list[Path]:
+    """Make unpaired training data and paired tests of a fine 3D volume: thirds along z.
 
     The first third gives hr.tif, evenly spaced xy planes; the middle one, by majority of blocks of `scale` voxels, train/lr.tif; the last one
-    test/truth.tif and test/lr.tif.
+    test_0, test_1, ..: truth.tif and lr.tif of cubes along its diagonal that share no voxel.
 
     Args:
         path: fine volume of labels.
@@ -56,7 +56,10 @@ def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxe
         n_phases: labels.
         voxel_size: of the fine volume, µm.
         images: number of planes.
-        size: edge of the test, fine voxels; None takes all of its third.
+        tests: most cubes to be cut.
+
+    Returns:
+        Folders of the tests.
 
     Raises:
         InputError: the volume cannot be read, is too thin, or has other labels.
@@ -66,12 +69,16 @@ def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxe
     if third < 2 * scale:
         raise InputError(f"{path}: {labels.shape[0]} planes are too few for three parts of two blocks of {scale}; give a thicker volume")
     sides = [n // scale * scale for n in labels.shape[1:]]
-    parts = [labels[i * third : (i + 1) * third, : sides[0], : sides[1]] for i in range(3)]
-    test = parts[2][tuple(slice(0, size) for _ in range(3))]
-    _write(folder / "hr.tif", parts[0][:: max(1, third // images)][:images], voxel_size)
-    _write(folder / "train" / "lr.tif", majority_downsample(parts[1], scale, n_phases), voxel_size * scale)
-    _write(folder / "test" / "truth.tif", test, voxel_size)
-    _write(folder / "test" / "lr.tif", majority_downsample(test, scale, n_phases), voxel_size * scale)
+    images_part, learned, judged = (labels[i * third : (i + 1) * third, : sides[0], : sides[1]] for i in range(3))
+    edge = min(third, *sides)
+    _write(folder / "hr.tif", images_part[:: max(1, third // images)][:images], voxel_size)
+    _write(folder / "train" / "lr.tif", majority_downsample(learned, scale, n_phases), voxel_size * scale)
+    folders = [folder / f"test_{i}" for i in range(min(tests, min(sides) // edge))]
+    for i, test in enumerate(folders):
+        cube = judged[:edge, i * edge : (i + 1) * edge, i * edge : (i + 1) * edge]
+        _write(test / "truth.tif", cube, voxel_size)
+        _write(test / "lr.tif", majority_downsample(cube, scale, n_phases), voxel_size * scale)
+    return folders
 
 
 def _write(path: Path, labels: np.ndarray, voxel_size: float) -> None:

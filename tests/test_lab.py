@@ -17,25 +17,21 @@ from bundle.phantom import Phantom, VOXEL, sections
 def test_a_split_volume_is_unpaired_to_learn_and_paired_to_test(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, (26, 18, 17)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "v.tif", labels)
-    split_volume(tmp_path / "v.tif", tmp_path / "out", 4, 3, 2.0, images=2)
+    tests = split_volume(tmp_path / "v.tif", tmp_path / "out", 4, 3, 2.0, images=2)
     hr, lr = (read_volume(tmp_path / "out" / name) for name in ("hr.tif", "train/lr.tif"))
     np.testing.assert_array_equal(hr.array, labels[[0, 4], :16, :16])  # a third is 8 planes: two blocks
-    truth, test = (read_volume(tmp_path / "out" / "test" / name) for name in ("truth.tif", "lr.tif"))
-    np.testing.assert_array_equal(truth.array, labels[16:24, :16, :16])
-    assert lr.array.shape == test.array.shape == (2, 4, 4)
-    for index in np.ndindex(2, 4, 4):
-        for coarse, first in ((lr, 8), (test, 16)):
-            z, y, x = (4 * i for i in index)
-            block = labels[first + z : first + z + 4, y : y + 4, x : x + 4]
-            counts = np.bincount(block.ravel(), minlength=3)
-            assert counts[coarse.array[index]] == counts.max()
-    assert truth.voxel_size == (2.0,) * 3 and test.voxel_size == lr.voxel_size == (8.0,) * 3
-
-
-def test_a_test_may_be_smaller_than_its_third(tmp_path):
-    tifffile.imwrite(tmp_path / "v.tif", np.zeros((24, 16, 16), np.uint8))
-    split_volume(tmp_path / "v.tif", tmp_path / "out", 2, 2, 1.0, size=4)
-    assert read_volume(tmp_path / "out" / "test" / "truth.tif").array.shape == (4, 4, 4)
+    assert lr.array.shape == (2, 4, 4) and lr.voxel_size == (8.0,) * 3
+    assert [test.name for test in tests] == ["test_0", "test_1"]  # no more cubes of 8 in 16
+    coarse = [(lr.array, labels[8:16, :16, :16])]
+    for i, test in enumerate(tests):
+        truth, seen = (read_volume(test / name) for name in ("truth.tif", "lr.tif"))
+        np.testing.assert_array_equal(truth.array, labels[16:24, 8 * i : 8 * i + 8, 8 * i : 8 * i + 8])
+        assert truth.voxel_size == (2.0,) * 3 and seen.voxel_size == (8.0,) * 3
+        coarse.append((seen.array, truth.array))
+    for found, fine in coarse:
+        for index in np.ndindex(found.shape):
+            counts = np.bincount(fine[tuple(slice(4 * i, 4 * i + 4) for i in index)].ravel(), minlength=3)
+            assert counts[found[index]] == counts.max()
 
 
 def test_a_volume_too_thin_for_three_parts_is_refused(tmp_path):
