@@ -1,6 +1,7 @@
 """Pictures and table: what they show is checked in the pixels and in the text."""
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy import ndimage
 
@@ -91,3 +92,17 @@ def test_table_has_every_statistic_the_errors_and_what_was_left_out():
 def test_agreement_line_leaves_out_no_phase():
     line = report.format_agreement({"kept": {"pore": 0.914, "clay": None}, "all": 0.5})
     assert "pore 91.4%, clay -; all 50.0%" in line
+
+
+def test_curves_show_mean_and_band_of_each_source(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report, "_save", lambda figure, path: drawn.append(figure))
+    members = np.array([[[0.5, 0.3], [0.5, 0.1]], [[0.7, 0.5], [0.3, 0.3]]])  # (2 images, 2 phases, 2 lags)
+    report.plot_curves(tmp_path / "curves.png", np.array([0.0, 2.0]), {"images": members, "one": members[:1]}, ["pore", "grain"])
+    pore, grain = drawn[0].axes
+    assert [line.get_label() for line in pore.get_lines()] == ["images", "one"] and pore.get_title() == "pore"
+    np.testing.assert_allclose(pore.get_lines()[0].get_ydata(), [0.6, 0.4])
+    np.testing.assert_allclose(grain.get_lines()[1].get_ydata(), [0.5, 0.1])
+    assert len(pore.collections) == 1  # a single member has no band
+    low, high = pore.collections[0].get_paths()[0].vertices[:, 1].min(), pore.collections[0].get_paths()[0].vertices[:, 1].max()
+    assert (low, high) == pytest.approx((0.3, 0.7))
