@@ -134,7 +134,7 @@ def test_physics_stands_beside_the_truth(lab, commands):
     pytest.importorskip("taufactor")
     lab.physics, lab.realisations = True, 1
     found = rows(experiments.truth(lab))
-    assert {"permeability", "formation factor", "bulk modulus", "shear modulus"} <= set(found)
+    assert {"permeability", "conductivity (1 / formation factor)", "bulk modulus", "shear modulus"} <= set(found)
     assert found["bulk modulus"][0] == found["bulk modulus"][3]  # this SR is nearest neighbour
     lines = (lab.folder / "berea" / "test_0" / "physics.md").read_text().splitlines()
     assert lines[0] == "| | truth | nearest | trilinear | SR |" and len(lines) == 10

@@ -71,8 +71,10 @@ def test_physical_errors_are_relative_means_over_the_axes():
     found = {"permeability": [110.0, 100.0, 5.0], "formation_factor": [11.0, None, 7.0], "bulk_modulus": [36.0], "shear_modulus": [30.0]}
     errors = physical_errors(found, truth)
     assert errors["permeability"] == pytest.approx((0.1 + 0.5) / 2)  # the axis without flow in the truth is left out
-    assert errors["formation factor"] is None  # no path where the truth has one: infinite, not left out silently
+    # 1 / F is .1 and .05 in the truth; without a path it is 0. The axis without a path in the truth is left out.
+    assert errors["conductivity (1 / formation factor)"] == pytest.approx(((0.1 - 1 / 11) / 0.1 + 1) / 2)
     assert errors["bulk modulus"] == pytest.approx(0.1) and errors["shear modulus"] == 0
+    assert physical_errors({**found, "bulk_modulus": [None]}, truth)["bulk modulus"] is None  # of unknown minerals
 
 
 def test_spread_is_mean_and_standard_deviation():
