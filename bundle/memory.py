@@ -22,7 +22,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 # What torch says on a processor of each system, on a GPU, and what the libraries that it calls say.
 _LACKING = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
-_ASKED = re.compile(r"(?:allocate|allocating) (\d+(?:\.\d+)?) ?(bytes|[KMGTPE]iB)")  # of torch on a processor or GPU, and of NumPy
+_ASKED = re.compile(r"(?:allocate|allocating) (\d+(?:\.\d*)?) ?(bytes|[KMGTPE]iB)")  # of torch on a processor or GPU, and of NumPy
 _UNITS = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * power) for power, prefix in enumerate("KMGTPE", start=1)}}
 
 

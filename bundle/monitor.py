@@ -85,7 +85,7 @@ class GeneratorMonitor:
         phases: names of the HR labels; of the watched one `phases[probe.label]`.
         least_noise_diversity, least_slice_diversity, least_agreement: limits below which something is wrong.
         margin: by which the agreement may fall from its best.
-        interval: epochs between looks.
+        interval: epochs between looks; 0 = none.
     """
 
     def __init__(
@@ -107,7 +107,8 @@ class GeneratorMonitor:
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._look)
+        if self.interval:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._look)
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -123,6 +124,8 @@ class GeneratorMonitor:
         return self.alarms.setdefault(name, Alarm())
 
     def _look(self, engine: SuperResolutionTrainer) -> None:
+        for name in ["noise_diversity", f"agreement_{self.name}", *(f"slice_diversity_{group}" for group in engine.planes)]:
+            engine.state.metrics.pop(name, None)  # what is not told now does not hold any more
         made = self.probe(engine)
         if self.probe.noisy:
             self._noise(engine, noise_diversity(made))
@@ -188,7 +191,7 @@ class CriticMonitor:
         symmetries: that may turn a crop.
         number: crops of each kind.
         limit: of r_v.
-        interval: epochs between looks.
+        interval: epochs between looks; 0 = none.
         seed: of the crops, which are the same at every look.
     """
 
@@ -207,11 +210,15 @@ class CriticMonitor:
     ):
         self.probe, self.images, self.held_out, self.sizes, self.n_phases = probe, images, held_out, list(sizes), n_phases
         self.symmetries, self.number, self.limit, self.interval, self.seed = symmetries, number, limit, interval, seed
-        self.alarm = Alarm()
+        self.alarms: dict[str, Alarm] = {}
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer."""
+        if not self.interval:
+            return
         if not engine.critics:
+            if self.held_out:
+                logger.warning("held_out keeps a part of every HR image out of training, but there are no critics to be watched with it; set it to 0")
             return
         if self.held_out:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._look)
@@ -220,11 +227,12 @@ class CriticMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"alarm": self.alarm.state_dict()}
+        return {"alarms": {name: alarm.state_dict() for name, alarm in self.alarms.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """From a checkpoint."""
-        self.alarm.load_state_dict(state["alarm"])
+        for name, values in state["alarms"].items():
+            self.alarms.setdefault(name, Alarm()).load_state_dict(values)
 
     def _cannot(self) -> None:
         logger.warning(
@@ -236,19 +244,22 @@ class CriticMonitor:
         found = self._overfitting(engine)
         for name in engine.critics:
             engine.state.metrics.pop(f"critic_overfitting_{name}", None)  # what was told before does not hold any more
-        engine.state.metrics.update({f"critic_overfitting_{name}": value for name, value in found.items()})
-        if found:
-            worst = max(found, key=found.__getitem__)
-            value = f"critic {worst} scores held-out HR crops {100 * found[worst]:.0f} % of the way from those it learns from to the fakes"
-            self.alarm.look(
-                found[worst] > self.limit,
+            alarm = self.alarms.setdefault(name, Alarm())
+            if name not in found:
+                alarm.look(False, "", f"critic {name} tells no HR crop from a fake")
+                continue
+            ratio, certain = found[name]
+            engine.state.metrics[f"critic_overfitting_{name}"] = ratio
+            value = f"critic {name} scores held-out HR crops {100 * ratio:.0f} % of the way from those it learns from to the fakes"
+            alarm.look(
+                certain and ratio > self.limit,
                 f"overfitting: {value} (limit {100 * self.limit:g} %): it knows its images by heart; add HR images, lower d_learning_rate, "
                 "raise the penalty of adversarial, or stop and take an earlier model (snapshots)",
                 f"{value} (limit {100 * self.limit:g} %)",
             )
 
-    def _overfitting(self, engine: SuperResolutionTrainer) -> dict[str, float]:
-        """r_v by critic, where there is one."""
+    def _overfitting(self, engine: SuperResolutionTrainer) -> dict[str, tuple[float, bool]]:
+        """By critic r_v, where there is one, and whether held-out crops score lower than those trained on by more than twice the standard error."""
         fakes: dict[str, list[torch.Tensor]] = {}
         with own_random_numbers(torch.device(engine.state.device), self.seed), torch.no_grad():
             for one in self.probe(engine):
@@ -260,9 +271,9 @@ class CriticMonitor:
                 fake = torch.cat(fakes[name])
                 train, held_out = (critic(engine.at_scale(kind[name], fake.shape[-1])) for kind in crops)
                 made = critic(fake)
-                gap = train.mean() - made.mean()
-                if gap > 2 * (train.var() / len(train) + made.var() / len(made)).sqrt():
-                    found[name] = float((train.mean() - held_out.mean()) / gap)
+                gap, loss = train.mean() - made.mean(), train.mean() - held_out.mean()
+                if gap > 2 * _standard_error(train, made):
+                    found[name] = float(loss / gap), bool(loss > 2 * _standard_error(train, held_out))
         return found
 
     def _crops(self, images: Mapping[str, Sequence[np.ndarray]], engine: SuperResolutionTrainer) -> dict[str, torch.Tensor]:
@@ -272,3 +283,8 @@ class CriticMonitor:
         groups = draw({group: images[group] for group in engine.planes})
         scales = [engine.network.scale_factor // 2**k for k in reversed(range(len(self.sizes)))]
         return {f"{group}_{scale}x": crops.to(engine.state.device) for group in groups for scale, crops in zip(scales, groups[group])}
+
+
+def _standard_error(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Of the difference of two means."""
+    return (a.var() / len(a) + b.var() / len(b)).sqrt()

@@ -178,6 +178,7 @@ def test_allocations_that_really_fail_are_one_line(allocate, asked):
         ("CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has", "0.5 GiB"),
         ("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: you tried to allocate 3221225472 bytes.", "3 GiB"),
         ("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 1048576 bytes.", "1 MiB"),
+        ("[enforce fail] not enough memory: Unable to allocate 512. MiB for an array", "0.5 GiB"),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", None),
     ],
 )

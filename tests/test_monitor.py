@@ -1,6 +1,7 @@
 """The course of a training, in the figures that will judge its result, and what goes wrong in it, each provoked."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -334,7 +335,22 @@ def test_the_overfitting_does_not_depend_on_offset_or_scale_of_the_scores(shift,
     with torch.no_grad():
         found = monitor._overfitting(trainer)
     porosity = [np.mean([(image == 0).mean() for image in images]) for images in (trained, held_out)]
-    assert found["hr_2x"] == pytest.approx((porosity[0] - porosity[1]) / (porosity[0] - 0.42), abs=0.06)
+    assert found["hr_2x"][0] == pytest.approx((porosity[0] - porosity[1]) / (porosity[0] - 0.42), abs=0.06)
+    assert found["hr_2x"][1]  # the difference is far beyond chance
+
+
+def test_held_out_crops_that_differ_by_chance_are_no_overfitting(caplog, monkeypatch):
+    """r_v is large where fakes score nearly as crops do; without a certain difference to held-out crops that says nothing."""
+    monitor = CriticMonitor(Probe(candidates=1), {"hr": texture(4, 0.5, 1)}, {"hr": texture(4, 0.5, 2)}, [EDGE], 2)
+    looks = iter([{"a": (0.9, False)}, {"a": (0.9, False)}, {"a": (0.9, True)}, {}, {"b": (0.9, True)}, {"a": (0.9, True)}, {"a": (0.8, True)}, {}, {}])
+    monkeypatch.setattr(monitor, "_overfitting", lambda engine: next(looks))
+    engine = SimpleNamespace(critics={"a": None, "b": None}, state=SimpleNamespace(metrics={}))
+    said = []
+    for _ in range(9):
+        monitor._look(engine)
+        said.append(len(warnings_of(caplog)))
+    assert said == [0, 0, 0, 0, 0, 0, 1, 1, 2]  # two certain looks in a row at one critic; two without end it
+    assert engine.state.metrics == {} and "critic a tells no HR crop from a fake" in caplog.text
 
 
 def test_a_critic_that_cannot_tell_fakes_is_not_said_to_overfit():
@@ -356,3 +372,14 @@ def test_critics_without_a_held_out_part_cannot_be_watched(caplog):
     trainer = trainer_of(Detail(None), epochs=2, critics=nn.ModuleDict(), train_handlers=[CriticMonitor(Probe(), IMAGE, {}, [8], 3)])
     trainer.run()
     assert not warnings_of(caplog) and trainer.state.metrics == {}
+    held = CriticMonitor(Probe(), IMAGE, {"hr": texture(1, 0.5, 1)}, [8], 3)
+    trainer_of(Detail(None), epochs=1, critics=nn.ModuleDict(), train_handlers=[held]).run()
+    (line,) = warnings_of(caplog)
+    assert "there are no critics to be watched" in line
+
+
+def test_an_interval_of_0_never_looks():
+    monitors = [GeneratorMonitor(Probe(), IMAGE, ["pore", "grain", "clay"], interval=0), CriticMonitor(Probe(), IMAGE, {}, [8], 3, interval=0)]
+    trainer = trainer_of(Detail(None), epochs=2, train_handlers=monitors)
+    trainer.run()
+    assert trainer.state.metrics == {}

@@ -53,5 +53,5 @@ def _check(labels: np.ndarray, scale: int) -> None:
     as_arrays(labels)
     if labels.ndim != 3:
         raise InputError(f"upsampling needs a 3D volume of labels, got shape {labels.shape}")
-    if int(scale) != scale or scale < 1:
+    if not isinstance(scale, int) or scale < 1:
         raise InputError(f"scale {scale} is not a whole number from 1")

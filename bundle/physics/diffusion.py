@@ -64,6 +64,9 @@ def formation_factor(
     path = percolating(values[labels] > 0, axis)
     if not path.any():
         return FormationFactor(np.inf, np.inf, False, 0, True)
+    if labels.shape[axis] == 1:  # a sheet: its voxels conduct side by side
+        effective = float(values[labels].mean())
+        return FormationFactor(1 / effective, 1.0, True, 0, True)
     try:
         import taufactor
     except ImportError as error:

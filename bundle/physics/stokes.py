@@ -29,7 +29,7 @@ class Permeability:
     """What `permeability` finds.
 
     Attributes:
-        um2: permeability in µm².
+        um2: permeability in µm²; infinite where all is pore and there are no walls.
         percolates: whether pores lead from one end to the other; where they do not, the permeability is 0.
         flowing: share of the volume that is pore on a path from one end to the other; only there water flows.
         iterations: of the solver.
@@ -83,6 +83,8 @@ def permeability(
     open_pore = percolating(pore, axis, periodic)
     if not open_pore.any():
         return Permeability(0.0, False, 0.0, 0, 0.0, True)
+    if open_pore.all() and boundary != "walls":
+        return Permeability(np.inf, True, 1.0, 0, 0.0, True)  # nothing resists the flow
     flowing = float(open_pore.mean())
     open_pore = np.moveaxis(open_pore, axis, 0)
     if boundary == "walls":
@@ -105,7 +107,7 @@ def _solve(
     """
     n, m = viscous.shape[0], divergence.shape[0]
     precondition = _multigrid(viscous)
-    conductance, _ = cg(viscous, np.ones(n), M=precondition, rtol=1e-2)
+    conductance, _ = cg(viscous, np.ones(n), M=precondition, rtol=1e-2, maxiter=max_iterations)
     conductance = np.maximum(conductance, 1 / viscous.diagonal())  # an estimate: it must stay positive
     gradient = divergence.T.tocsr()
     darcy = _multigrid((divergence @ sparse.diags_array(conductance) @ gradient).tocsr())

@@ -13,9 +13,10 @@ from bundle.metrics import volume_fractions
 from bundle.physics.diffusion import formation_factor
 from bundle.physics.elasticity import MODULI, elastic_moduli
 from bundle.physics.percolation import check_volume
-from bundle.physics.stokes import permeability
+from bundle.physics.stokes import Permeability, permeability
 
 AXIS_NAMES = ("z", "y", "x")
+ALL_PORE = "all is pore: nothing resists the flow"
 NO_PATH = "pores do not lead from one end to the other"
 NO_CURRENT = "conducting phases do not lead from one end to the other"
 NOT_CONVERGED = "the solver gave up before its tolerance: the value is a rough one"
@@ -80,7 +81,7 @@ def properties(
         },
         "volume_fractions": dict(zip(phases, fractions.tolist(), strict=True)),
         "porosity": float(fractions[phases.index(pore)]),
-        "permeability": {name: _entry(r.millidarcy, "" if r.percolates else NO_PATH, r.converged) for name, r in flow.items()},
+        "permeability": {name: _entry(r.millidarcy, _why(r), r.converged) for name, r in flow.items()},
         "formation_factor": {name: _entry(r.factor, "" if r.percolates else NO_CURRENT, r.converged) for name, r in current.items()},
         "tortuosity": {name: _entry(r.tortuosity, "" if r.percolates else NO_CURRENT, r.converged) for name, r in current.items()},
         **elastic,
@@ -92,6 +93,10 @@ def properties(
             "elastic": solver,
         },
     }  # fmt: skip
+
+
+def _why(flow: Permeability) -> str:
+    return NO_PATH if not flow.percolates else "" if np.isfinite(flow.um2) else ALL_PORE
 
 
 def _elastic(

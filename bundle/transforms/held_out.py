@@ -29,7 +29,7 @@ class HoldOutd(MapTransform):
 
     def __init__(self, keys: KeysCollection, share: float, edge: int):
         super().__init__(keys)
-        if isinstance(share, str) or not 0 <= share <= 0.9:
+        if not isinstance(share, (int, float)) or not 0 <= share <= 0.9:
             raise InputError(f"held_out: {share} is no share of an HR image; give 0 (nothing) to 0.9, such as 0.3")
         self.share, self.edge = float(share), edge
 

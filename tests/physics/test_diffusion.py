@@ -102,3 +102,10 @@ def test_a_solver_that_gives_up_says_so(caplog, capsys):
 def test_impossible_input_is_told(arguments, message):
     with pytest.raises(InputError, match=message):
         formation_factor(*arguments)
+
+
+def test_a_sheet_conducts_side_by_side():
+    labels = np.zeros((1, 4, 4), np.uint8)
+    labels[0, 0] = 1
+    result = formation_factor(labels, [1.0, 0.5], 0)
+    assert result.factor == pytest.approx(1 / (0.75 + 0.25 * 0.5)) and result.converged

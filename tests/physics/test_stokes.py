@@ -180,6 +180,12 @@ def test_a_solver_that_gives_up_says_so(caplog):
     assert not result.converged and result.residual > 1e-4 and "after 2 iterations" in caplog.text
 
 
+@pytest.mark.parametrize("boundary", ["mirror", "periodic"])
+def test_without_any_wall_the_permeability_is_infinite(boundary):
+    result = permeability(np.ones((6, 6, 6), bool), 1.0, 0, boundary)
+    assert result.um2 == np.inf and result.percolates and result.converged
+
+
 def test_the_same_twice():
     pore = sponge((16, 16, 16))
     assert permeability(pore, 1.0, 0) == permeability(pore, 1.0, 0)

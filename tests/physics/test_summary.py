@@ -70,6 +70,13 @@ def test_a_volume_that_is_all_pore():
     assert result["formation_factor"]["z"]["value"] == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.parametrize("edge", [1, 4, 16])
+def test_nothing_resists_the_flow_where_all_is_pore_and_no_wall(edge):
+    result = strict(properties(np.zeros((edge,) * 3, np.uint8), PHASES, 1.0))
+    assert result["permeability"]["y"] == {"value": None, "why": "all is pore: nothing resists the flow"}
+    assert result["formation_factor"]["z"]["value"] == pytest.approx(1, rel=1e-3)
+
+
 def test_a_phase_of_unknown_moduli():
     labels = np.ones((4, 4, 4), np.uint8)
     unknown = strict(properties(labels, ["pore", "nickel"], 1.0, axes=[0]))

@@ -37,6 +37,7 @@ def test_nothing_is_held_out_by_default():
         (1.5, 1, "held_out: 1.5 is no share"),
         (-0.1, 1, "held_out: -0.1 is no share"),
         ("some", 1, "held_out: some is no share"),
+        (None, 1, "held_out: None is no share"),
     ],
 )
 def test_shares_that_cannot_be(share, edge, words):
