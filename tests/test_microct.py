@@ -98,7 +98,7 @@ def test_a_pore_edge_gets_a_rim_of_clay_and_feldspar_is_lost_to_quartz():
     uncleaned = Scanner(support=0)
     assert np.mean(segment(scanned(labels, uncleaned, 1), uncleaned)[2:-2, 2:10, 8] == CLAY) > 0.9
     feldspar = np.stack([segment(scanned(uniform(SECOND), Scanner(), seed)) for seed in range(4)])
-    assert 0.5 < np.mean(feldspar == HOST) < 0.9 and np.isin(feldspar, (HOST, SECOND)).all()
+    assert 0.05 < np.mean(feldspar == HOST) < 0.9 and np.isin(feldspar, (HOST, SECOND)).all()  # even where it is sound
 
 
 def test_a_lone_voxel_is_cleaned_away_and_a_slab_is_not():
