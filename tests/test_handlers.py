@@ -343,6 +343,19 @@ def test_warm_start_takes_the_networks_and_nothing_else(tmp_path):
     assert new.state.epoch == new.state.iteration == 0 and new.g_optimizer.state_dict()["state"] == optimizer == {}
 
 
+def test_warm_start_from_weights_alone(tmp_path):
+    """From a model.pt, such as the shipped one: generator and average take its weights, critics and the count of the average start anew."""
+    trained = Trainer([checkpoint_of(tmp_path)])
+    trained.run([None] * 4, max_epochs=3)
+    torch.save({"model": trained.ema.module.state_dict(), "phases": ["pore"], "lr_phases": ["pore"], "scale_factor": 2}, tmp_path / "weights.pt")
+    new = Trainer()
+    critics = {name: value.clone() for name, value in new.critics.state_dict().items()}
+    warm_start(new, tmp_path / "weights.pt")
+    average = trained.ema.module.state_dict()
+    assert same(new.network.state_dict(), average) and same(new.ema.module.state_dict(), average)
+    assert same(new.critics.state_dict(), critics) and int(new.ema.n_averaged) == 0
+
+
 def test_warm_start_from_another_network(tmp_path):
     Trainer([checkpoint_of(tmp_path)], width=3).run([None] * 4, max_epochs=3)
     with pytest.raises(InputError, match="checkpoint.pt: holds other networks.*start_from"):
