@@ -129,8 +129,8 @@ class Assessment:
         images = [image == 0 for group in groups.values() for image in group]
         chords = [chord_lengths(image, axis, sr.voxel_size[1:])["mean"] for image in images for axis in (0, 1)]
         known = [chord for chord in chords if chord is not None]
-        rows[f"mean chord of {phases[0]} in the HR images, µm"] = {"HR": float(np.mean(known)) if known else None}
-        return rows
+        flat = float(np.mean(known)) if known else None  # of a plane only chords can be compared; its two axes are taken together
+        return {row: {**columns, "HR images": flat if row.startswith("mean chord") else None} for row, columns in rows.items()}
 
     def _physics(self, lr: Volume, sr: Volume, truth: np.ndarray | None, phases: Sequence[str], scale: int) -> dict[str, dict]:
         size = _cube(sr.voxel_size, "physics")
