@@ -157,12 +157,13 @@ class Assessment:
     def _two_sample(self, lr: np.ndarray, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], n_phases: int, scale: int) -> dict[str, dict]:
         images = [image for group in groups.values() for image in group]
         nearest = upsample_nearest(lr, scale)
-        rows = {"axis planes": {name: two_sample_auc(images, volume, n_phases, CROP, seed=self.seed) for name, volume in (("SR", sr.array), ("LR", nearest))}}
+        volumes = {"SR": sr.array, "LR": nearest}
+        rows = {"axis planes": {name: two_sample_auc(images, volume, n_phases, CROP, seed=self.seed) for name, volume in volumes.items()}}
         if np.ptp(sr.voxel_size) == 0 and len(groups) == 1:
             real = oblique_reference(images, CROPS, CROP, self.seed)
             rows["planes at 45 degrees"] = {
                 name: two_sample_auc(real, oblique_slices(volume, CROPS, CROP, self.seed), n_phases, CROP, seed=self.seed)
-                for name, volume in (("SR", sr.array), ("LR", nearest))
+                for name, volume in volumes.items()
             }
         table = {
             row: {f"{name}: AUC ± standard error": f"{found['auc']:.3f} ± {found['error']:.3f}" for name, found in columns.items()}

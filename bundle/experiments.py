@@ -136,8 +136,9 @@ class Lab:
             raise InputError(f"{run} ended with exit code {code}: see its message above")
 
     def judge(
-        self, name: str, folders: Sequence[Path], phases: Sequence[str], models: Mapping[str, Model], scale: int = FACTOR, physics: bool = False, votes: int = 0
-    ) -> str:
+        self, name: str, folders: Sequence[Path], phases: Sequence[str], models: Mapping[str, Model], scale: int = FACTOR, physics: bool = False,
+        votes: int = 0,
+    ) -> str:  # fmt: skip
         """Judge models on rocks with truth, write `<name>.json`, `<name>.md` and `<name>.png`, and return the table.
 
         Args:
@@ -247,7 +248,8 @@ def mse_only(lab: Lab) -> str:
 def zero_noise(lab: Lab) -> str:
     """The paper's second check: the noise is zero, in training and inference."""
     data, phases = lab.training_data("berea"), rock("berea").phases
-    still = lab.train("zero_noise", data, phases, lab.epochs // 2, f"--start_from={SHIPPED.path}", training=["zero_noise.yaml"], inference=["zero_noise.yaml"])
+    silent, start = ["zero_noise.yaml"], f"--start_from={SHIPPED.path}"
+    still = lab.train("zero_noise", data, phases, lab.epochs // 2, start, training=silent, inference=silent)
     return lab.judge("zero_noise", lab.tests("berea"), phases, {"zero noise": still, "SR": base_model(lab)})
 
 
@@ -298,7 +300,8 @@ def layering(lab: Lab) -> str:
     phases, data = rock("layered").phases, lab.training_data("layered", axes=(0, 1))
     across, along = data / "hr_y.tif", data / "hr_z.tif"
     images = {"xy": str(along), "xz": str(across), "yz": str(across)}
-    own = lab.train("layered", data, phases, lab.epochs // 2, f"--start_from={base_model(lab).path}", f"--hr_images={images}", training=["anisotropic.yaml"])
+    options = (f"--start_from={base_model(lab).path}", f"--hr_images={images}")
+    own = lab.train("layered", data, phases, lab.epochs // 2, *options, training=["anisotropic.yaml"])
     models = {"isotropic model": base_model(lab), "images of each plane": own}
     table = lab.judge("layering", lab.tests("layered"), phases, models)
     lines = ["", "| pore chord along z / along x, y | " + " | ".join(f"rock {i}" for i in range(lab.realisations)) + " |"]
@@ -320,7 +323,8 @@ def artefacts(lab: Lab) -> str:
     true, lr = read_volume(folder / "truth.tif"), read_volume(folder / "lr.tif")
     clean = lab.super_resolve(base_model(lab), folder / "lr.tif")
     right = float(np.mean(clean == true.array))
-    lines = ["| artefact | LR voxels changed | SR voxels changed | SR changed away from the artefact | SR right, clean | SR right, with it |", "|---" * 6 + "|"]
+    heads = ("artefact", "LR voxels changed", "SR voxels changed", "SR changed away from the artefact", "SR right, clean", "SR right, with it")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * 6 + "|"]
     shown = {"SR, clean scan": (report.middle_slices(clean), true.voxel_size)}
     for name in ARTEFACTS:
         planted = plant(lr.array, name)
@@ -330,7 +334,8 @@ def artefacts(lab: Lab) -> str:
         far = upsample_nearest((~ndimage.binary_dilation(planted != lr.array, iterations=2)).astype(np.uint8), FACTOR) == 1
         changed = sr != clean
         away = f"{np.mean(changed[far]):.2%}" if far.any() else "-"
-        lines.append(f"| {name} | {np.mean(planted != lr.array):.1%} | {np.mean(changed):.1%} | {away} | {right:.1%} | {np.mean(sr == true.array):.1%} |")
+        shares = [f"{np.mean(planted != lr.array):.1%}", f"{np.mean(changed):.1%}", away, f"{right:.1%}", f"{np.mean(sr == true.array):.1%}"]
+        lines.append("| " + " | ".join([name, *shares]) + " |")
         shown[name] = (report.middle_slices(sr), true.voxel_size)
     report.plot_slices(lab.folder / "artefacts.png", shown, phases)
     return lab.write("artefacts", "\n".join(lines) + "\n")

@@ -20,8 +20,9 @@ ARTEFACTS = ("specks", "ring", "shift", "swollen pores", "lost second")
 
 
 def write_phantom(
-    folder: Path, name: str, seed: int, lr_size: int, hr_size: int = 0, images: int = 0, axes: Sequence[int] = (0,), truth: bool = False, workers: int = 1
-) -> None:
+    folder: Path, name: str, seed: int, lr_size: int, hr_size: int = 0, images: int = 0, axes: Sequence[int] = (0,), truth: bool = False,
+    workers: int = 1,
+) -> None:  # fmt: skip
     """Write one synthetic rock: lr.tif, scan.json and, where asked for, images and truth.
 
     lr.tif holds (lr_size,) * 3 voxels of 3.5 µm, scan.json the confusion of its labels with the truth, truth.tif the fine volume. The images, `images`
