@@ -17,11 +17,11 @@ from bundle import judging
 from bundle.errors import InputError, switch
 from bundle.io import Volume, check_labels
 from bundle.io.files import read_volume
+from bundle.io.volume import cube_edge
 from bundle.metrics import (
-    chord_lengths, connected_fraction, euler_number, majority_downsample, oblique_reference, oblique_slices, real_reference, specific_surface,
+    chord_lengths, connected_fraction, euler_number, oblique_reference, oblique_slices, real_reference, specific_surface,
     two_sample_auc, upsample_nearest, upsample_trilinear,
 )  # fmt: skip
-from bundle.physics import properties
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Assessment:
         return found
 
     def _truth(self, lr: np.ndarray, sr: Volume, truth: np.ndarray, phases: Sequence[str], scale: int) -> dict[str, dict]:
-        size = _cube(sr.voxel_size, "the comparison with the truth")
+        size = cube_edge(sr.voxel_size, "the comparison with the truth")
         candidates = {"nearest": upsample_nearest(lr, scale), "trilinear": upsample_trilinear(lr, scale, len(phases)), "SR": sr.array}
         errors = {title: judging.geometry_errors(volume, truth, phases, size) for title, volume in candidates.items()}
         return {row: {title: column[row] for title, column in errors.items()} for row in errors["SR"]}
@@ -133,7 +133,7 @@ class Assessment:
         return {row: {**columns, "HR images": flat if row.startswith("mean chord") else None} for row, columns in rows.items()}
 
     def _physics(self, lr: Volume, sr: Volume, truth: np.ndarray | None, phases: Sequence[str], scale: int) -> dict[str, dict]:
-        size = _cube(sr.voxel_size, "physics")
+        size = cube_edge(sr.voxel_size, "physics")
         edge = min(self.physics, *lr.array.shape)
         if edge * scale % self.physics_cell:
             raise InputError(f"physics_cell: {edge} LR voxels are {edge * scale} SR voxels, no multiple of {self.physics_cell}; choose 1 or 2")
@@ -143,10 +143,9 @@ class Assessment:
         cubes |= {"LR": lr.array[place], "nearest": upsample_nearest(lr.array[place], scale), "SR": sr.array[fine]}
         rows: dict[str, dict] = {}
         for title, labels in cubes.items():
-            cell = 1 if title == "LR" else self.physics_cell
-            labels = majority_downsample(labels, cell, len(phases)) if cell > 1 else labels
-            logger.info("physics of %s, %s cells", title, " x ".join(map(str, labels.shape)))
-            found = properties(labels, phases, size * (scale if title == "LR" else cell), pore=phases[0])
+            voxel, cell = (size * scale, 1) if title == "LR" else (size, self.physics_cell)
+            logger.info("physics of %s, %s cells", title, " x ".join(str(n // cell) for n in labels.shape))
+            found = judging.coarse_properties(labels, phases, voxel, cell)
             rows.setdefault(f"porosity of the middle {edge} x {edge} x {edge} LR voxels", {})[title] = found["porosity"]
             for key, name in FIGURES.items():
                 entries = {axis: found[key][axis] for axis in "zyx"} if "{}" in name else {"": found[key]}
@@ -174,18 +173,6 @@ class Assessment:
             told = f"{reference['auc']:.3f}" + ("" if reference["std"] is None else f" ± {reference['std']:.3f}")
             table["axis planes"]["HR images against each other"] = told
         return table
-
-
-def _cube(voxel_size: Sequence[float], what: str) -> float:
-    """Edge of the voxels.
-
-    Raises:
-        InputError: they are not cubes.
-    """
-    if not np.allclose(voxel_size, voxel_size[0], rtol=0.01):
-        sizes = " x ".join(f"{size:g}" for size in voxel_size)
-        raise InputError(f"voxels of {sizes} µm: {what} needs cubes; resample the volume, or leave it out")
-    return float(voxel_size[0])
 
 
 def _explained(entry: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """Errors that a user can mend: one clear line instead of a traceback."""
 
+import importlib
 import re
 import sys
+from types import ModuleType
 
 
 class InputError(ValueError):
@@ -22,6 +24,23 @@ def switch(value: bool | str, name: str) -> bool:
     if word not in ("true", "false"):
         raise InputError(f"{name}: {value} is neither true nor false")
     return word == "true"
+
+
+def optional(module: str, what: str, extra: str) -> ModuleType:
+    """A library that only some installations have.
+
+    Args:
+        module: to import.
+        what: needs which library, for the message, e.g. "the permeability needs PyAMG".
+        extra: of this package that installs it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{what}: pip install -e '.[{extra}]'") from error
 
 
 # MONAI's SaveImage and the workers of a DataLoader keep only the text of what was raised inside them.

@@ -12,20 +12,20 @@ import numpy as np
 from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError
-from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, labels_sha256, open_uncertainty, record, size_text
+from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, labels_sha256, open_uncertainty, record
 from bundle.html_slices import sections
 from bundle.io import Volume, atomic_path, check_labels, read_images, read_volume
 from bundle.io.images import image_files
 from bundle.io.region import region_slices
+from bundle.io.volume import size_text
 from bundle.metrics import lr_agreement, mean_relative_error, seed_diversity, statistic_names, statistics, summarise, two_point
+from bundle.metrics.correlation import MAX_LINES
 from bundle.store import NOT_MADE
 from bundle.view3d import phase_to_draw, surfaces_png
 
 logger = logging.getLogger(__name__)
 
 ALL_PLANES = "all planes"
-# Statistics of the rock need no more: each line of voxels resembles its neighbours. All lines of a 512^3 volume are 2^18.
-MAX_LINES = 1 << 18
 
 Images = str | os.PathLike | Sequence[str | os.PathLike]
 VoxelSize = float | Sequence[float]

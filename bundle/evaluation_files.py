@@ -13,6 +13,7 @@ import numpy as np
 from bundle.errors import InputError, first_line
 from bundle.io import Volume
 from bundle.io.files import open_volume, readable, stem_of
+from bundle.io.volume import size_text
 from bundle.metrics.fractions import slabs
 from bundle.provenance import commit, sha256, versions
 from bundle.report import PLANES
@@ -68,11 +69,6 @@ def common_voxel_size(
         if not all(np.isclose(value, size[axis], rtol=0.01) for value, axis in zip(values, axes, strict=True)):
             raise InputError(f"voxel sizes do not fit: {first} against {other}; set lr_voxel_size, hr_voxel_size or scale_factor")
     return size, "µm"
-
-
-def size_text(voxel_size: Sequence[float]) -> str:
-    """A voxel size as text, one number where it is the same along all axes."""
-    return " x ".join(f"{size:g}" for size in (voxel_size[:1] if len(set(voxel_size)) == 1 else voxel_size))
 
 
 def open_uncertainty(given: str | Path | None, sr_image: Path, output_dir: Path, shape: Sequence[int]) -> Any:

@@ -22,10 +22,10 @@ from scipy import ndimage
 from bundle import judging, report
 from bundle.checkpoint import load_checkpoint
 from bundle.errors import InputError
-from bundle.io import Volume, read_images, write_volume
+from bundle.io import Volume, atomic_path, read_images, write_volume
 from bundle.io.files import read_volume
 from bundle.lab import ARTEFACTS, plant, split_volume, write_phantom
-from bundle.metrics import chord_lengths, statistic_names, statistics, two_point, upsample_nearest, upsample_trilinear
+from bundle.metrics import chord_lengths, compare_curves, statistic_names, statistics, two_point, upsample_nearest, upsample_trilinear
 from bundle.phantom import FACTOR, ROCKS, VOXEL, rock, sections
 
 logger = logging.getLogger(__name__)
@@ -161,9 +161,9 @@ class Lab:
                 made[title] = [self.super_resolve(model, folder / "lr.tif", seed, scale) for seed in range(self.seeds)]
             keys = {title: models[title].name if title in models else title for title in made}
             if votes:
-                seeds = [self.super_resolve(models[own], folder / "lr.tif", seed, scale) for seed in range(votes)]
+                more = [self.super_resolve(models[own], folder / "lr.tif", seed, scale) for seed in range(self.seeds, votes)]
                 guess = f"majority of {votes} seeds"
-                made[guess], keys[guess] = [judging.majority_of_seeds(seeds, n)], f"{keys[own]}_majority_of_{votes}"
+                made[guess], keys[guess] = [judging.majority_of_seeds([*made[own], *more][:votes], n)], f"{keys[own]}_majority_of_{votes}"
             for title, volumes in made.items():
                 for seed, volume in enumerate(volumes):
                     errors = partial(judging.geometry_errors, volume, truth.array, phases, size, boundaries=False)
@@ -173,10 +173,10 @@ class Lab:
                 found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in ("nearest", "trilinear", own)}
                 for title in list(found)[1:]:
                     physical.setdefault(title, []).append(judging.physical_errors(found[title], found["truth"]))
-                (folder / "physics.md").write_text(judging.property_table(found), encoding="utf-8")
+                _write(folder / "physics.md", judging.property_table(found))
         spreads = {title: judging.spread(rows) | (judging.spread(physical[title]) if title in physical else {}) for title, rows in geometry.items()}
         table = judging.markdown(spreads, (own, "nearest"))
-        (self.folder / f"{name}.json").write_text(json.dumps({"geometry": geometry, "physics": physical}, indent=1) + "\n", encoding="utf-8")
+        _write(self.folder / f"{name}.json", json.dumps({"geometry": geometry, "physics": physical}, indent=1) + "\n")
         shown = {"LR": (report.middle_slices(lr.array), lr.voxel_size)}
         shown |= {title: (report.middle_slices(volumes[0]), truth.voxel_size) for title, volumes in made.items() if title in models}
         shown["truth"] = (report.middle_slices(truth.array), truth.voxel_size)
@@ -185,8 +185,7 @@ class Lab:
 
     def write(self, name: str, table: str) -> str:
         """Keep a table as `<name>.md`, and return it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{name}.md").write_text(table, encoding="utf-8")
+        _write(self.folder / f"{name}.md", table)
         return table
 
     def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
@@ -197,8 +196,13 @@ class Lab:
         """What `make` gives, kept as JSON in `folder`: solvers take minutes."""
         path = folder / f"{name.replace(' ', '_')}.json"
         if not path.exists():
-            path.write_text(json.dumps(make()) + "\n", encoding="utf-8")
+            _write(path, json.dumps(make()) + "\n")
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def phantom(lab: Lab, hr_images: str, count: int = 64, size: int = 512) -> str:
@@ -209,10 +213,10 @@ def phantom(lab: Lab, hr_images: str, count: int = 64, size: int = 512) -> str:
     phases = rock("berea").phases
     n = len(phases)
     found, wanted = (np.stack([statistics(image, n) for image in images]) for images in (made, real))
-    lines = ["| | images, mean of {} | phantom, mean of {} ± its standard error | ratio |".format(len(real), count), "|---|---|---|---|"]
+    rows = []
     for i, name in enumerate(statistic_names(phases)):
         mean, error, goal = found[:, i].mean(), found[:, i].std(ddof=1) / np.sqrt(count), wanted[:, i].mean()
-        lines.append(f"| {name} | {goal:.5f} | {mean:.5f} ± {error:.5f} | {mean / goal:.2f} |")
+        rows.append([name, f"{goal:.5f}", f"{mean:.5f} ± {error:.5f}", f"{mean / goal:.2f}"])
     curves = {
         title: np.stack([np.mean([two_point(image, n, axis, size // 3) for axis in (0, 1)], 0) for image in images])
         for title, images in {"images": real, "phantom": made}.items()
@@ -223,7 +227,8 @@ def phantom(lab: Lab, hr_images: str, count: int = 64, size: int = 512) -> str:
         cut = {plane: sections(7, 1, size, rock(name), axis)[0] for plane, axis in (("xy", 0), ("xz", 1), ("yz", 2))}
         shown[f"{name}: {', '.join(rock(name).phases)}"] = (cut, (VOXEL,) * 3)
     report.plot_slices(lab.folder / "phantom.png", shown, phases)
-    return lab.write("phantom", "\n".join(lines) + "\n")
+    heads = ["", f"images, mean of {len(real)}", f"phantom, mean of {count} ± its standard error", "ratio"]
+    return lab.write("phantom", report.markdown_table(heads, rows))
 
 
 def base_model(lab: Lab) -> Model:
@@ -257,7 +262,8 @@ def two_points(lab: Lab) -> str:
     """The paper's third check: two-point correlation of SR against LR, here beside the truth."""
     phases, folder = rock("berea").phases, lab.tests("berea")[0]
     true, lr = read_volume(folder / "truth.tif"), read_volume(folder / "lr.tif")
-    sr = [lab.super_resolve(base_model(lab), folder / "lr.tif", seed) for seed in range(lab.seeds)]
+    model = base_model(lab)
+    sr = [lab.super_resolve(model, folder / "lr.tif", seed) for seed in range(lab.seeds)]
     lags = true.array.shape[0] // 2
 
     def curve(labels: np.ndarray, step: int) -> np.ndarray:
@@ -268,24 +274,23 @@ def two_points(lab: Lab) -> str:
     reference, scan = curve(true.array, 1), curve(lr.array, FACTOR)
     continuous = np.stack([np.interp(fine, coarse, row) for row in scan])
     report.plot_curves(lab.folder / "two_points.png", fine, {"LR": continuous[None], "SR": seeds, "truth": reference[None]}, phases)
-    lines = ["| phase | LR: mean error of S2 | SR |", "|---|---|---|"]
+    rows = []
     for i, name in enumerate(phases):
-        errors = [float(np.abs(found[i, 1:] - reference[i, every::every]).mean())
-                  for found, every in ((scan, FACTOR), (seeds.mean(0), 1))]  # fmt: skip
-        lines.append(f"| {name} | {errors[0]:.4f} | {errors[1]:.4f} |")
-    return lab.write("two_points", "\n".join(lines) + "\n")
+        errors = [compare_curves(found[i, 1:], reference[i, every::every])["mean"] for found, every in ((scan, FACTOR), (seeds.mean(0), 1))]
+        rows.append([name, *(f"{error:.4f}" for error in errors)])
+    return lab.write("two_points", report.markdown_table(["phase", "LR: mean error of S2", "SR"], rows))
 
 
 def minerals(lab: Lab) -> str:
     """Unseen rock, tight rock and other minerals: the Berea-like model on each, and one that learned the rock for half as long."""
-    tables = []
+    tables, base = [], base_model(lab)
     for name in ("tight", "carbonate"):
         phases = rock(name).phases
         own = lab.train(
-            name, lab.training_data(name), phases, lab.epochs // 2, f"--start_from={base_model(lab).path}",
+            name, lab.training_data(name), phases, lab.epochs // 2, f"--start_from={base.path}",
             f"--hidden={ {phases[1]: phases[2]} }", f"--costs={_costs(*phases)}",
         )  # fmt: skip
-        models = {"unseen": base_model(lab), "own": own}
+        models = {"unseen": base, "own": own}
         tables.append(f"{name}\n\n" + lab.judge(f"minerals_{name}", lab.tests(name), phases, models))
     return "\n".join(tables)
 
@@ -300,12 +305,11 @@ def layering(lab: Lab) -> str:
     phases, data = rock("layered").phases, lab.training_data("layered", axes=(0, 1))
     across, along = data / "hr_y.tif", data / "hr_z.tif"
     images = {"xy": str(along), "xz": str(across), "yz": str(across)}
-    options = (f"--start_from={base_model(lab).path}", f"--hr_images={images}")
+    base = base_model(lab)
+    options = (f"--start_from={base.path}", f"--hr_images={images}")
     own = lab.train("layered", data, phases, lab.epochs // 2, *options, training=["anisotropic.yaml"])
-    models = {"isotropic model": base_model(lab), "images of each plane": own}
+    models = {"isotropic model": base, "images of each plane": own}
     table = lab.judge("layering", lab.tests("layered"), phases, models)
-    lines = ["", "| pore chord along z / along x, y | " + " | ".join(f"rock {i}" for i in range(lab.realisations)) + " |"]
-    lines.append("|---" * (1 + lab.realisations) + "|")
     rows: dict[str, list[str]] = {}
     for folder in lab.tests("layered"):
         volumes = {"truth": read_volume(folder / "truth.tif").array, "nearest": upsample_nearest(read_volume(folder / "lr.tif").array, FACTOR)}
@@ -313,32 +317,34 @@ def layering(lab: Lab) -> str:
         for title, volume in volumes.items():
             z, y, x = (chord_lengths(volume == 0, axis, VOXEL)["mean"] for axis in range(3))
             rows.setdefault(title, []).append("-" if None in (z, y, x) else f"{2 * z / (y + x):.3f}")
-    table += "\n".join([*lines, *(f"| {title} | " + " | ".join(values) + " |" for title, values in rows.items())]) + "\n"
-    return lab.write("layering", table)
+    heads = ["pore chord along z / along x, y", *(f"rock {i}" for i in range(lab.realisations))]
+    chords = report.markdown_table(heads, [[title, *values] for title, values in rows.items()])
+    return lab.write("layering", f"{table}\n{chords}")
 
 
 def artefacts(lab: Lab) -> str:
     """Errors planted in the scan, followed through the super-resolution: voxels of SR that change, and how far from the truth it gets."""
     phases, folder = rock("berea").phases, lab.tests("berea")[0]
     true, lr = read_volume(folder / "truth.tif"), read_volume(folder / "lr.tif")
-    clean = lab.super_resolve(base_model(lab), folder / "lr.tif")
+    model = base_model(lab)
+    clean = lab.super_resolve(model, folder / "lr.tif")
     right = float(np.mean(clean == true.array))
-    heads = ("artefact", "LR voxels changed", "SR voxels changed", "SR changed away from the artefact", "SR right, clean", "SR right, with it")
-    lines = ["| " + " | ".join(heads) + " |", "|---" * 6 + "|"]
+    rows = []
     shown = {"SR, clean scan": (report.middle_slices(clean), true.voxel_size)}
     for name in ARTEFACTS:
         planted = plant(lr.array, name)
         path = folder / f"planted_{name.replace(' ', '_')}.tif"
         write_volume(path, Volume(planted, lr.voxel_size))
-        sr = lab.super_resolve(base_model(lab), path)
+        sr = lab.super_resolve(model, path)
         far = upsample_nearest((~ndimage.binary_dilation(planted != lr.array, iterations=2)).astype(np.uint8), FACTOR) == 1
         changed = sr != clean
         away = f"{np.mean(changed[far]):.2%}" if far.any() else "-"
         shares = [f"{np.mean(planted != lr.array):.1%}", f"{np.mean(changed):.1%}", away, f"{right:.1%}", f"{np.mean(sr == true.array):.1%}"]
-        lines.append("| " + " | ".join([name, *shares]) + " |")
+        rows.append([name, *shares])
         shown[name] = (report.middle_slices(sr), true.voxel_size)
     report.plot_slices(lab.folder / "artefacts.png", shown, phases)
-    return lab.write("artefacts", "\n".join(lines) + "\n")
+    heads = ("artefact", "LR voxels changed", "SR voxels changed", "SR changed away from the artefact", "SR right, clean", "SR right, with it")
+    return lab.write("artefacts", report.markdown_table(heads, rows))
 
 
 def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: float) -> str:

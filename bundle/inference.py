@@ -17,6 +17,7 @@ from bundle.errors import InputError
 from bundle.io import Volume, atomic_path, write_volume
 from bundle.io.files import check_fits
 from bundle.io.source import LabelSource
+from bundle.io.volume import size_text
 from bundle.provenance import sha256, versions
 from bundle.shards import LABELS, missing_shards
 from bundle.store import SUFFIX, LabelStore
@@ -107,11 +108,11 @@ class InferenceRecord:
         lr = Volume(source, source.voxel_size, source.origin)
         names = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)
         columns = {
-            f"LR, {_size(lr)} µm": ({plane: names[labels] for plane, labels in report.middle_slices(lr.array).items()}, lr.voxel_size),
-            f"SR, {_size(sr)} µm": (report.middle_slices(sr.array), sr.voxel_size),
+            f"LR, {size_text(lr.voxel_size)} µm": ({plane: names[labels] for plane, labels in report.middle_slices(lr.array).items()}, lr.voxel_size),
+            f"SR, {size_text(sr.voxel_size)} µm": (report.middle_slices(sr.array), sr.voxel_size),
         }
         report.plot_slices(f"{base}.png", columns, self.phases)
-        logger.info(f"{source.path}: {_shape(lr)} voxels of {_size(lr)} µm became {_shape(sr)} of {_size(sr)} µm")
+        logger.info(f"{source.path}: {_shape(lr)} voxels of {size_text(lr.voxel_size)} µm became {_shape(sr)} of {size_text(sr.voxel_size)} µm")
         written = [str(one.path) for one in stores.values()] + [base + suffix for suffix in (*self.formats, ".png", "_provenance.json")]
         logger.info(f"wrote {', '.join(written)}")
 
@@ -132,7 +133,3 @@ def _grid(volume: Volume) -> dict[str, Any]:
 
 def _shape(volume: Volume) -> str:
     return " x ".join(str(n) for n in volume.array.shape)
-
-
-def _size(volume: Volume) -> str:
-    return " x ".join(f"{v:g}" for v in (volume.voxel_size[:1] if len(set(volume.voxel_size)) == 1 else volume.voxel_size))

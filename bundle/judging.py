@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from bundle.metrics import majority_downsample
 from bundle.metrics.fidelity import fidelity
 from bundle.physics import properties
-
-logger = logging.getLogger(__name__)
+from bundle.report import markdown_table
 
 PHYSICAL = ("permeability", "formation_factor", "bulk_modulus", "shear_modulus")
 
@@ -46,6 +45,13 @@ def geometry_errors(
     }
 
 
+def coarse_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int) -> dict[str, Any]:
+    """`bundle.physics.properties` of a volume whose cells are the majority of `coarsening` voxels a side; the first phase is the pore."""
+    if coarsening > 1:
+        labels = majority_downsample(labels, coarsening, len(phases))
+    return properties(labels, phases, voxel_size * coarsening, pore=phases[0])
+
+
 def physical_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int) -> dict[str, list[float | None]]:
     """Permeability (mD) and formation factor along z, y, x; bulk and shear modulus (GPa) of the dry rock.
 
@@ -55,9 +61,7 @@ def physical_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: f
         voxel_size: µm.
         coarsening: cells of the solvers are the majority of so many voxels a side.
     """
-    if coarsening > 1:
-        labels = majority_downsample(labels, coarsening, len(phases))
-    found = properties(labels, phases, voxel_size * coarsening, pore=phases[0])
+    found = coarse_properties(labels, phases, voxel_size, coarsening)
     values = {name: [found[name][axis]["value"] for axis in "zyx"] for name in PHYSICAL[:2]}
     return {**values, **{name: [found[name]["value"]] for name in PHYSICAL[2:]}}
 
@@ -80,13 +84,13 @@ def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]
 
 def property_table(columns: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:
     """`physical_properties` of several volumes side by side, as Markdown; a formation factor without a path is infinite."""
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    rows = []
     for name in PHYSICAL:
         entries = [column[name] for column in columns.values()]
         for i, axis in enumerate("zyx" if len(entries[0]) > 1 else [""]):
             cells = ["no path" if values[i] is None else f"{values[i]:.4g}" for values in entries]
-            lines.append(f"| {' '.join([name.replace('_', ' '), *axis])} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append([" ".join([name.replace("_", " "), *axis]), *cells])
+    return markdown_table(["", *columns], rows)
 
 
 def spread(rows: Sequence[Mapping[str, float | None]]) -> dict[str, tuple[float, float, int] | None]:
@@ -126,7 +130,7 @@ def markdown(columns: Mapping[str, Mapping[str, tuple[float, float, int] | None]
     """
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     divided = [f"{ratio[0]} / {ratio[1]}"] if ratio else []
-    lines = ["| error | " + " | ".join([*columns, *divided]) + " |", "|---" * (1 + len(columns) + len(divided)) + "|"]
+    rows = []
     for name in names:
         cells = [column.get(name) for column in columns.values()]
         best = min((cell[0] for cell in cells if cell), default=None)
@@ -134,8 +138,8 @@ def markdown(columns: Mapping[str, Mapping[str, tuple[float, float, int] | None]
         if ratio:
             own, base = (columns[title].get(name) for title in ratio)
             texts.append(f"{own[0] / base[0]:.2f}" if own and base and base[0] > 0 else "-")
-        lines.append(f"| {name} | " + " | ".join(texts) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, *texts])
+    return markdown_table(["error", *columns, *divided], rows)
 
 
 def _cell(cell: tuple[float, float, int] | None, best: bool) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from bundle.errors import InputError
-from bundle.io import Volume, write_volume
+from bundle.io import Volume, atomic_path, write_volume
 from bundle.io.files import read_volume
 from bundle.metrics import majority_downsample
 from bundle.microct import Scanner, scan_phantom
@@ -33,7 +33,6 @@ def write_phantom(
         InputError: no rock of that name, or the folder cannot be written.
     """
     kind = rock(name)
-    folder.mkdir(parents=True, exist_ok=True)
     scanned = scan_phantom(Phantom(seed, VOXEL * FACTOR * lr_size, kind), (lr_size,) * 3, Scanner(), seed, workers=workers, keep=truth)
     _write(folder / "lr.tif", scanned.labels, VOXEL * FACTOR)
     if truth:
@@ -41,7 +40,8 @@ def write_phantom(
     for axis in axes if images else ():
         _write(folder / ("hr.tif" if len(axes) == 1 else f"hr_{'zyx'[axis]}.tif"), sections(seed, images, hr_size, kind, axis), VOXEL)
     record = {"rock": name, "seed": seed, "phases": kind.phases, "confusion [truth][scan]": scanned.confusion.tolist()}
-    (folder / "scan.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    with atomic_path(folder / "scan.json") as partial:
+        partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxel_size: float, images: int = 8, tests: int = 3) -> list[Path]:
@@ -83,7 +83,6 @@ def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxe
 
 
 def _write(path: Path, labels: np.ndarray, voxel_size: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(path, Volume(np.ascontiguousarray(labels), (voxel_size,) * 3))
 
 

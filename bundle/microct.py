@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from bundle.errors import InputError
-from bundle.metrics import majority_downsample
+from bundle.metrics import confusion, majority_downsample
 from bundle.phantom import CLAY, FACTOR, HOST, PORE, SECOND, VOXEL, Phantom, smooth_noise
 
 PARTS = 2  # cells along the edge of a coarse voxel at which the point spread is applied
@@ -136,5 +136,4 @@ def scan_phantom(
             yield place, labels
 
     labels = segment(scan(watched(), shape, scanner, seed), scanner)
-    table = np.bincount((majority.astype(int) * 4 + labels).ravel(), minlength=16).reshape(4, 4)
-    return Scan(labels, table, truth)
+    return Scan(labels, confusion(labels, majority, 4), truth)

@@ -186,6 +186,13 @@ def svg(figure) -> bytes:
     return file.getvalue()
 
 
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a table of Markdown."""
+    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in (heads, *rows)]
+    lines.insert(1, "|---" * len(heads) + "|")
+    return "\n".join(lines) + "\n"
+
+
 def format_table(summary: Mapping) -> str:
     """The statistics of `bundle.metrics.summarise` as plain text, one a line, the mean relative error last."""
     rows = summary["statistics"]

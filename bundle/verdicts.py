@@ -36,15 +36,13 @@ def number(value: float, digits: int = 3) -> str:
     if value == 0 or not np.isfinite(value):
         return f"{value:g}"
     decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
-    text = f"{value:.{decimals}f}"
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+    return _decimals(value, decimals)
 
 
 def plus_minus(mean: float, deviation: float) -> str:
     """Mean ± standard deviation with the decimals that give three significant digits of the mean and at least one of the deviation."""
     decimals = [max(0, n - 1 - int(np.floor(np.log10(abs(value))))) for value, n in ((mean, 3), (deviation, 1)) if value]
-    texts = [f"{value:.{max(decimals, default=0)}f}" for value in (mean, deviation)]
-    return " ± ".join(text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text for text in texts)
+    return " ± ".join(_decimals(value, max(decimals, default=0)) for value in (mean, deviation))
 
 
 def percent(share: float, decimals: int = 1) -> str:
@@ -55,6 +53,12 @@ def percent(share: float, decimals: int = 1) -> str:
     if 0 < share < 1 and 100 * share < step / 2:
         return f"under {step:.{decimals}f} %"
     return f"{100 * share:.{decimals}f} %"
+
+
+def _decimals(value: float, decimals: int) -> str:
+    """Without the 0 before the point."""
+    text = f"{value:.{decimals}f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
 def _unlike(*values: float) -> list[str]:

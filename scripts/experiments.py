@@ -42,8 +42,8 @@ def main() -> None:
     one_line_errors()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     lab = experiments.Lab(
-        args.output.resolve(), args.realisations, args.seeds, args.train_size, args.test_size, args.hr_size, args.epochs,
-        not args.no_physics, args.coarsening, args.workers,
+        args.output.resolve(), realisations=args.realisations, seeds=args.seeds, train_size=args.train_size, test_size=args.test_size,
+        hr_size=args.hr_size, epochs=args.epochs, physics=not args.no_physics, coarsening=args.coarsening, workers=args.workers,
     )  # fmt: skip
     needed = {"paired": ("volume", "name", "phases", "voxel_size"), "phantom": ("hr_images",)}.get(args.experiment, ())
     missing = [f"--{key.replace('_', '-')}" for key in needed if getattr(args, key) is None]

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bundle import assessment
+from bundle import assessment, judging
 from bundle.assessment import Assessment
 from bundle.errors import InputError
 from bundle.io import Volume, write_volume
@@ -109,7 +109,7 @@ def test_cells_of_the_physics_are_majorities(volumes, monkeypatch):
         seen[len(seen)] = (labels.copy(), voxel_size)
         raise InputError("enough")
 
-    monkeypatch.setattr(assessment, "properties", properties)
+    monkeypatch.setattr(judging, "properties", properties)
     lr, sr = volumes
     with pytest.raises(InputError, match="enough"):
         Assessment(physics=6, physics_cell=2)._physics(lr, sr, sr.array, PHASES, 4)

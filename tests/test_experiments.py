@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -58,6 +59,15 @@ def rows(table: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in cells}
 
 
+def whole_runs(mask: np.ndarray) -> list[int]:
+    """Lengths of the runs of True along the last axis that lie between two False."""
+    found = []
+    for line in mask.reshape(-1, mask.shape[-1]):
+        text = "".join("01"[int(voxel)] for voxel in line)
+        found += [len(run) for run in re.findall("(?<=0)1+(?=0)", text)]
+    return found
+
+
 def test_truth_judges_every_rock_and_seed_and_a_second_run_makes_nothing(lab, commands):
     table = experiments.truth(lab)
     found = rows(table)
@@ -100,11 +110,19 @@ def test_other_minerals_learn_with_their_own_names(lab, commands):
 
 
 def test_layers_are_learned_from_images_of_each_plane(lab, commands):
+    lab = dataclasses.replace(lab, test_size=8)  # 28 µm: smaller ones may hold no whole chord
     table = experiments.layering(lab)
     layered = next(call for call in commands.of("training") if call["output_dir"].endswith("layered"))
     images = json.loads(layered["hr_images"].replace("'", '"'))
     assert images["xy"].endswith("hr_z.tif") and images["xz"] == images["yz"] and images["xz"].endswith("hr_y.tif")
     assert "| truth |" in table and "pore chord along z" in table
+    ratios = rows(table.split("\n\n")[-1])
+    assert list(ratios) == ["pore chord along z / along x, y", "---", "truth", "nearest", "isotropic model", "images of each plane"]
+    assert ratios["nearest"] == ratios["isotropic model"] == ratios["images of each plane"]  # this SR repeats the voxels
+    for i in range(2):
+        truth = read_volume(lab.folder / "layered" / f"test_{i}" / "truth.tif").array == 0
+        z, y, x = (np.mean(whole_runs(np.moveaxis(truth, axis, -1))) for axis in range(3))
+        assert float(ratios["truth"][i]) == pytest.approx(2 * z / (y + x), abs=6e-4)
 
 
 def test_artefacts_change_the_scan_and_are_followed(lab, commands):
@@ -116,7 +134,20 @@ def test_artefacts_change_the_scan_and_are_followed(lab, commands):
 
 def test_two_points_of_repeated_voxels_err_as_the_scan(lab, commands):
     found = rows(experiments.two_points(lab))
-    assert set(found) >= {"pore", "quartz", "feldspar", "clay"}
+    truth, lr = (read_volume(lab.folder / "berea" / "test_0" / name).array for name in ("truth.tif", "lr.tif"))
+    repeated = lr.repeat(8, 0).repeat(8, 1).repeat(8, 2)
+
+    def curve(labels, phase, lags):
+        """Pairs of voxels one lag apart along an axis that are both of the phase, counted; mean over the axes."""
+        mask = labels == phase
+        shifted = [[np.moveaxis(mask, axis, 0) for axis in range(3)] for _ in lags]
+        return np.array([np.mean([np.mean(m[lag:] & m[: m.shape[0] - lag]) for m in axes]) for lag, axes in zip(lags, shifted)])
+
+    for phase, name in enumerate(("pore", "quartz", "feldspar", "clay")):
+        fine = curve(truth, phase, range(1, 17))
+        coarse = np.abs(curve(lr, phase, range(1, 3)) - fine[[7, 15]]).mean()
+        made = np.abs(curve(repeated, phase, range(1, 17)) - fine).mean()
+        assert [float(cell) for cell in found[name]] == pytest.approx([coarse, made], abs=6e-5), name
 
 
 def test_a_real_volume_is_split_and_judged(lab, commands, tmp_path):

@@ -26,6 +26,27 @@ def significant(value: float) -> float:
     return float(f"{value:.7g}")
 
 
+def size_text(voxel_size: Sequence[float]) -> str:
+    """A voxel size as text, one number where it is the same along all axes."""
+    return " x ".join(f"{size:g}" for size in (voxel_size[:1] if len(set(voxel_size)) == 1 else voxel_size))
+
+
+def cube_edge(voxel_size: float | Sequence[float], what: str) -> float:
+    """Edge of voxels (z, y, x) that are cubes to within 1 %.
+
+    Args:
+        voxel_size: µm.
+        what: needs cubes, for the message.
+
+    Raises:
+        InputError: they are not.
+    """
+    sizes = as_voxel_size(voxel_size)
+    if not all(math.isclose(size, sizes[0], rel_tol=0.01) for size in sizes):
+        raise InputError(f"voxels of {size_text(sizes)} µm: {what} needs cubes; resample the volume, or leave it out")
+    return sizes[0]
+
+
 def as_voxel_size(value: float | Sequence[float], name: str = "voxel_size", n_axes: int = 3) -> tuple[float, ...]:
     """Voxel size (z, y, x) in µm from one number or three; of an image (`n_axes` 2) the pixel size (y, x) from one or two.
 

@@ -6,6 +6,9 @@ from scipy import fft
 from bundle.errors import InputError
 from bundle.metrics.fractions import BLOCK_VOXELS, Labels, as_arrays
 
+# Enough for the statistics of a volume, for lines of voxels resemble their neighbours: all lines of a 512^3 volume are 2^18.
+MAX_LINES = 1 << 18
+
 
 def two_point(labels: Labels, n_phases: int, axis: int, max_lag: int, max_lines: int | None = None) -> np.ndarray:
     """S2 of every phase along one array axis, non-periodic -> (n_phases, lags), lag r = 0, 1, .., max_lag voxels.

@@ -12,6 +12,7 @@ import numpy as np
 from bundle.errors import InputError
 from bundle.metrics.fractions import as_arrays, bin_labels, slabs
 from bundle.metrics.summary import statistic_names, statistics
+from bundle.metrics.truth import confusion
 
 
 def seed_diversity(volumes: Sequence[np.ndarray], phases: Sequence[str]) -> dict:
@@ -37,20 +38,14 @@ def seed_diversity(volumes: Sequence[np.ndarray], phases: Sequence[str]) -> dict
         if volume.shape != volumes[0].shape:
             raise InputError(f"volume {index} has shape {volume.shape}, volume 0 {volumes[0].shape}: give SR volumes of the same LR region")
     pairs = list(combinations(range(len(volumes)), 2))
-    confusion = np.zeros((len(pairs), n, n), np.int64)
-    entropy = 0.0
-    for labels in zip(*map(slabs, volumes), strict=True):
-        for slab in labels:
-            bin_labels(slab, n)
-        for counts, (a, b) in zip(confusion, pairs, strict=True):
-            counts += np.bincount((labels[a].astype(np.int64) * n + labels[b].astype(np.int64)).ravel(), minlength=n * n).reshape(n, n)
-        entropy += _entropy(labels, n)
+    counts = np.stack([confusion(volumes[a], volumes[b], n) for a, b in pairs])
+    entropy = sum(_entropy(labels, n) for labels in zip(*map(slabs, volumes), strict=True))
     size = volumes[0].size
-    differing = 1 - np.einsum("pii->p", confusion) / size
+    differing = 1 - np.einsum("pii->p", counts) / size
     values = np.stack([statistics(volume, n) for volume in volumes])
     return {
         "differing": {"mean": float(differing.mean()), "pairs": {f"{a}-{b}": float(d) for (a, b), d in zip(pairs, differing, strict=True)}},
-        "dice": {name: _dice(confusion, phase) for phase, name in enumerate(phases)},
+        "dice": {name: _dice(counts, phase) for phase, name in enumerate(phases)},
         "statistics": {
             name: {"mean": float(column.mean()), "std": float(column.std(ddof=1)), "values": column.tolist()}
             for name, column in zip(statistic_names(phases), values.T, strict=True)
@@ -120,8 +115,9 @@ def _entropy(labels: Sequence[np.ndarray], n_phases: int) -> float:
     return total
 
 
-def _dice(confusion: np.ndarray, phase: int) -> float | None:
-    both = confusion[:, phase, phase]
-    either = confusion[:, phase].sum(1) + confusion[:, :, phase].sum(1)
+def _dice(counts: np.ndarray, phase: int) -> float | None:
+    """Of `confusion` of each pair, (pairs, n_phases, n_phases)."""
+    both = counts[:, phase, phase]
+    either = counts[:, phase].sum(1) + counts[:, :, phase].sum(1)
     held = either > 0
     return float((2 * both[held] / either[held]).mean()) if held.any() else None

@@ -6,13 +6,10 @@ import numpy as np
 
 from bundle.errors import InputError
 from bundle.io.volume import as_voxel_size
-from bundle.metrics.correlation import compare_curves, two_point
+from bundle.metrics.correlation import MAX_LINES, compare_curves, two_point
 from bundle.metrics.morphology import chord_lengths, connected_fraction, euler_number
 from bundle.metrics.summary import json_number, mean_relative_error, relative_errors, statistic_names, statistics
 from bundle.metrics.truth import boundary_distance, voxel_agreement
-
-# Lines of voxels resemble their neighbours: all lines of a 512^3 volume are 2^18.
-MAX_LINES = 1 << 18
 
 
 def fidelity(

@@ -4,7 +4,6 @@ A phase is a mask, True where it is: `labels == 0`, a 2D image (y, x) or a 3D vo
 2D), for the Euler number as for the percolation.
 """
 
-import importlib
 import logging
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -12,7 +11,7 @@ from types import ModuleType
 import numpy as np
 from scipy import ndimage
 
-from bundle.errors import InputError
+from bundle.errors import InputError, optional
 from bundle.io.volume import as_voxel_size
 from bundle.metrics.correlation import line_blocks
 from bundle.metrics.fractions import slabs
@@ -208,8 +207,6 @@ def _lab(module: str, package: str | None = None) -> ModuleType:
     """An optional library of the extra [lab]; porespy puts a handler on the root logger when it is imported, which is taken off again."""
     handlers = logging.root.handlers[:]
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"this measure needs {package or module}: pip install -e '.[lab]'") from error
+        return optional(module, f"this measure needs {package or module}", "lab")
     finally:
         logging.root.handlers[:] = handlers

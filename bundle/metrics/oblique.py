@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bundle.errors import InputError
+from bundle.io.volume import cube_edge
 from bundle.metrics.fractions import Labels, as_arrays
 from bundle.metrics.two_sample import parts
 
@@ -40,9 +41,7 @@ def oblique_slices(
     Raises:
         InputError: voxels are not cubes, or a block has no room for a crop.
     """
-    sizes = np.broadcast_to(np.asarray(voxel_size, float), 3)
-    if not np.allclose(sizes, sizes[0], rtol=0.01):
-        raise InputError(f"voxels of {' x '.join(f'{size:g}' for size in sizes)} µm: planes at 45 degrees need cubes; resample the volume first")
+    cube_edge(voxel_size, "a plane at 45 degrees")
     if volume.ndim != 3:
         raise InputError(f"planes at 45 degrees need a volume (z, y, x), got shape {tuple(volume.shape)}")
     return _crops(parts(volume, folds, 1), number, edge, np.random.default_rng(seed), _from_volume)

@@ -10,6 +10,7 @@ import numpy as np
 from bundle.errors import InputError
 from bundle.metrics.fractions import Labels, bin_labels, slabs, volume_fractions
 from bundle.metrics.interfaces import interfacial_areas, phase_pairs
+from bundle.metrics.truth import confusion
 
 BOOTSTRAP_SAMPLES = 1000
 
@@ -137,14 +138,12 @@ def lr_agreement(lr: np.ndarray, sr: np.ndarray, scale: int, phases: Sequence[st
     if tuple(size * scale for size in lr.shape) != tuple(sr.shape):
         raise InputError(f"SR shape {tuple(sr.shape)} is not LR shape {tuple(lr.shape)} x {scale}")
     n = len(phases)
-    bin_labels(lr, n)
-    pairs = lr.astype(np.int64) * n + majority_downsample(sr, scale, n)
-    confusion = np.bincount(pairs.ravel(), minlength=n * n).reshape(n, n)
-    rows = confusion.sum(1)
+    pairs = confusion(majority_downsample(sr, scale, n), lr, n)
+    rows = pairs.sum(1)
     return {
-        "confusion": confusion.tolist(),
-        "kept": {name: float(confusion[i, i] / rows[i]) if rows[i] else None for i, name in enumerate(phases)},
-        "all": float(np.trace(confusion) / confusion.sum()),
+        "confusion": pairs.tolist(),
+        "kept": {name: float(pairs[i, i] / rows[i]) if rows[i] else None for i, name in enumerate(phases)},
+        "all": float(np.trace(pairs) / pairs.sum()),
     }
 
 

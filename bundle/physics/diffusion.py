@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bundle.errors import InputError
+from bundle.errors import InputError, optional
 from bundle.physics.percolation import check_volume, percolating
 
 logger = logging.getLogger(__name__)
@@ -67,10 +67,7 @@ def formation_factor(
     if labels.shape[axis] == 1:  # a sheet: its voxels conduct side by side
         effective = float(values[labels].mean())
         return FormationFactor(1 / effective, 1.0, True, 0, True)
-    try:
-        import taufactor
-    except ImportError as error:
-        raise InputError("the formation factor needs taufactor: pip install -e '.[physics]'") from error
+    taufactor = optional("taufactor", "the formation factor needs taufactor", "physics")
     field = np.ascontiguousarray(np.moveaxis(np.where(path, labels + 1, 0), axis, 0))  # taufactor's 0 insulates
     phases = {int(label): float(values[label - 1]) for label in np.unique(field[field > 0])}
     length = field.shape[0]

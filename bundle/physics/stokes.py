@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, cg, minres
 
-from bundle.errors import InputError
+from bundle.errors import InputError, optional
 from bundle.physics.percolation import check_volume, percolating
 
 logger = logging.getLogger(__name__)
@@ -129,10 +129,7 @@ def _solve(
 
 def _multigrid(matrix: sparse.csr_array) -> LinearOperator:
     """One symmetric V-cycle of smoothed aggregation."""
-    try:
-        import pyamg
-    except ImportError as error:
-        raise InputError("the permeability needs PyAMG: pip install -e '.[physics]'") from error
+    pyamg = optional("pyamg", "the permeability needs PyAMG", "physics")
     # Local weights, because the default estimates a spectral radius from random vectors: results would differ from run to run.
     return pyamg.smoothed_aggregation_solver(matrix, smooth=("jacobi", {"weighting": "local"}), max_coarse=200).aspreconditioner()
 
