@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bundle import judging
-from bundle.errors import InputError, switch
+from bundle import judging, report
+from bundle.errors import InputError, optional, switch
 from bundle.io import Volume, check_labels
 from bundle.io.files import read_volume
 from bundle.io.volume import cube_edge
@@ -22,6 +22,7 @@ from bundle.metrics import (
     chord_lengths, connected_fraction, euler_number, oblique_reference, oblique_slices, real_reference, specific_surface,
     two_sample_auc, upsample_nearest, upsample_trilinear,
 )  # fmt: skip
+from bundle.metrics.two_sample import parts
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,11 @@ class Assessment:
     ):
         self.truth_image = Path(truth_image) if truth_image else None
         self.morphology, self.two_sample = switch(morphology, "morphology"), switch(two_sample, "two_sample")
-        if physics is not None and not (isinstance(physics, int) and physics > 0):
+        if physics is not None and not _positive(physics):
             raise InputError(f"physics: {physics} is no number of LR voxels; give the edge of the cube, such as 16, or null")
-        self.physics, self.physics_cell, self.seed = physics, int(physics_cell), seed
+        if not _positive(physics_cell):
+            raise InputError(f"physics_cell: {physics_cell} is no number of SR voxels; give 1 or more, such as 2")
+        self.physics, self.physics_cell, self.seed = physics, physics_cell, seed
 
     def read_truth(self, shape: Sequence[int], n_phases: int) -> np.ndarray | None:
         """The true labels (z, y, x), or None where no file was given.
@@ -78,7 +81,35 @@ class Assessment:
             raise InputError(f"{self.truth_image} has shape {truth.shape}, SR {tuple(shape)}: give the truth of the same place on the grid of SR")
         return check_labels(truth, n_phases, str(self.truth_image))
 
-    def run(self, lr: Volume, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], scale: int) -> dict[str, Any]:
+    def check(self, lr: Volume, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], scale: int, unit: str = "µm") -> None:
+        """Refuses at once what would end `run`, with the same arguments, after minutes.
+
+        Raises:
+            InputError: see `run`.
+        """
+        if self.truth_image is not None:
+            optional("skimage", "the comparison with the truth needs scikit-image", "lab")
+            cube_edge(sr.voxel_size, "the comparison with the truth")
+            self.read_truth(sr.array.shape, len(phases))
+        if self.morphology:
+            optional("skimage", "morphology needs scikit-image", "lab")
+        if self.physics:
+            if unit != "µm":
+                raise InputError("physics: the voxel size is not known, so there is no permeability; set lr_voxel_size")
+            cube_edge(sr.voxel_size, "physics")
+            self._edge(lr.array.shape, scale)
+            optional("pyamg", "the permeability needs PyAMG", "physics")
+            optional("taufactor", "the formation factor needs taufactor", "physics")
+        if self.two_sample:
+            if len(groups) > 1:
+                logger.warning("two_sample: left out, as each plane has images of its own: pooled they are no sample of any plane")
+            else:
+                for labels in ([image for images in groups.values() for image in images], sr.array):
+                    parts(labels, 4, CROP)
+
+    def run(
+        self, lr: Volume, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], scale: int, unit: str = "µm"
+    ) -> dict[str, Any]:
         """`truth`, `morphology`, `physics`, `two_sample`, as far as they are asked for, JSON-ready.
 
         Args:
@@ -87,19 +118,22 @@ class Assessment:
             groups: HR images by plane group.
             phases: names; the first is the pore.
             scale: SR voxels along the edge of an LR voxel.
+            unit: of the voxel sizes, µm where they are known.
 
         Raises:
-            InputError: voxels are not cubes where they must be, the truth does not fit, or a package is not installed.
+            InputError: voxels are not cubes or of unknown size where they must be, the truth does not fit, images or SR are too small, or a
+                package is not installed.
         """
+        self.check(lr, sr, groups, phases, scale, unit)
         truth = self.read_truth(sr.array.shape, len(phases))
         found: dict[str, Any] = {}
         if truth is not None:
             found["truth"] = self._truth(lr.array, sr, truth, phases, scale)
         if self.morphology:
-            found["morphology"] = self._morphology(lr, sr, truth, groups, phases)
+            found["morphology"] = self._morphology(lr, sr, truth, groups, phases, unit)
         if self.physics:
             found["physics"] = self._physics(lr, sr, truth, phases, scale)
-        if self.two_sample:
+        if self.two_sample and len(groups) == 1:
             found["two_sample"] = self._two_sample(lr.array, sr, groups, len(phases), scale)
         return found
 
@@ -110,7 +144,7 @@ class Assessment:
         return {row: {title: column[row] for title, column in errors.items()} for row in errors["SR"]}
 
     def _morphology(
-        self, lr: Volume, sr: Volume, truth: np.ndarray | None, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str]
+        self, lr: Volume, sr: Volume, truth: np.ndarray | None, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], unit: str
     ) -> dict[str, dict]:
         columns = {"LR": (lr.array == 0, lr.voxel_size), "SR": (sr.array == 0, sr.voxel_size)}
         if truth is not None:
@@ -119,24 +153,42 @@ class Assessment:
         for title, (mask, size) in columns.items():
             connected = connected_fraction(mask)
             for axis, name in enumerate("zyx"):
-                rows.setdefault(f"mean chord of {phases[0]} along {name}, µm", {})[title] = chord_lengths(mask, axis, size)["mean"]
+                rows.setdefault(f"mean chord of {phases[0]} along {name}, {unit}", {})[title] = chord_lengths(mask, axis, size)["mean"]
                 rows.setdefault(f"share of {phases[0]} connected along {name}", {})[title] = connected[axis]
             present = mask.any() and not mask.all()
-            rows.setdefault(f"Euler number of {phases[0]} per mm³", {})[title] = euler_number(mask, size)["density"] * 1e9 if present else None
+            volume, per = ("mm³", 1e9) if unit == "µm" else ("SR voxel", 1.0)
+            rows.setdefault(f"Euler number of {phases[0]} per {volume}", {})[title] = euler_number(mask, size)["density"] * per if present else None
             surface = specific_surface(mask, size) if present else {"marching_cubes": None, "faces": None}
-            rows.setdefault(f"surface of {phases[0]} by marching cubes, µm²/µm³", {})[title] = surface["marching_cubes"]
-            rows.setdefault(f"surface of {phases[0]} by voxel faces, µm²/µm³", {})[title] = surface["faces"]
-        images = [image == 0 for group in groups.values() for image in group]
-        chords = [chord_lengths(image, axis, sr.voxel_size[1:])["mean"] for image in images for axis in (0, 1)]
-        known = [chord for chord in chords if chord is not None]
-        flat = float(np.mean(known)) if known else None  # of a plane only chords can be compared; its two axes are taken together
-        return {row: {**columns, "HR images": flat if row.startswith("mean chord") else None} for row, columns in rows.items()}
+            rows.setdefault(f"surface of {phases[0]} by marching cubes per volume, 1/{unit}", {})[title] = surface["marching_cubes"]
+            rows.setdefault(f"surface of {phases[0]} by voxel faces per volume, 1/{unit}", {})[title] = surface["faces"]
+        chords = self._image_chords(sr, groups)
+        flat = {f"mean chord of {phases[0]} along {'zyx'[axis]}, {unit}": value for axis, value in chords.items()}
+        return {row: {**columns, "HR images": flat.get(row)} for row, columns in rows.items()}
+
+    @staticmethod
+    def _image_chords(sr: Volume, groups: Mapping[str, Sequence[np.ndarray]]) -> dict[int, float | None]:
+        """Of images only the pore chords can be compared: the mean by axis of the volume, or over both axes where no plane is told."""
+        found: dict[int, list[float | None]] = {0: [], 1: [], 2: []}
+        for group, images in groups.items():
+            axes = report.PLANES.get(group)
+            size = [sr.voxel_size[axis] for axis in axes or (1, 2)]
+            for image in images:
+                for i, chord in enumerate(chord_lengths(image == 0, i, size)["mean"] for i in (0, 1)):
+                    for axis in (0, 1, 2) if axes is None else (axes[i],):
+                        found[axis].append(chord)
+        known = {axis: [chord for chord in chords if chord is not None] for axis, chords in found.items()}
+        return {axis: float(np.mean(chords)) if chords else None for axis, chords in known.items()}
+
+    def _edge(self, shape: Sequence[int], scale: int) -> int:
+        """Of the cube of the physics, LR voxels."""
+        edge = min(self.physics, *shape)
+        if edge * scale % self.physics_cell:
+            raise InputError(f"physics_cell: {edge} LR voxels are {edge * scale} SR voxels, no multiple of {self.physics_cell}; choose 1 or 2")
+        return edge
 
     def _physics(self, lr: Volume, sr: Volume, truth: np.ndarray | None, phases: Sequence[str], scale: int) -> dict[str, dict]:
         size = cube_edge(sr.voxel_size, "physics")
-        edge = min(self.physics, *lr.array.shape)
-        if edge * scale % self.physics_cell:
-            raise InputError(f"physics_cell: {edge} LR voxels are {edge * scale} SR voxels, no multiple of {self.physics_cell}; choose 1 or 2")
+        edge = self._edge(lr.array.shape, scale)
         place = tuple(slice((n - edge) // 2, (n - edge) // 2 + edge) for n in lr.array.shape)
         fine = tuple(slice(p.start * scale, p.stop * scale) for p in place)
         cubes = {"Truth": truth[fine]} if truth is not None else {}
@@ -158,7 +210,7 @@ class Assessment:
         nearest = upsample_nearest(lr, scale)
         volumes = {"SR": sr.array, "LR": nearest}
         rows = {"axis planes": {name: two_sample_auc(images, volume, n_phases, CROP, seed=self.seed) for name, volume in volumes.items()}}
-        if np.ptp(sr.voxel_size) == 0 and len(groups) == 1:
+        if np.allclose(sr.voxel_size, sr.voxel_size[0], rtol=0.01):  # at 45 degrees other voxels than cubes are no squares
             real = oblique_reference(images, CROPS, CROP, self.seed)
             rows["planes at 45 degrees"] = {
                 name: two_sample_auc(real, oblique_slices(volume, CROPS, CROP, self.seed), n_phases, CROP, seed=self.seed)
@@ -173,6 +225,10 @@ class Assessment:
             told = f"{reference['auc']:.3f}" + ("" if reference["std"] is None else f" ± {reference['std']:.3f}")
             table["axis planes"]["HR images against each other"] = told
         return table
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _explained(entry: Mapping[str, Any]) -> str:

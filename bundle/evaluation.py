@@ -104,6 +104,8 @@ class Evaluation:
             InputError: shapes, voxel sizes or labels do not fit each other.
         """
         lr, sr, groups, unit, provenance = self._read()
+        if self.assessment:
+            self.assessment.check(lr, sr, groups, self.phases, self.scale_factor, unit)
         uncertainty = open_uncertainty(self.uncertainty_image, self.sr_image, self.output_dir, sr.array.shape)
         shown = sections(lr, sr, groups, len(self.phases), uncertainty)
         n, names = len(self.phases), statistic_names(self.phases)
@@ -148,7 +150,7 @@ class Evaluation:
         if diversity:
             result["diversity"] = diversity
         if self.assessment:
-            result |= self.assessment.run(lr, sr, groups, self.phases, self.scale_factor)
+            result |= self.assessment.run(lr, sr, groups, self.phases, self.scale_factor, unit)
         for group, summary in summaries.items():
             logger.info("SR against the HR images, %s\n%s", group, report.format_table(summary))
         logger.info(report.format_agreement(agreement))

@@ -172,14 +172,19 @@ def _figure(column: str, title: str, one: Sections, place: int, widest: float) -
         if not one.pictures[layer]:
             images += '<span class="none">no HR image of this plane</span>'
             continue
-        h, w = one.extents[layer][place]
         names = " ".join(["pixels"] * (max(one.pixels[layer]) < SMALL_PIXELS) + ["off"] * (layer != column))
         images += (
             f'<img data-column="{layer}" class="{names}" alt="{title if layer == column else "uncertainty"}" src="{one.pictures[layer][place]}" '
-            f'style="width:{100 * w / width:.3f}%;height:{100 * h / height:.3f}%">'
+            f'style="{_picture_style(one, layer, place)}">'
         )
     style = f"width:{100 * width / widest:.3f}%;aspect-ratio:{width:.6g}/{height:.6g}"
     return f'<figure><figcaption>{caption}</figcaption><div class="box" style="{style}">{images}</div></figure>'
+
+
+def _picture_style(one: Sections, layer: str, place: int) -> str:
+    """Size of a picture in its box, which is as large as SR: HR images can be smaller, and differ."""
+    (height, width), (h, w) = one.extent, one.extents[layer][place]
+    return f"width:{100 * w / width:.3f}%;height:{100 * h / height:.3f}%"
 
 
 def _view(view: bytes | None) -> str:
@@ -261,6 +266,7 @@ def _json(sections: Mapping[str, Sections], unit: str) -> str:
     data = {
         plane: {
             "pictures": one.pictures,
+            "styles": {layer: [_picture_style(one, layer, i) for i in range(len(uris))] for layer, uris in one.pictures.items()},
             "hr": one.hr_names,
             "places": [_place(({*"xyz"} - {*plane}).pop(), place, unit) for place in one.places],
         }

@@ -83,12 +83,13 @@ def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]
 
 
 def property_table(columns: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:
-    """`physical_properties` of several volumes side by side, as Markdown; a formation factor without a path is infinite."""
+    """`physical_properties` of several volumes side by side, as Markdown; a formation factor without a path is infinite, other values that are None are not known."""
     rows = []
     for name in PHYSICAL:
         entries = [column[name] for column in columns.values()]
         for i, axis in enumerate("zyx" if len(entries[0]) > 1 else [""]):
-            cells = ["no path" if values[i] is None else f"{values[i]:.4g}" for values in entries]
+            absent = "no path" if name == "formation_factor" else "unknown"
+            cells = [absent if values[i] is None else f"{values[i]:.4g}" for values in entries]
             rows.append([" ".join([name.replace("_", " "), *axis]), *cells])
     return markdown_table(["", *columns], rows)
 

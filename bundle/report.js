@@ -5,7 +5,10 @@ for (const slider of document.querySelectorAll("input[type=range]")) {
   const plane = slider.dataset.plane, data = sections[plane], box = document.getElementById("plane-" + plane);
   const show = () => {
     const i = Number(slider.value);
-    for (const image of box.querySelectorAll("img[data-column]")) image.src = data.pictures[image.dataset.column][i];
+    for (const image of box.querySelectorAll("img[data-column]")) {
+      image.src = data.pictures[image.dataset.column][i];
+      image.setAttribute("style", data.styles[image.dataset.column][i]); // HR pictures can differ in size
+    }
     for (const text of box.querySelectorAll("[data-text]")) text.textContent = data[text.dataset.text][i];
     slider.setAttribute("aria-valuetext", data.places[i]);
   };

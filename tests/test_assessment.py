@@ -80,7 +80,7 @@ def test_no_pore_at_all_is_said_and_not_made_up(volumes):
     lr, sr = volumes
     found = Assessment(morphology=True).run(Volume(np.ones_like(lr.array), lr.voxel_size), sr, images(), PHASES, 4)["morphology"]
     assert found["mean chord of pore along z, µm"]["LR"] is None
-    assert found["Euler number of pore per mm³"]["LR"] is None and found["surface of pore by voxel faces, µm²/µm³"]["LR"] is None
+    assert found["Euler number of pore per mm³"]["LR"] is None and found["surface of pore by voxel faces per volume, 1/µm"]["LR"] is None
 
 
 def test_physics_of_the_middle_cube(volumes, slits, tmp_path):
@@ -134,18 +134,20 @@ def test_a_network_tells_repeated_voxels_from_images(monkeypatch):
     assert 0.3 < float(found["axis planes"]["HR images against each other"].split(" ")[0]) < 0.7
 
 
-def test_one_image_set_a_plane_leaves_45_degrees_out(monkeypatch):
-    monkeypatch.setattr(assessment, "CROP", 16)
-    monkeypatch.setattr(assessment, "two_sample_auc", lambda *args, **kwargs: {"auc": 0.5, "error": 0.1})
-    monkeypatch.setattr(assessment, "real_reference", lambda *args, **kwargs: {"auc": 0.5, "std": None})
+def test_one_image_set_a_plane_leaves_the_test_out(monkeypatch, caplog):
+    """Crops of one image in two sets would be trained on and judged on."""
+    monkeypatch.setattr(assessment, "two_sample_auc", lambda *args, **kwargs: pytest.fail("mixed the planes"))
     volume = Volume(np.zeros((8, 8, 8), np.uint8), (0.5,) * 3)
     lr = Volume(np.zeros((4, 4, 4), np.uint8), (1.0,) * 3)
-    found = Assessment(two_sample=True).run(lr, volume, {"xy": images()["all planes"], "xz": images()["all planes"]}, PHASES, 2)["two_sample"]
-    assert list(found) == ["axis planes"]
+    assert Assessment(two_sample=True).run(lr, volume, {"xy": images()["all planes"], "xz": images()["all planes"]}, PHASES, 2) == {}
+    assert "two_sample: left out" in caplog.text
 
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"physics": 0}, "physics: 0 is no number of LR voxels"),
+    ({"physics": True}, "physics: True is no number of LR voxels"),
+    ({"physics_cell": 0}, "physics_cell: 0 is no number of SR voxels"),
+    ({"physics_cell": "x"}, "physics_cell: x is no number of SR voxels"),
     ({"physics": "16"}, "physics: 16 is no number of LR voxels"),
     ({"morphology": "maybe"}, "morphology: maybe is neither true nor false"),
 ])  # fmt: skip
@@ -164,3 +166,34 @@ def test_cells_that_do_not_fit(volumes):
     lr, sr = volumes
     with pytest.raises(InputError, match="physics_cell: 4 LR voxels are 16 SR voxels, no multiple of 3"):
         Assessment(physics=4, physics_cell=3).run(lr, sr, images(), PHASES, 4)
+
+
+def test_what_would_fail_after_minutes_is_refused_before_anything_is_measured(volumes, monkeypatch):
+    """A truth is asked for as well: it must not be compared first."""
+    lr, sr = volumes
+    monkeypatch.setattr(judging, "geometry_errors", lambda *args: pytest.fail("measured"))
+    monkeypatch.setattr(Assessment, "read_truth", lambda *args: sr.array)
+    pytest.importorskip("skimage")
+    with pytest.raises(InputError, match="set lr_voxel_size"):
+        Assessment("truth.tif", physics=4).run(lr, sr, images(), PHASES, 4, "SR voxels")
+    with pytest.raises(InputError, match="too small for crops of 64"):
+        Assessment("truth.tif", two_sample=True).run(lr, sr, images(), PHASES, 4)
+
+
+def test_without_a_voxel_size_nothing_is_in_micrometres(volumes):
+    pytest.importorskip("skimage")
+    lr, sr = volumes
+    found = Assessment(morphology=True).run(Volume(lr.array, (4.0,) * 3), Volume(sr.array, (1.0,) * 3), images(), PHASES, 4, "SR voxels")["morphology"]
+    assert not [row for row in found if "µm" in row or "mm" in row]
+    assert found["Euler number of pore per SR voxel"]["LR"] == pytest.approx(2 / (32 * 24 * 24))
+
+
+def test_chords_of_images_stand_in_the_rows_of_their_axes(volumes):
+    pytest.importorskip("skimage")
+    lr, sr = volumes
+    flat = Volume(sr.array, (2.0, 0.5, 0.5))
+    stripes = np.ones((96, 96), np.uint8)
+    stripes[4:92:8] = stripes[5:92:8] = 0  # pore chords of 2 pixels along the rows' axis, here z; none is whole along the other
+    found = Assessment(morphology=True).run(Volume(lr.array, (8.0, 2.0, 2.0)), flat, {"xz": [stripes]}, PHASES, 4)["morphology"]
+    chords = [found[f"mean chord of pore along {axis}, µm"]["HR images"] for axis in "zyx"]
+    assert chords == [pytest.approx(4.0), None, None]  # 2 pixels of 2 µm

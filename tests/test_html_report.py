@@ -225,6 +225,24 @@ def test_without_uncertainty_there_is_no_switch(browser, tmp_path, no_charts):
 # --- what it holds ---------------------------------------------------------------------------------------------------------------------
 
 
+def test_images_of_unequal_size_keep_their_scale_as_the_slider_moves(browser, tmp_path, no_charts):
+    lr, sr = volumes()
+    result, curves, _ = made(False)
+    images = [np.zeros(shape, np.uint8) for shape in ((20, 24), (10, 24), (16, 6))]
+    html_report.write(tmp_path / "report.html", result, curves, sections(lr, sr, {"all planes": images}, 3, None))
+    browser.get((tmp_path / "report.html").as_uri())
+    sizes, widths = set(), set()
+    for i in range(5):
+        browser.execute_script("const s = document.getElementById('slider-xy'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))", i)
+        image = browser.find_element("css selector", "#plane-xy img[data-column=hr]")
+        script = "const i = arguments[0]; return i.decode().then(() => [i.naturalHeight, i.naturalWidth, i.clientHeight, i.clientWidth])"
+        height, width, shown_height, shown_width = browser.execute_script(script, image)
+        assert shown_height / height == pytest.approx(shown_width / width, rel=0.05)
+        sizes.add((height, width))
+        widths.add(round(shown_width / width, 1))
+    assert len(sizes) == 3 and max(widths) - min(widths) <= 0.03 * max(widths)  # pixels are as large in each
+
+
 def test_page_names_nothing_outside_itself():
     html = html_report.page(*made())
     reader = Reader(html)

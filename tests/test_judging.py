@@ -106,7 +106,7 @@ def test_majority_of_seeds_against_a_loop():
 
 def test_properties_side_by_side():
     found = {"permeability": [1234.5, 0.0, 2.0], "formation_factor": [10.0, None, 3.0], "bulk_modulus": [30.0], "shear_modulus": [20.0]}
-    lines = property_table({"truth": found, "SR": {**found, "bulk_modulus": [31.0]}}).splitlines()
+    lines = property_table({"truth": found, "SR": {**found, "bulk_modulus": [31.0], "shear_modulus": [None]}}).splitlines()
     assert lines[0] == "| | truth | SR |" and len(lines) == 2 + 3 + 3 + 2
     assert "| permeability z | 1234 | 1234 |" in lines and "| formation factor y | no path | no path |" in lines
-    assert "| bulk modulus | 30 | 31 |" in lines
+    assert "| bulk modulus | 30 | 31 |" in lines and "| shear modulus | 20 | unknown |" in lines
