@@ -17,12 +17,12 @@ from bundle import judging, report
 from bundle.errors import InputError, optional, switch
 from bundle.io import Volume, check_labels
 from bundle.io.files import read_volume
-from bundle.io.volume import cube_edge
+from bundle.io.volume import are_cubes, cube_edge
 from bundle.metrics import (
     chord_lengths, connected_fraction, euler_number, oblique_reference, oblique_slices, real_reference, specific_surface,
     two_sample_auc, upsample_nearest, upsample_trilinear,
 )  # fmt: skip
-from bundle.metrics.two_sample import parts
+from bundle.metrics.two_sample import FOLDS, parts
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Assessment:
             raise InputError(f"physics_cell: {physics_cell} is no number of SR voxels; give 1 or more, such as 2")
         self.physics, self.physics_cell, self.seed = physics, physics_cell, seed
 
-    def read_truth(self, shape: Sequence[int], n_phases: int) -> np.ndarray | None:
+    def _read_truth(self, shape: Sequence[int], n_phases: int) -> np.ndarray | None:
         """The true labels (z, y, x), or None where no file was given.
 
         Raises:
@@ -81,18 +81,22 @@ class Assessment:
             raise InputError(f"{self.truth_image} has shape {truth.shape}, SR {tuple(shape)}: give the truth of the same place on the grid of SR")
         return check_labels(truth, n_phases, str(self.truth_image))
 
-    def check(self, lr: Volume, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], scale: int, unit: str = "µm") -> None:
-        """Refuses at once what would end `run`, with the same arguments, after minutes.
+    def prepare(
+        self, lr: Volume, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], scale: int, unit: str
+    ) -> np.ndarray | None:
+        """Reads the truth, and refuses at once what would end `run` after minutes; the arguments are those of `run`.
+
+        Returns:
+            The true labels (z, y, x) for `run`, None where no file was given.
 
         Raises:
-            InputError: see `run`.
+            InputError: voxels are not cubes or of unknown size where they must be, the truth does not fit, images or SR are too small, or a
+                package is not installed.
         """
+        if self.truth_image is not None or self.morphology:
+            optional("skimage", "morphology and the comparison with the truth need scikit-image", "lab")
         if self.truth_image is not None:
-            optional("skimage", "the comparison with the truth needs scikit-image", "lab")
             cube_edge(sr.voxel_size, "the comparison with the truth")
-            self.read_truth(sr.array.shape, len(phases))
-        if self.morphology:
-            optional("skimage", "morphology needs scikit-image", "lab")
         if self.physics:
             if unit != "µm":
                 raise InputError("physics: the voxel size is not known, so there is no permeability; set lr_voxel_size")
@@ -104,11 +108,19 @@ class Assessment:
             if len(groups) > 1:
                 logger.warning("two_sample: left out, as each plane has images of its own: pooled they are no sample of any plane")
             else:
-                for labels in ([image for images in groups.values() for image in images], sr.array):
-                    parts(labels, 4, CROP)
+                for labels in (*groups.values(), sr.array):
+                    parts(labels, FOLDS, CROP)
+        return self._read_truth(sr.array.shape, len(phases))
 
     def run(
-        self, lr: Volume, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], scale: int, unit: str = "µm"
+        self,
+        lr: Volume,
+        sr: Volume,
+        groups: Mapping[str, Sequence[np.ndarray]],
+        phases: Sequence[str],
+        scale: int,
+        unit: str,
+        truth: np.ndarray | None,
     ) -> dict[str, Any]:
         """`truth`, `morphology`, `physics`, `two_sample`, as far as they are asked for, JSON-ready.
 
@@ -119,13 +131,8 @@ class Assessment:
             phases: names; the first is the pore.
             scale: SR voxels along the edge of an LR voxel.
             unit: of the voxel sizes, µm where they are known.
-
-        Raises:
-            InputError: voxels are not cubes or of unknown size where they must be, the truth does not fit, images or SR are too small, or a
-                package is not installed.
+            truth: what `prepare`, called before with the same arguments, has read.
         """
-        self.check(lr, sr, groups, phases, scale, unit)
-        truth = self.read_truth(sr.array.shape, len(phases))
         found: dict[str, Any] = {}
         if truth is not None:
             found["truth"] = self._truth(lr.array, sr, truth, phases, scale)
@@ -134,7 +141,8 @@ class Assessment:
         if self.physics:
             found["physics"] = self._physics(lr, sr, truth, phases, scale)
         if self.two_sample and len(groups) == 1:
-            found["two_sample"] = self._two_sample(lr.array, sr, groups, len(phases), scale)
+            (images,) = groups.values()
+            found["two_sample"] = self._two_sample(lr.array, sr, images, len(phases), scale)
         return found
 
     def _truth(self, lr: np.ndarray, sr: Volume, truth: np.ndarray, phases: Sequence[str], scale: int) -> dict[str, dict]:
@@ -146,6 +154,7 @@ class Assessment:
     def _morphology(
         self, lr: Volume, sr: Volume, truth: np.ndarray | None, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], unit: str
     ) -> dict[str, dict]:
+        volume, per_volume = ("mm³", 1e9) if unit == "µm" else ("SR voxel", 1.0)
         columns = {"LR": (lr.array == 0, lr.voxel_size), "SR": (sr.array == 0, sr.voxel_size)}
         if truth is not None:
             columns["truth"] = (truth == 0, sr.voxel_size)
@@ -156,8 +165,8 @@ class Assessment:
                 rows.setdefault(f"mean chord of {phases[0]} along {name}, {unit}", {})[title] = chord_lengths(mask, axis, size)["mean"]
                 rows.setdefault(f"share of {phases[0]} connected along {name}", {})[title] = connected[axis]
             present = mask.any() and not mask.all()
-            volume, per = ("mm³", 1e9) if unit == "µm" else ("SR voxel", 1.0)
-            rows.setdefault(f"Euler number of {phases[0]} per {volume}", {})[title] = euler_number(mask, size)["density"] * per if present else None
+            euler = euler_number(mask, size)["density"] * per_volume if present else None
+            rows.setdefault(f"Euler number of {phases[0]} per {volume}", {})[title] = euler
             surface = specific_surface(mask, size) if present else {"marching_cubes": None, "faces": None}
             rows.setdefault(f"surface of {phases[0]} by marching cubes per volume, 1/{unit}", {})[title] = surface["marching_cubes"]
             rows.setdefault(f"surface of {phases[0]} by voxel faces per volume, 1/{unit}", {})[title] = surface["faces"]
@@ -166,18 +175,17 @@ class Assessment:
         return {row: {**columns, "HR images": flat.get(row)} for row, columns in rows.items()}
 
     @staticmethod
-    def _image_chords(sr: Volume, groups: Mapping[str, Sequence[np.ndarray]]) -> dict[int, float | None]:
-        """Of images only the pore chords can be compared: the mean by axis of the volume, or over both axes where no plane is told."""
-        found: dict[int, list[float | None]] = {0: [], 1: [], 2: []}
+    def _image_chords(sr: Volume, groups: Mapping[str, Sequence[np.ndarray]]) -> dict[int, float]:
+        """Of images only the pore chords can be compared: the mean by axis of the volume, over both axes where no plane is told."""
+        found: dict[int, list[float]] = {}
         for group, images in groups.items():
-            axes = report.PLANES.get(group)
-            size = [sr.voxel_size[axis] for axis in axes or (1, 2)]
-            for image in images:
-                for i, chord in enumerate(chord_lengths(image == 0, i, size)["mean"] for i in (0, 1)):
-                    for axis in (0, 1, 2) if axes is None else (axes[i],):
-                        found[axis].append(chord)
-        known = {axis: [chord for chord in chords if chord is not None] for axis, chords in found.items()}
-        return {axis: float(np.mean(chords)) if chords else None for axis, chords in known.items()}
+            plane = report.PLANES.get(group)
+            size = [sr.voxel_size[axis] for axis in plane or (1, 2)]
+            for i in (0, 1):
+                chords = [chord_lengths(image == 0, i, size)["mean"] for image in images]
+                for axis in [plane[i]] if plane else range(3):
+                    found.setdefault(axis, []).extend(chord for chord in chords if chord is not None)
+        return {axis: float(np.mean(chords)) for axis, chords in found.items() if chords}
 
     def _edge(self, shape: Sequence[int], scale: int) -> int:
         """Of the cube of the physics, LR voxels."""
@@ -205,12 +213,11 @@ class Assessment:
                     rows.setdefault(name.format(axis), {})[title] = entry["value"] if entry["why"] is None else _explained(entry)
         return rows
 
-    def _two_sample(self, lr: np.ndarray, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], n_phases: int, scale: int) -> dict[str, dict]:
-        images = [image for group in groups.values() for image in group]
+    def _two_sample(self, lr: np.ndarray, sr: Volume, images: Sequence[np.ndarray], n_phases: int, scale: int) -> dict[str, dict]:
         nearest = upsample_nearest(lr, scale)
         volumes = {"SR": sr.array, "LR": nearest}
         rows = {"axis planes": {name: two_sample_auc(images, volume, n_phases, CROP, seed=self.seed) for name, volume in volumes.items()}}
-        if np.allclose(sr.voxel_size, sr.voxel_size[0], rtol=0.01):  # at 45 degrees other voxels than cubes are no squares
+        if are_cubes(sr.voxel_size):  # at 45 degrees other voxels than cubes are no squares
             real = oblique_reference(images, CROPS, CROP, self.seed)
             rows["planes at 45 degrees"] = {
                 name: two_sample_auc(real, oblique_slices(volume, CROPS, CROP, self.seed), n_phases, CROP, seed=self.seed)

@@ -14,7 +14,7 @@ from bundle.assessment import Assessment
 from bundle.errors import InputError
 from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, labels_sha256, open_uncertainty, record
 from bundle.html_slices import sections
-from bundle.io import Volume, atomic_path, check_labels, read_images, read_volume
+from bundle.io import Volume, check_labels, read_images, read_volume, write_text
 from bundle.io.images import image_files
 from bundle.io.region import region_slices
 from bundle.io.volume import size_text
@@ -104,8 +104,8 @@ class Evaluation:
             InputError: shapes, voxel sizes or labels do not fit each other.
         """
         lr, sr, groups, unit, provenance = self._read()
-        if self.assessment:
-            self.assessment.check(lr, sr, groups, self.phases, self.scale_factor, unit)
+        assessed = (lr, sr, groups, self.phases, self.scale_factor, unit)
+        truth = self.assessment.prepare(*assessed) if self.assessment else None
         uncertainty = open_uncertainty(self.uncertainty_image, self.sr_image, self.output_dir, sr.array.shape)
         shown = sections(lr, sr, groups, len(self.phases), uncertainty)
         n, names = len(self.phases), statistic_names(self.phases)
@@ -150,7 +150,7 @@ class Evaluation:
         if diversity:
             result["diversity"] = diversity
         if self.assessment:
-            result |= self.assessment.run(lr, sr, groups, self.phases, self.scale_factor, unit)
+            result |= self.assessment.run(*assessed, truth)
         for group, summary in summaries.items():
             logger.info("SR against the HR images, %s\n%s", group, report.format_table(summary))
         logger.info(report.format_agreement(agreement))
@@ -257,8 +257,7 @@ class Evaluation:
 
     def _write(self, result: dict, lr: Volume, sr: Volume, groups: dict[str, list[np.ndarray]], curves: dict, unit: str) -> None:
         text = re.sub(r"\[[^\[\]{}]*\]", lambda numbers: " ".join(numbers[0].split()), json.dumps(result, indent=2))
-        with atomic_path(self.output_dir / "evaluation.json") as partial:
-            Path(partial).write_text(text + "\n", encoding="utf-8")
+        write_text(self.output_dir / "evaluation.json", text + "\n")
         hr = {plane: images[0] for plane, images in groups.items()}
         if ALL_PLANES in groups:  # no image belongs to a plane: show three different ones
             images = groups[ALL_PLANES]

@@ -22,7 +22,7 @@ from scipy import ndimage
 from bundle import judging, report
 from bundle.checkpoint import load_checkpoint
 from bundle.errors import InputError
-from bundle.io import Volume, atomic_path, read_images, write_volume
+from bundle.io import Volume, read_images, write_text, write_volume
 from bundle.io.files import read_volume
 from bundle.lab import ARTEFACTS, plant, split_volume, write_phantom
 from bundle.metrics import chord_lengths, compare_curves, statistic_names, statistics, two_point, upsample_nearest, upsample_trilinear
@@ -173,10 +173,10 @@ class Lab:
                 found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in ("nearest", "trilinear", own)}
                 for title in list(found)[1:]:
                     physical.setdefault(title, []).append(judging.physical_errors(found[title], found["truth"]))
-                _write(folder / "physics.md", judging.property_table(found))
+                write_text(folder / "physics.md", judging.property_table(found))
         spreads = {title: judging.spread(rows) | (judging.spread(physical[title]) if title in physical else {}) for title, rows in geometry.items()}
         table = judging.markdown(spreads, (own, "nearest"))
-        _write(self.folder / f"{name}.json", json.dumps({"geometry": geometry, "physics": physical}, indent=1) + "\n")
+        write_text(self.folder / f"{name}.json", json.dumps({"geometry": geometry, "physics": physical}, indent=1) + "\n")
         shown = {"LR": (report.middle_slices(lr.array), lr.voxel_size)}
         shown |= {title: (report.middle_slices(volumes[0]), truth.voxel_size) for title, volumes in made.items() if title in models}
         shown["truth"] = (report.middle_slices(truth.array), truth.voxel_size)
@@ -185,7 +185,7 @@ class Lab:
 
     def write(self, name: str, table: str) -> str:
         """Keep a table as `<name>.md`, and return it."""
-        _write(self.folder / f"{name}.md", table)
+        write_text(self.folder / f"{name}.md", table)
         return table
 
     def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
@@ -196,13 +196,8 @@ class Lab:
         """What `make` gives, kept as JSON in `folder`: solvers take minutes."""
         path = folder / f"{name.replace(' ', '_')}.json"
         if not path.exists():
-            _write(path, json.dumps(make()) + "\n")
+            write_text(path, json.dumps(make()) + "\n")
         return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def phantom(lab: Lab, hr_images: str, count: int = 64, size: int = 512) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from bundle import report
 from bundle.html_slices import OVERLAY, OVERLAY_OPACITY, Sections, data_uri
 from bundle.html_tables import nested, table
-from bundle.io.atomic import atomic_path
+from bundle.io import write_text
+from bundle.io.volume import size_text
 from bundle.verdicts import number, percent, plus_minus, verdicts
 
 MARKS = {"good": "✓ good", "warn": "! look", "bad": "✗ bad", "note": "i note"}
@@ -49,8 +50,7 @@ def write(
     Raises:
         InputError: the file cannot be written.
     """
-    with atomic_path(path) as partial:
-        partial.write_text(page(result, curves, sections, view), encoding="utf-8")
+    write_text(path, page(result, curves, sections, view))
 
 
 def page(result: Mapping[str, Any], curves: Mapping[str, Mapping], sections: Mapping[str, Sections], view: bytes | None = None) -> str:
@@ -97,7 +97,7 @@ def _intro(result: Mapping[str, Any]) -> str:
     lines = []
     for kind, text in (("lr", "LR, the scan"), ("sr", "SR, the super-resolved volume")):
         voxels = " × ".join(str(n) for n in shape[kind])
-        lines.append(f"{text}: {os.path.basename(named[kind + '_image'])}, {voxels} voxels (z, y, x) of {_size(size[kind])} {size['unit']}.")
+        lines.append(f"{text}: {os.path.basename(named[kind + '_image'])}, {voxels} voxels (z, y, x) of {size_text(size[kind]).replace('x', '×')} {size['unit']}.")
     images = ", ".join(f"{count} ({group})" for group, count in named["hr_images"].items())
     lines.append(f"HR, images of the same rock from other places: {images}.")
     return "".join(f"<p>{escape(line)}</p>\n" for line in lines)
@@ -277,7 +277,3 @@ def _json(sections: Mapping[str, Sections], unit: str) -> str:
 
 def _place(axis: str, position: float, unit: str) -> str:
     return f"{axis} = {position:.4g} {unit}"
-
-
-def _size(voxel_size: Sequence[float]) -> str:
-    return " × ".join(f"{size:g}" for size in (voxel_size[:1] if len(set(voxel_size)) == 1 else voxel_size))

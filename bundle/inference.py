@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 
 from bundle import report
 from bundle.errors import InputError
-from bundle.io import Volume, atomic_path, write_volume
+from bundle.io import Volume, write_text, write_volume
 from bundle.io.files import check_fits
 from bundle.io.source import LabelSource
 from bundle.io.volume import size_text
@@ -103,8 +103,7 @@ class InferenceRecord:
         base, sr = str(store.path).removesuffix(SUFFIX), store.volume()
         for suffix in self.formats:
             write_volume(base + suffix, sr)
-        with atomic_path(f"{base}_provenance.json") as partial:
-            partial.write_text(json.dumps(self._provenance(source, store), indent=2, default=str) + "\n", encoding="utf-8")
+        write_text(f"{base}_provenance.json", json.dumps(self._provenance(source, store), indent=2, default=str) + "\n")
         lr = Volume(source, source.voxel_size, source.origin)
         names = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)
         columns = {

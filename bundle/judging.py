@@ -83,7 +83,10 @@ def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]
 
 
 def property_table(columns: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:
-    """`physical_properties` of several volumes side by side, as Markdown; a formation factor without a path is infinite, other values that are None are not known."""
+    """`physical_properties` of several volumes side by side, as Markdown.
+
+    Of what is None, a formation factor is infinite, without a path; other values are not known.
+    """
     rows = []
     for name in PHYSICAL:
         entries = [column[name] for column in columns.values()]

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from bundle.errors import InputError
-from bundle.io import Volume, atomic_path, write_volume
+from bundle.io import Volume, write_text, write_volume
 from bundle.io.files import read_volume
 from bundle.metrics import majority_downsample
 from bundle.microct import Scanner, scan_phantom
@@ -40,8 +40,7 @@ def write_phantom(
     for axis in axes if images else ():
         _write(folder / ("hr.tif" if len(axes) == 1 else f"hr_{'zyx'[axis]}.tif"), sections(seed, images, hr_size, kind, axis), VOXEL)
     record = {"rock": name, "seed": seed, "phases": kind.phases, "confusion [truth][scan]": scanned.confusion.tolist()}
-    with atomic_path(folder / "scan.json") as partial:
-        partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    write_text(folder / "scan.json", json.dumps(record) + "\n")
 
 
 def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxel_size: float, images: int = 8, tests: int = 3) -> list[Path]:

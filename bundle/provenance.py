@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from bundle.io import atomic_path
+from bundle.io import write_text
 from bundle.io.images import image_files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,5 +91,4 @@ class TrainingRecord:
             "generator_steps": engine.state.iteration // engine.n_critic,
             "hours": round(self.checkpoint.seconds / 3600, 3),
         }
-        with atomic_path(self.path) as partial:
-            partial.write_text(json.dumps({**self.fixed, **steps}, indent=2, default=str) + "\n", encoding="utf-8")
+        write_text(self.path, json.dumps({**self.fixed, **steps}, indent=2, default=str) + "\n")

@@ -130,7 +130,7 @@ def _fractions(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdic
         low, high = row["hr_min"], row["hr_max"]
         value, least, most, lr = _unlike(row["sr"], low, high, row["lr"])
         band = f"({least} to {most}; LR {lr})"
-        outside = max(low - row["sr"], row["sr"] - high, 0)
+        outside = _outside(row)
         if not outside:
             found.append(Verdict(GOOD, f"The {phase} fraction of {which}, {value}, lies within the spread of the {images} HR images {band}."))
             continue
@@ -142,17 +142,22 @@ def _fractions(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdic
     return found
 
 
+def _outside(row: Mapping[str, float]) -> float:
+    """How far SR lies outside the range of the HR images, 0 within."""
+    return max(row["hr_min"] - row["sr"], row["sr"] - row["hr_max"], 0)
+
+
 def _areas(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdict]:
     images = summary["hr_images"]
     rows = {name: row for name, row in summary["statistics"].items() if name not in phases}
     if images < 2 or not rows:
         return []
-    outside = {name: row for name, row in rows.items() if not row["hr_min"] <= row["sr"] <= row["hr_max"]}
+    outside = {name: row for name, row in rows.items() if _outside(row)}
     text = f"{len(rows) - len(outside)} of {len(rows)} interfacial areas of SR lie within the spread of the {images} HR images"
     if outside:
         values = {name: _unlike(row["sr"], row["hr_min"], row["hr_max"]) for name, row in outside.items()}
         text += f"; outside: {', '.join(f'{name} (SR {sr}, HR {low} to {high})' for name, (sr, low, high) in values.items())}"
-    farther = [row for row in outside.values() if max(row["hr_min"] - row["sr"], row["sr"] - row["hr_max"]) > row["hr_max"] - row["hr_min"]]
+    farther = [row for row in outside.values() if _outside(row) > row["hr_max"] - row["hr_min"]]
     if outside and not farther:
         text += f"; one more image of the same kind would lie outside in each by chance in 2 of {images + 1} cases"
     return [Verdict(GOOD if not outside else BAD if 2 * len(farther) > len(rows) else WARN, text + ".")]

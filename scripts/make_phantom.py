@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--lr-size", type=int, default=64, help="voxels a side of lr.tif")
     parser.add_argument("--hr-size", type=int, default=512, help="pixels a side of an image")
     parser.add_argument("--images", type=int, default=4, help="number of images; 0 makes none")
-    parser.add_argument("--axes", type=int, nargs="+", default=[0], choices=(0, 1, 2), help="the images are normal to these axes (0 = z); one file an axis where there are several")
+    axes_help = "the images are normal to these axes (0 = z); one file an axis where there are several"
+    parser.add_argument("--axes", type=int, nargs="+", default=[0], choices=(0, 1, 2), help=axes_help)
     parser.add_argument("--truth", action="store_true", help="write the fine volume too")
     parser.add_argument("--workers", type=int, default=1, help="processes that make the rock")
     args = parser.parse_args()

@@ -38,14 +38,20 @@ def images(seed: int = 0) -> dict[str, list[np.ndarray]]:
     return {"all planes": [rng.integers(0, 2, (96, 96)).astype(np.uint8) for _ in range(4)]}
 
 
+def measured(settings: Assessment, *of) -> dict:
+    """As an evaluation calls it."""
+    lr, sr, groups, phases, scale, unit = of if len(of) == 6 else (*of, "µm")
+    return settings.run(lr, sr, groups, phases, scale, unit, settings.prepare(lr, sr, groups, phases, scale, unit))
+
+
 def test_nothing_is_measured_unless_asked_for(volumes):
-    assert Assessment().run(*volumes, images(), PHASES, 4) == {}
+    assert measured(Assessment(), *volumes, images(), PHASES, 4) == {}
 
 
 def test_truth_stands_beside_the_baselines(volumes, slits, tmp_path):
     pytest.importorskip("skimage")
     write_volume(tmp_path / "truth.tif", Volume(slits, (0.5,) * 3))
-    found = Assessment(truth_image=tmp_path / "truth.tif").run(*volumes, images(), PHASES, 4)["truth"]
+    found = measured(Assessment(truth_image=tmp_path / "truth.tif"), *volumes, images(), PHASES, 4)["truth"]
     assert list(found["wrong voxels"]) == ["nearest", "trilinear", "SR"]
     assert found["wrong voxels"]["nearest"] == 0  # the slits lie on the coarse grid
     assert found["wrong voxels"]["SR"] == pytest.approx(64 / slits.size)
@@ -59,12 +65,12 @@ def test_truth_stands_beside_the_baselines(volumes, slits, tmp_path):
 def test_a_truth_that_does_not_fit_is_refused(volumes, slits, tmp_path, change, message):
     write_volume(tmp_path / "truth.tif", Volume(change(slits), (0.5,) * 3))
     with pytest.raises(InputError, match=message):
-        Assessment(truth_image=tmp_path / "truth.tif").run(*volumes, images(), PHASES, 4)
+        measured(Assessment(truth_image=tmp_path / "truth.tif"), *volumes, images(), PHASES, 4)
 
 
 def test_shape_of_the_pore(volumes):
     pytest.importorskip("skimage")
-    found = Assessment(morphology=True).run(*volumes, images(), PHASES, 4)["morphology"]
+    found = measured(Assessment(morphology=True), *volumes, images(), PHASES, 4)["morphology"]
     chord = found["mean chord of pore along z, µm"]
     assert chord["LR"] == pytest.approx(4.0)  # two coarse planes of 2 µm
     assert found["share of pore connected along y"]["LR"] == 1 and found["share of pore connected along z"]["LR"] == 0
@@ -78,7 +84,7 @@ def test_shape_of_the_pore(volumes):
 def test_no_pore_at_all_is_said_and_not_made_up(volumes):
     pytest.importorskip("skimage")
     lr, sr = volumes
-    found = Assessment(morphology=True).run(Volume(np.ones_like(lr.array), lr.voxel_size), sr, images(), PHASES, 4)["morphology"]
+    found = measured(Assessment(morphology=True), Volume(np.ones_like(lr.array), lr.voxel_size), sr, images(), PHASES, 4)["morphology"]
     assert found["mean chord of pore along z, µm"]["LR"] is None
     assert found["Euler number of pore per mm³"]["LR"] is None and found["surface of pore by voxel faces per volume, 1/µm"]["LR"] is None
 
@@ -89,7 +95,7 @@ def test_physics_of_the_middle_cube(volumes, slits, tmp_path):
     write_volume(tmp_path / "truth.tif", Volume(slits, (0.5,) * 3))
     lr, sr = volumes
     phases = ("pore", "quartz")
-    found = Assessment(truth_image=tmp_path / "truth.tif", physics=4, physics_cell=1).run(lr, sr, images(), phases, 4)["physics"]
+    found = measured(Assessment(truth_image=tmp_path / "truth.tif", physics=4, physics_cell=1), lr, sr, images(), phases, 4)["physics"]
     assert list(found["porosity of the middle 4 x 4 x 4 LR voxels"]) == ["Truth", "LR", "nearest", "SR"]
     # In the middle, fine planes 8 to 24 hold the halves of two slits, 4 planes each, which the mirrors make whole: 8 planes of .5 µm.
     expected = 4.0**2 / 12 * 0.5 / MILLIDARCY
@@ -126,7 +132,7 @@ def test_a_network_tells_repeated_voxels_from_images(monkeypatch):
     rng = np.random.default_rng(1)
     sr = rng.integers(0, 2, (96, 96, 96)).astype(np.uint8)  # of one distribution with the images: every voxel a coin
     lr = Volume(rng.integers(0, 2, (24, 24, 24)).astype(np.uint8), (2.0,) * 3)
-    found = Assessment(two_sample=True).run(lr, Volume(sr, (0.5,) * 3), images(), PHASES, 4)["two_sample"]
+    found = measured(Assessment(two_sample=True), lr, Volume(sr, (0.5,) * 3), images(), PHASES, 4)["two_sample"]
     for plane in ("axis planes", "planes at 45 degrees"):
         value = {key[:2]: float(text.split(" ")[0]) for key, text in found[plane].items() if key[:2] in ("SR", "LR")}
         assert value["LR"] > 0.95, (plane, value)
@@ -139,8 +145,8 @@ def test_one_image_set_a_plane_leaves_the_test_out(monkeypatch, caplog):
     monkeypatch.setattr(assessment, "two_sample_auc", lambda *args, **kwargs: pytest.fail("mixed the planes"))
     volume = Volume(np.zeros((8, 8, 8), np.uint8), (0.5,) * 3)
     lr = Volume(np.zeros((4, 4, 4), np.uint8), (1.0,) * 3)
-    assert Assessment(two_sample=True).run(lr, volume, {"xy": images()["all planes"], "xz": images()["all planes"]}, PHASES, 2) == {}
-    assert "two_sample: left out" in caplog.text
+    assert measured(Assessment(two_sample=True), lr, volume, {"xy": images()["all planes"], "xz": images()["all planes"]}, PHASES, 2) == {}
+    assert caplog.text.count("two_sample: left out") == 1
 
 
 @pytest.mark.parametrize(("settings", "message"), [
@@ -159,31 +165,31 @@ def test_impossible_settings(settings, message):
 def test_flat_voxels_have_no_physics(volumes):
     lr, sr = volumes
     with pytest.raises(InputError, match="voxels of 1 x 0.5 x 0.5 µm: physics needs cubes"):
-        Assessment(physics=4).run(lr, Volume(sr.array, (1.0, 0.5, 0.5)), images(), PHASES, 4)
+        measured(Assessment(physics=4), lr, Volume(sr.array, (1.0, 0.5, 0.5)), images(), PHASES, 4)
 
 
 def test_cells_that_do_not_fit(volumes):
     lr, sr = volumes
     with pytest.raises(InputError, match="physics_cell: 4 LR voxels are 16 SR voxels, no multiple of 3"):
-        Assessment(physics=4, physics_cell=3).run(lr, sr, images(), PHASES, 4)
+        measured(Assessment(physics=4, physics_cell=3), lr, sr, images(), PHASES, 4)
 
 
 def test_what_would_fail_after_minutes_is_refused_before_anything_is_measured(volumes, monkeypatch):
     """A truth is asked for as well: it must not be compared first."""
     lr, sr = volumes
     monkeypatch.setattr(judging, "geometry_errors", lambda *args: pytest.fail("measured"))
-    monkeypatch.setattr(Assessment, "read_truth", lambda *args: sr.array)
+    monkeypatch.setattr(Assessment, "_read_truth", lambda *args: sr.array)
     pytest.importorskip("skimage")
     with pytest.raises(InputError, match="set lr_voxel_size"):
-        Assessment("truth.tif", physics=4).run(lr, sr, images(), PHASES, 4, "SR voxels")
+        measured(Assessment("truth.tif", physics=4), lr, sr, images(), PHASES, 4, "SR voxels")
     with pytest.raises(InputError, match="too small for crops of 64"):
-        Assessment("truth.tif", two_sample=True).run(lr, sr, images(), PHASES, 4)
+        measured(Assessment("truth.tif", two_sample=True), lr, sr, images(), PHASES, 4)
 
 
 def test_without_a_voxel_size_nothing_is_in_micrometres(volumes):
     pytest.importorskip("skimage")
     lr, sr = volumes
-    found = Assessment(morphology=True).run(Volume(lr.array, (4.0,) * 3), Volume(sr.array, (1.0,) * 3), images(), PHASES, 4, "SR voxels")["morphology"]
+    found = measured(Assessment(morphology=True), Volume(lr.array, (4.0,) * 3), Volume(sr.array, (1.0,) * 3), images(), PHASES, 4, "SR voxels")["morphology"]
     assert not [row for row in found if "µm" in row or "mm" in row]
     assert found["Euler number of pore per SR voxel"]["LR"] == pytest.approx(2 / (32 * 24 * 24))
 
@@ -194,6 +200,19 @@ def test_chords_of_images_stand_in_the_rows_of_their_axes(volumes):
     flat = Volume(sr.array, (2.0, 0.5, 0.5))
     stripes = np.ones((96, 96), np.uint8)
     stripes[4:92:8] = stripes[5:92:8] = 0  # pore chords of 2 pixels along the rows' axis, here z; none is whole along the other
-    found = Assessment(morphology=True).run(Volume(lr.array, (8.0, 2.0, 2.0)), flat, {"xz": [stripes]}, PHASES, 4)["morphology"]
+    found = measured(Assessment(morphology=True), Volume(lr.array, (8.0, 2.0, 2.0)), flat, {"xz": [stripes]}, PHASES, 4)["morphology"]
     chords = [found[f"mean chord of pore along {axis}, µm"]["HR images"] for axis in "zyx"]
     assert chords == [pytest.approx(4.0), None, None]  # 2 pixels of 2 µm
+
+
+@pytest.mark.parametrize(("size", "rows"), [
+    ((0.5, 0.5, 0.502), ["axis planes", "planes at 45 degrees"]),  # as files round it
+    ((1.0, 0.5, 0.5), ["axis planes"]),
+])  # fmt: skip
+def test_only_cubes_are_cut_at_45_degrees(monkeypatch, size, rows):
+    monkeypatch.setattr(assessment, "CROP", 16)
+    monkeypatch.setattr(assessment, "CROPS", 8)
+    monkeypatch.setattr(assessment, "two_sample_auc", lambda *args, **kwargs: {"auc": 0.5, "error": 0.1})
+    monkeypatch.setattr(assessment, "real_reference", lambda *args, **kwargs: {"auc": 0.5, "std": None})
+    lr, sr = Volume(np.zeros((24, 24, 24), np.uint8), (2.0,) * 3), Volume(np.zeros((96, 96, 96), np.uint8), size)
+    assert list(measured(Assessment(two_sample=True), lr, sr, images(), PHASES, 4)["two_sample"]) == rows

@@ -310,3 +310,9 @@ def test_a_truth_of_another_place_ends_before_anything_is_written(files, no_pict
     with pytest.raises(InputError, match="truth.tif has shape"):
         evaluation(files, assessment=Assessment(truth_image=files / "truth.tif")).run()
     assert not (files / "evaluation.json").exists() and not (files / "report.html").exists()
+
+
+def test_an_assessment_that_cannot_be_made_ends_before_anything_is_measured(files, monkeypatch):
+    monkeypatch.setattr("bundle.evaluation.statistics", lambda *args: pytest.fail("measured"))
+    with pytest.raises(InputError, match="too small for crops of 64"):
+        evaluation(files, assessment=Assessment(two_sample=True)).run()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -76,3 +78,9 @@ def test_planted_artefacts():
     assert len(y) and np.all(abs(np.hypot(y - 10, x - 10.5) - 21 / 4) < 0.5)
     with pytest.raises(InputError, match="artefact: scratch is not known; choose one of specks"):
         plant(lr, "scratch")
+
+
+def test_images_normal_to_no_axis_are_refused_before_anything_is_made(bundle_root, tmp_path):
+    command = [sys.executable, str(bundle_root / "scripts" / "make_phantom.py"), "--axes", "3", "--output", str(tmp_path / "rock")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "invalid choice: 3" in ended.stderr and not (tmp_path / "rock").exists()

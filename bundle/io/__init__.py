@@ -1,6 +1,6 @@
 """Read and write rock volumes and images: array (z, y, x), labels uint8 0..n-1, voxel size in µm."""
 
-from bundle.io.atomic import atomic_path
+from bundle.io.atomic import atomic_path, write_text
 from bundle.io.files import read_volume, write_volume
 from bundle.io.images import read_images
 from bundle.io.labels import check_labels
@@ -17,5 +17,6 @@ __all__ = [
     "read_images",
     "read_volume",
     "super_resolved_affine",
+    "write_text",
     "write_volume",
 ]

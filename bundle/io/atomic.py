@@ -29,3 +29,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file of text (UTF-8), whole or not at all.
+
+    Raises:
+        InputError: the folder or the file cannot be written.
+    """
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")

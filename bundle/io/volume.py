@@ -31,8 +31,13 @@ def size_text(voxel_size: Sequence[float]) -> str:
     return " x ".join(f"{size:g}" for size in (voxel_size[:1] if len(set(voxel_size)) == 1 else voxel_size))
 
 
+def are_cubes(voxel_size: Sequence[float]) -> bool:
+    """Whether the edges of a voxel are alike to within 1 %."""
+    return all(math.isclose(size, voxel_size[0], rel_tol=0.01) for size in voxel_size)
+
+
 def cube_edge(voxel_size: float | Sequence[float], what: str) -> float:
-    """Edge of voxels (z, y, x) that are cubes to within 1 %.
+    """Edge of voxels (z, y, x) that are cubes.
 
     Args:
         voxel_size: µm.
@@ -42,7 +47,7 @@ def cube_edge(voxel_size: float | Sequence[float], what: str) -> float:
         InputError: they are not.
     """
     sizes = as_voxel_size(voxel_size)
-    if not all(math.isclose(size, sizes[0], rel_tol=0.01) for size in sizes):
+    if not are_cubes(sizes):
         raise InputError(f"voxels of {size_text(sizes)} µm: {what} needs cubes; resample the volume, or leave it out")
     return sizes[0]
 

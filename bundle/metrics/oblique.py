@@ -16,13 +16,13 @@ import numpy as np
 from bundle.errors import InputError
 from bundle.io.volume import cube_edge
 from bundle.metrics.fractions import Labels, as_arrays
-from bundle.metrics.two_sample import parts
+from bundle.metrics.two_sample import FOLDS, parts
 
 SQRT2 = float(np.sqrt(2))
 
 
 def oblique_slices(
-    volume: np.ndarray, number: int, edge: int, seed: int = 0, voxel_size: float | Sequence[float] = 1.0, folds: int = 4
+    volume: np.ndarray, number: int, edge: int, seed: int = 0, voxel_size: float | Sequence[float] = 1.0, folds: int = FOLDS
 ) -> np.ndarray:
     """Square crops of planes at 45 degrees, nearest neighbour on a grid of the voxel size -> (number, edge, edge), the volume's dtype.
 
@@ -47,7 +47,7 @@ def oblique_slices(
     return _crops(parts(volume, folds, 1), number, edge, np.random.default_rng(seed), _from_volume)
 
 
-def oblique_reference(images: Labels, number: int, edge: int, seed: int = 0, folds: int = 4) -> np.ndarray:
+def oblique_reference(images: Labels, number: int, edge: int, seed: int = 0, folds: int = FOLDS) -> np.ndarray:
     """Crops of HR images resampled as `oblique_slices` resamples SR, one axis of the image as the diagonal -> (number, edge, edge).
 
     Args:

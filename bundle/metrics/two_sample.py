@@ -23,12 +23,13 @@ from torch.nn import functional as F
 from bundle.errors import InputError
 from bundle.metrics.fractions import Labels, as_arrays, count_labels
 
+FOLDS = 4  # parts of the places: one to judge on, the others to train on
 TRIES = 10  # draws of a crop until it holds an interface
 SYMMETRIES = 8  # of a square: they change places, not labels
 
 
 def two_sample_auc(
-    real: Labels, fake: Labels, n_phases: int, edge: int = 64, folds: int = 4, seed: int = 0, steps: int = 700, batch: int = 32, test: int = 200
+    real: Labels, fake: Labels, n_phases: int, edge: int = 64, folds: int = FOLDS, seed: int = 0, steps: int = 700, batch: int = 32, test: int = 200
 ) -> dict:
     """AUC of a network trained to tell crops of `real` from crops of `fake`, on crops of places that it never saw.
 
