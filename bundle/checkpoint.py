@@ -7,7 +7,7 @@ and "scale_factor".
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +37,64 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     raise InputError(f"{path}: damaged, the checksum of {damaged} is wrong; copy it again")
 
 
-def save_model(path: str | Path, network: nn.Module, phases: Sequence[str], lr_phases: Sequence[str]) -> None:
-    """Write model.pt, whole or not at all.
+def save_weights(path: str | Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
+    """Write the weights of a network and what its channels mean, whole or not at all.
 
     Args:
         path: of the file.
         network: the averaged generator.
-        phases: names of the HR labels, in order.
-        lr_phases: names of the LR labels, in order.
+        facts: names, numbers and lists of them, which `load_weights` compares.
 
     Raises:
         InputError: it cannot be written.
     """
-    model = {
-        "model": {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()},
-        "phases": [str(name) for name in phases],
-        "lr_phases": [str(name) for name in lr_phases],
-        "scale_factor": int(network.scale_factor),
-    }
+    model = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with atomic_path(path) as partial:
-        torch.save(model, partial)
+        torch.save({"model": model, **facts}, partial)
+
+
+def load_weights(network: nn.Module, path: str | Path, facts: Mapping[str, Any], definition: str = "network_def") -> dict[str, Any]:
+    """Fill a network with weights and set it to evaluation.
+
+    Args:
+        network: filled in place.
+        path: of the file.
+        facts: that the config has, in the order in which they are compared.
+        definition: key of the network in the config, for the message.
+
+    Returns:
+        the facts of the file.
+
+    Raises:
+        InputError: the file cannot be read, or belongs to another network or other facts.
+    """
+    model = load_checkpoint(path)
+    missing = [key for key in ("model", *facts) if not isinstance(model, dict) or key not in model]
+    if missing:
+        raise InputError(f"{path}: no trained model (it lacks {', '.join(missing)}); give the model.pt that training writes")
+    for key, expected in facts.items():
+        if model[key] != expected:
+            raise InputError(f"{path}: was trained with {key} {model[key]}, but the config has {expected}; correct {key} or give another model")
+    weights = model.pop("model")
+    difference = _first_difference(weights, network.state_dict())
+    if difference:
+        raise InputError(f"{path}: holds another network than {definition} ({difference}); set {definition} as it was in training")
+    spoilt = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if spoilt:
+        raise InputError(f"{path}: {spoilt[0]} holds NaN or infinite weights; train again or give another model")
+    network.load_state_dict(weights)
+    network.eval()
+    return model
+
+
+def save_model(path: str | Path, network: nn.Module, phases: Sequence[str], lr_phases: Sequence[str]) -> None:
+    """Write model.pt of a super-resolution: the averaged generator, the names of the HR and of the LR labels in order, and its scale factor.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    names = {"phases": [str(name) for name in phases], "lr_phases": [str(name) for name in lr_phases]}
+    save_weights(path, network, {**names, "scale_factor": int(network.scale_factor)})
 
 
 def load_model(network: nn.Module, path: str | Path, phases: Sequence[str], lr_phases: Sequence[str], scale_factor: int) -> nn.Module:
@@ -65,8 +103,7 @@ def load_model(network: nn.Module, path: str | Path, phases: Sequence[str], lr_p
     Args:
         network: the generator that the config defines; filled in place.
         path: of model.pt.
-        phases: names of the HR labels that the config has.
-        lr_phases: names of the LR labels that the config has.
+        phases, lr_phases: names of the HR and LR labels that the config has.
         scale_factor: that the config has.
 
     Returns:
@@ -78,22 +115,8 @@ def load_model(network: nn.Module, path: str | Path, phases: Sequence[str], lr_p
     if network.scale_factor != scale_factor:
         finer = f"network_def makes voxels {network.scale_factor} times finer"
         raise InputError(f"{finer}, but scale_factor is {scale_factor}; correct one of them")
-    model = load_checkpoint(path)
-    missing = [key for key in ("model", "phases", "lr_phases", "scale_factor") if not isinstance(model, dict) or key not in model]
-    if missing:
-        raise InputError(f"{path}: no trained model (it lacks {', '.join(missing)}); give the model.pt that training writes")
-    for key, expected in (("phases", list(phases)), ("lr_phases", list(lr_phases)), ("scale_factor", scale_factor)):
-        if model[key] != expected:
-            trained = f"{path}: was trained with {key} {model[key]}"
-            raise InputError(f"{trained}, but the config has {expected}; correct {key} or give another model")
-    difference = _first_difference(model["model"], network.state_dict())
-    if difference:
-        raise InputError(f"{path}: holds another network than network_def ({difference}); set network_def as it was in training")
-    spoilt = [name for name, value in model["model"].items() if not torch.isfinite(value).all()]
-    if spoilt:
-        raise InputError(f"{path}: {spoilt[0]} holds NaN or infinite weights; train again or give another model")
-    network.load_state_dict(model["model"])
-    return network.eval()
+    load_weights(network, path, {"phases": list(phases), "lr_phases": list(lr_phases), "scale_factor": scale_factor})
+    return network
 
 
 def _first_difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> str | None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import Trainer
-from monai.engines.utils import IterationEvents
-from monai.utils import CommonKeys, convert_to_tensor
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bundle.buffer import SliceBuffer
-from bundle.errors import InputError, switch
-from bundle.memory import lack_of_memory
+from bundle.engine import AdversarialTrainer, straight_through
+from bundle.errors import switch
 from bundle.networks.generator import Box
 from bundle.transforms.downsample import block_mean
 from bundle.transforms.slices import random_slices
@@ -34,26 +28,13 @@ def of_box(x: Tensor, box: Box) -> Tensor:
     return x[:, :, z, y, x_]
 
 
-def straight_through(probabilities: Tensor) -> Tensor:
-    """One-hot labels whose gradient is that of the probabilities, so that a critic cannot tell soft from hard: (B, P, …)."""
-    hard = torch.zeros_like(probabilities).scatter_(1, probabilities.argmax(1, keepdim=True), 1.0)
-    return hard + probabilities - probabilities.detach()
-
-
-class SuperResolutionTrainer(Trainer):
+class SuperResolutionTrainer(AdversarialTrainer):
     """Trains a 3D generator against 2D critics on slices, tied to the LR labels.
 
     A batch holds `image` (B, LR phases + 1, N, N, N: one-hot + noise) and, under each key of `planes`, a list with one tensor of
-    real crops (B, n, phases, h, w) a level. Every random number of an iteration comes from (seed, iteration): a resumed run equals
-    an uninterrupted one.
+    real crops (B, n, phases, h, w) a level.
 
     Args:
-        device: where to train.
-        max_epochs: epochs in all.
-        train_data_loader: yields the batches; its dataset's `set_epoch` is called when an epoch starts.
-        network: the generator (`corrected`, `forward_training`, `scale_factor`).
-        critics: one a level and plane group, named `<group>_<scale>x`; empty trains on consistency alone.
-        g_optimizer, d_optimizer: of the generator; of all critics.
         adversarial: the adversarial loss.
         consistency: the loss between probabilities and LR one-hot labels.
         patches: a distance between slices and HR images that teaches in the critics' place or beside them; None leaves it out.
@@ -72,23 +53,13 @@ class SuperResolutionTrainer(Trainer):
         buffer: earlier fake slices; None uses the newest volume only, as published.
         hard_labels: every loss sees labels (straight-through), not probabilities, and the reals of coarser scales are majority labels.
             Near-uniform probabilities would satisfy the consistency while the labels, which are what the user gets, are anything.
-        ema_decay: of the averaged generator, per generator step.
-        decay: last share of the iterations, in which the learning rates fall linearly to a twentieth; 0 keeps them.
-        max_grad_norm: clips the gradient norm of both optimizers; None does not clip.
-        amp: runs the generator under bfloat16 autocast.
-        seed: of everything random.
-        train_handlers: ignite handlers.
+        common: of `AdversarialTrainer`. The critics are one a level and plane group, named `<group>_<scale>x`; without any, consistency and
+            patches teach. The network has `corrected`, `forward_training` and `scale_factor`.
     """
 
     def __init__(
         self,
-        device: torch.device | str,
-        max_epochs: int,
-        train_data_loader: Iterable,
-        network: nn.Module,
-        critics: nn.ModuleDict,
-        g_optimizer: Optimizer,
-        d_optimizer: Optimizer | None,
+        *,
         adversarial: Any,
         consistency: nn.Module,
         boxes: Sequence[int],
@@ -107,18 +78,12 @@ class SuperResolutionTrainer(Trainer):
         warmup_iterations: int = 0,
         buffer: SliceBuffer | None = None,
         hard_labels: bool = True,
-        ema_decay: float = 0.999,
-        decay: float = 0.0,
-        max_grad_norm: float | None = None,
-        amp: bool = False,
-        seed: int = 0,
-        train_handlers: Sequence | None = None,
+        **common: Any,
     ):
-        super().__init__(device, max_epochs, train_data_loader, handlers=None, decollate=False)
-        self.network = network.to(device, memory_format=torch.channels_last_3d)
-        self.critics = critics.to(device, memory_format=torch.channels_last)
-        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).eval()  # pictures leave batch statistics alone
-        self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
+        batch = getattr(common["train_data_loader"], "batch_size", None) or 1
+        room = {"batch_size": batch, "boxes": list(boxes), "slices_per_plane": slices_per_plane}
+        super().__init__(**common, memory_format=torch.channels_last_3d, room=room)
+        device = self.state.device
         self.adversarial, self.consistency = adversarial, consistency.to(device)
         self.patches, self.patch_weight = patches, patch_weight
         self.feedback, self.feedback_weight = feedback, feedback_weight
@@ -128,39 +93,11 @@ class SuperResolutionTrainer(Trainer):
         self.match_label = match_label
         self.n_critic, self.warmup_iterations = n_critic, warmup_iterations
         self.buffer, self.hard_labels = buffer, switch(hard_labels, "hard_labels")
-        self.decay = decay
-        self.rates = {optimizer: [group["lr"] for group in optimizer.param_groups] for optimizer in (g_optimizer, d_optimizer) if optimizer}
-        self.max_grad_norm, self.bfloat16, self.seed = max_grad_norm, switch(amp, "amp"), seed
-        self.add_event_handler(Events.EPOCH_STARTED, lambda: train_data_loader.dataset.set_epoch(self.state.epoch))
-        self._register_handlers(train_handlers or [])
 
-    def run(self) -> None:
-        """Trains.
-
-        Raises:
-            InputError: too little memory, a loss that is no number, or what the handlers raise.
-        """
-        with self._room("training, beside the steps (patches, pictures, monitors, checkpoint)"):
-            super().run()
-
-    def _room(self, doing: str) -> AbstractContextManager[None]:
-        """Says which settings lower the memory where it is too little."""
-        batch = getattr(self.data_loader, "batch_size", None) or 1
-        settings = {"batch_size": batch, "boxes": self.boxes, "slices_per_plane": self.slices_per_plane}
-        lower = [f"{name} (now {value})" for name, value in settings.items() if value != 1]
-        return lack_of_memory(doing, f"lower {' or '.join(lower)}{'' if self.bfloat16 else ', or set amp to true'}", self.state.device)
-
-    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
-        """One critic step and, every `n_critic` iterations, one generator step; returns the losses as floats."""
-        with self._room(f"training, a step (iteration {engine.state.iteration})"):
-            return self._steps(engine, batchdata)
-
-    def _steps(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
-        iteration = engine.state.iteration
-        torch.manual_seed((self.seed * 1_000_003 + iteration) & 0x7FFFFFFFFFFFFFFF)
-        image = convert_to_tensor(batchdata["image"], track_meta=False).to(self.state.device, memory_format=torch.channels_last_3d)
+    def _steps(self, iteration: int, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """One critic step and, every `n_critic` iterations, one generator step."""
+        image = convert_to_tensor(batch["image"], track_meta=False).to(self.state.device, memory_format=torch.channels_last_3d)
         labels = self.network.corrected(image)
-        self._set_rates(iteration)
         adversarial = bool(self.critics) and iteration > self.warmup_iterations
         generator_turn = iteration % self.n_critic == 0 or not self.critics
         losses: dict[str, Tensor] = {}
@@ -173,7 +110,7 @@ class SuperResolutionTrainer(Trainer):
                 volumes = [(scale, straight_through(probabilities), box) for scale, probabilities, box in volumes]
         reals, fakes = {}, {}
         if self.critics or self.patches is not None or self.feedback is not None:
-            reals = self._reals(batchdata, image.shape[1] - 1) if self.critics else {}
+            reals = self._reals(batch, image.shape[1] - 1) if self.critics else {}
             fakes = self.fakes(volumes, labels)
             if self.buffer is not None:
                 for name, per_plane in fakes.items():
@@ -183,17 +120,11 @@ class SuperResolutionTrainer(Trainer):
         if generator_turn:
             self._generator_step(labels, volumes, reals, fakes, adversarial, losses)
             self.ema.update_parameters(self.network)
-        output = {name: float(value.detach()) for name, value in losses.items()}
-        self._guard(output, iteration)
-        engine.state.output = {CommonKeys.LOSS: output.get("generator", output.get("critic", 0.0)), **output}
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return engine.state.output
+        return losses
 
     def parts(self) -> dict[str, Any]:
         """Everything with a state that a checkpoint must hold, by name."""
-        parts = {"network": self.network, "ema": self.ema, "critics": self.critics, "g_optimizer": self.g_optimizer}
-        if self.d_optimizer is not None:
-            parts["d_optimizer"] = self.d_optimizer
+        parts = super().parts()
         if self.buffer is not None:
             parts["buffer"] = self.buffer
         if self.feedback is not None:
@@ -269,7 +200,9 @@ class SuperResolutionTrainer(Trainer):
                 if turn >= len(reals[name]):
                     continue
                 fake, shares = fakes[name][turn] if self.buffer is None else self.buffer.sample(name)
-                loss = self.adversarial.critic_loss(critic, self._match(reals[name][turn], fake, shares), fake.detach())
+                real, fake = (self.seen(name, slices) for slices in (self._match(reals[name][turn], fake, shares), fake.detach()))
+                loss = self.adversarial.critic_loss(critic, real, fake)
+                self._follow(name, critic, real, fake)
                 losses[f"critic_{name}"] = losses.get(f"critic_{name}", 0.0) + loss / len(reals[name])
                 total = total + loss
             self._step(self.d_optimizer, total, self.critics)
@@ -297,20 +230,13 @@ class SuperResolutionTrainer(Trainer):
             self.critics.requires_grad_(False)
             for name, critic in self.critics.items():
                 for real, (fake, shares) in zip(reals[name], fakes[name]):
-                    score = self.adversarial.generator_loss(critic, self._match(real, fake, shares), fake) / len(fakes[name])
+                    real = self.seen(name, self._match(real, fake, shares))
+                    score = self.adversarial.generator_loss(critic, real, self.seen(name, fake)) / len(fakes[name])
                     losses[f"adversarial_{name}"] = losses.get(f"adversarial_{name}", 0.0) + score
                 total = total + self.adversarial_weight * losses[f"adversarial_{name}"] / len(self.critics)
             self.critics.requires_grad_(True)
         losses["generator"] = total  # after its parts: the guard names the part that broke
         self._step(self.g_optimizer, total, self.network)
-
-    def _set_rates(self, iteration: int) -> None:
-        """Learning rates as a function of the iteration alone, so that a resumed run has the same."""
-        total = self.state.max_epochs * self.state.epoch_length
-        left = min((total - iteration) / (self.decay * total), 1.0) if self.decay else 1.0
-        for optimizer, rates in self.rates.items():
-            for group, rate in zip(optimizer.param_groups, rates):
-                group["lr"] = rate * (0.05 + 0.95 * left)
 
     def _teach(self, group: str, scale: int, fakes: Mapping[str, list[Slices]], losses: dict[str, Tensor]) -> Tensor | float:
         """What the patch distance and, at the finest scale, the feedback on statistics add to the generator's loss."""
@@ -327,23 +253,3 @@ class SuperResolutionTrainer(Trainer):
             losses[f"feedback_{group}"] = self.feedback(group, fake, shares)
             total = total + self.feedback_weight * losses[f"feedback_{group}"] / len(self.planes)
         return total
-
-    def _step(self, optimizer: Optimizer, loss: Tensor, module: nn.Module) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm)
-        optimizer.step()
-
-    def _guard(self, losses: Mapping[str, float], iteration: int) -> None:
-        """Stops at the first loss that is no number.
-
-        Raises:
-            InputError: names the iteration and the loss; the last checkpoint is good.
-        """
-        for name, value in losses.items():
-            if not torch.isfinite(torch.tensor(value)):
-                raise InputError(
-                    f"training stopped at iteration {iteration}: the loss '{name}' became {value}; the last checkpoint is kept, "
-                    "resume from it with a lower learning rate or a higher penalty"
-                )

@@ -289,9 +289,9 @@ def overfitting(images: list[np.ndarray], adversarial, epochs: int = 6) -> tuple
     monitor = CriticMonitor(Probe(candidates=1), {"hr": images}, {"hr": texture(60, 0.5, seed=99)}, [EDGE], 2, symmetries=4, number=64)
     network = Blobs(None)
     trainer = SuperResolutionTrainer(
-        "cpu", epochs, DataLoader(Crops(images, 30)), network, critics, torch.optim.SGD(network.parameters(), 0.0),
-        torch.optim.Adam(critics.parameters(), 3e-3, betas=(0.0, 0.99)), adversarial, nn.MSELoss(), [EDGE // 2], {"hr": ["xy", "xz", "yz"]},
-        consistency_weight=0.0, slices_per_plane=3, n_critic=10_000, buffer=None, hard_labels=False, train_handlers=[monitor],
+        device="cpu", max_epochs=epochs, train_data_loader=DataLoader(Crops(images, 30)), network=network, critics=critics,
+        g_optimizer=torch.optim.SGD(network.parameters(), 0.0), d_optimizer=torch.optim.Adam(critics.parameters(), 3e-3, betas=(0.0, 0.99)),
+        adversarial=adversarial, consistency=nn.MSELoss(), boxes=[EDGE // 2], planes={"hr": ["xy", "xz", "yz"]}, consistency_weight=0.0, slices_per_plane=3, n_critic=10_000, buffer=None, hard_labels=False, train_handlers=[monitor],
     )  # fmt: skip
     trainer.ema.module.make = None
     values: list[float | None] = []

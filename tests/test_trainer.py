@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from bundle.buffer import SliceBuffer
+from bundle.engine import straight_through
 from bundle.errors import InputError
 from bundle.losses.adversarial import WassersteinLoss
 from bundle.losses.consistency import BlockConsistency, NearestConsistency
 from bundle.networks.critic import SliceCritic, make_critics
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.paper import PaperGenerator
-from bundle.trainer import SuperResolutionTrainer, straight_through
+from bundle.trainer import SuperResolutionTrainer
 
 PLANES = {"hr": ["xy", "xz", "yz"]}
 APART = {"hr_xy": ["xy"], "hr_xz": ["xz"], "hr_yz": ["yz"]}
@@ -108,8 +109,9 @@ def trainer_of(network: nn.Module, iterations: int = 6, epochs: int = 1, lr: flo
         "adversarial": WassersteinLoss(), "consistency": BlockConsistency(COST, 0.1), "slices_per_plane": 2, **options,
     }  # fmt: skip
     return SuperResolutionTrainer(
-        "cpu", epochs, DataLoader(items, batch_size), network, critics, torch.optim.SGD(network.parameters(), lr),
-        torch.optim.SGD(critics.parameters(), lr) if critics else None, boxes=boxes, planes=planes, **values,
+        device="cpu", max_epochs=epochs, train_data_loader=DataLoader(items, batch_size), network=network, critics=critics,
+        g_optimizer=torch.optim.SGD(network.parameters(), lr), d_optimizer=torch.optim.SGD(critics.parameters(), lr) if critics else None,
+        boxes=boxes, planes=planes, **values,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Adversarial losses on slices: Wasserstein with gradient penalty, and relativistic with R1 + R2."""
+"""Adversarial losses on slices: Wasserstein with gradient penalty, relativistic with R1 + R2, and logistic with R1 now and then."""
 
 from __future__ import annotations
 
@@ -65,3 +65,19 @@ class RelativisticLoss:
         """Scalar to be minimised by the generator."""
         n = min(len(real), len(fake))
         return F.softplus(critic(real[:n]) - critic(fake[:n])).mean()
+
+
+class LogisticLoss:
+    """Non-saturating logistic loss (Goodfellow et al. 2014) with R1, which may be taken lazily (StyleGAN2, arXiv 1912.04958, section 3.2)."""
+
+    def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        """Scalar to be minimised by the critic, without the penalty."""
+        return F.softplus(critic(fake)).mean() + F.softplus(-critic(real)).mean()
+
+    def penalty(self, critic: nn.Module, real: Tensor) -> Tensor:
+        """Mean squared gradient norm at the reals: R1 without its weight of gamma / 2 (Mescheder et al. 2018, eq. 9)."""
+        return _squared_gradient_norm(critic, real).mean()
+
+    def generator_loss(self, critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        """Scalar to be minimised by the generator; the reals do not matter."""
+        return F.softplus(-critic(fake)).mean()

@@ -1,0 +1,271 @@
+"""StyleGAN2 for label maps: few HR images grow into many (Karras et al., arXiv 1912.04958 and 2006.06676; written from the papers).
+
+The generator makes one softmax channel a phase at once, not grey levels to be thresholded. What is not in the papers: weights are folded with
+the resampling filter, so that a layer which resamples is a single convolution; the strength of the noise does not start at zero,
+for a rock is a texture; logits are bounded, so that no pixel loses its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2, sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BOUND = 6.0  # of the logits: a softmax of 0.999 among four phases
+
+
+class ScaledLinear(nn.Module):
+    """Linear layer whose weights are drawn of unit variance and scaled as it runs (equalised learning rate, arXiv 1710.10196 section 4.1).
+
+    Args:
+        n_in, n_out: features.
+        bias: initial value.
+        rate: factor on the learning rate.
+    """
+
+    def __init__(self, n_in: int, n_out: int, bias: float = 0.0, rate: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_out, n_in) / rate)
+        self.bias = nn.Parameter(torch.full((n_out,), bias / rate))
+        self.gain, self.rate = rate / sqrt(n_in), rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, n_in) -> (N, n_out)."""
+        return F.linear(x, self.weight * self.gain, self.bias * self.rate)
+
+
+def leaky(x: Tensor) -> Tensor:
+    """Leaky ReLU that keeps the variance."""
+    return F.leaky_relu(x, 0.2) * sqrt(2)
+
+
+def _folded(weight: Tensor, taps: Sequence[float]) -> Tensor:
+    """(o, i, k, k) convolved with the separable filter `taps`: (o, i, k + 3, k + 3)."""
+    line = weight.new_tensor(taps)
+    kernel = torch.outer(line, line).flip(0, 1)[None, None]
+    o, i, k, _ = weight.shape
+    return F.conv2d(weight.reshape(o * i, 1, k, k), kernel, padding=3).reshape(o, i, k + 3, k + 3)
+
+
+def upsampling_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """Twice as fine by linear interpolation, then convolved: (N, i, h, w), (o, i, k, k) -> (N, o, 2 h, 2 w). Zeros lie beyond the border."""
+    kernel = _folded(weight.flip(-1, -2), (0.25, 0.75, 0.75, 0.25))
+    return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=(weight.shape[-1] + 1) // 2)
+
+
+def downsampling_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """Low-pass filtered, then convolved at every second pixel: (N, i, h, w), (o, i, k, k) -> (N, o, h / 2, w / 2)."""
+    return F.conv2d(x, _folded(weight, (0.125, 0.375, 0.375, 0.125)), stride=2, padding=(weight.shape[-1] + 1) // 2)
+
+
+class ModulatedConv(nn.Module):
+    """Convolution whose input channels a style scales, its output channels brought back to unit variance (arXiv 1912.04958, eq. 1 and 3).
+
+    Scaling the activations before and after one common convolution gives what weights of each sample's own would.
+
+    Args:
+        n_in, n_out: channels.
+        kernel: edge, odd.
+        n_style: features of the style vector.
+        up: doubles the resolution first.
+        demodulate: False for the layer that makes logits.
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel: int, n_style: int, up: bool = False, demodulate: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_out, n_in, kernel, kernel))
+        self.style = ScaledLinear(n_style, n_in, bias=1.0)
+        self.gain, self.up, self.demodulate = 1 / sqrt(n_in * kernel**2), up, demodulate
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """(N, n_in, h, w), (N, n_style) -> (N, n_out, h, w), or twice as fine."""
+        scale, weight = self.style(w), self.weight * self.gain
+        x = x * scale[:, :, None, None].to(x.dtype)
+        x = upsampling_conv(x, weight) if self.up else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        if not self.demodulate:
+            return x
+        variance = scale.float().square() @ weight.float().square().sum((2, 3)).T
+        return x * (variance + 1e-8).rsqrt()[:, :, None, None].to(x.dtype)
+
+
+class StyledLayer(nn.Module):
+    """Modulated 3x3 convolution, noise of one value a pixel, bias, leaky ReLU.
+
+    Args:
+        n_in, n_out: channels.
+        n_style: features of the style vector.
+        up: doubles the resolution first.
+        noise: initial strength of the noise.
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_style: int, up: bool = False, noise: float = 0.2):
+        super().__init__()
+        self.conv = ModulatedConv(n_in, n_out, 3, n_style, up)
+        self.noise = nn.Parameter(torch.full((n_out,), noise))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+        """(N, n_in, h, w), (N, n_style), noise (N, 1, H, W) -> (N, n_out, H, W)."""
+        x = self.conv(x, w)
+        added = noise.to(x.dtype) * self.noise[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
+        return leaky(x + added)
+
+
+class StyleGenerator(nn.Module):
+    """Mapping network and skip generator of label maps.
+
+    Args:
+        n_phases: labels.
+        resolution: edge of the maps, pixels: `start` times a power of 2.
+        channels: of the layers at `resolution`; twice as many at each coarser level, up to `most_channels`.
+        most_channels: see above.
+        latent: features of the latent and of the style vectors.
+        mapping_layers: of the mapping network.
+        start: edge of the learned constant, pixels.
+
+    Raises:
+        ValueError: a resolution that no doubling of `start` gives.
+    """
+
+    def __init__(
+        self, n_phases: int, resolution: int, channels: int = 32, most_channels: int = 128, latent: int = 128, mapping_layers: int = 4, start: int = 4
+    ):
+        super().__init__()
+        edges = level_edges(resolution, start)
+        width = [min(most_channels, channels * resolution // edge) for edge in edges]
+        self.n_phases, self.resolution, self.latent, self.edges = n_phases, resolution, latent, edges
+        self.mapping = nn.ModuleList(ScaledLinear(latent, latent, rate=0.01) for _ in range(mapping_layers))
+        self.constant = nn.Parameter(torch.randn(1, width[0], start, start))
+        self.first = StyledLayer(width[0], width[0], latent)
+        self.upper = nn.ModuleList(StyledLayer(a, b, latent, up=True) for a, b in zip(width, width[1:]))
+        self.lower = nn.ModuleList(StyledLayer(b, b, latent) for b in width[1:])
+        self.heads = nn.ModuleList(ModulatedConv(n, n_phases, 1, latent, demodulate=False) for n in width)
+        self.bias = nn.Parameter(torch.zeros(n_phases))
+        self.register_buffer("mean_style", torch.zeros(latent))
+
+    @property
+    def noise_shapes(self) -> list[tuple[int, int]]:
+        """Edges of the noise maps that an image takes, in the order of the layers."""
+        return [(edge, edge) for i, edge in enumerate(self.edges) for _ in range(2 if i else 1)]
+
+    def map(self, z: Tensor) -> Tensor:
+        """Latents (N, latent) -> style vectors (N, latent)."""
+        w = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for layer in self.mapping:
+            w = leaky(layer(w))
+        return w.float()
+
+    def styles(self, w: Tensor, other: Tensor | None = None, crossover: Tensor | None = None) -> Tensor:
+        """One style vector a level: (N, latent) -> (N, levels, latent); of the `other` (N, latent) from level `crossover` (N,) on (style mixing)."""
+        levels = len(self.edges)
+        ws = w[:, None].expand(-1, levels, -1)
+        if other is None:
+            return ws
+        later = torch.arange(levels, device=w.device) >= crossover[:, None]
+        return torch.where(later[..., None], other[:, None], ws)
+
+    def follow_mean(self, w: Tensor, decay: float = 0.998) -> None:
+        """Moves the mean style, to which truncation pulls, towards that of (N, latent)."""
+        self.mean_style.lerp_(w.detach().mean(0), 1 - decay)
+
+    def truncated(self, w: Tensor, share: float) -> Tensor:
+        """Style vectors pulled to their mean: 1 leaves them, 0 gives the mean (arXiv 1812.04948, section B: psi)."""
+        return self.mean_style + share * (w - self.mean_style)
+
+    def forward(self, ws: Tensor, noises: Sequence[Tensor]) -> Tensor:
+        """Styles (N, levels, latent) and noise maps (N, 1, h, w) -> probabilities (N, phases, resolution, resolution), float32."""
+        noises = list(noises)
+        x = self.first(self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last), ws[:, 0], noises[0])
+        logits = self.heads[0](x, ws[:, 0]) + self.bias[:, None, None]
+        for i, (upper, lower, head) in enumerate(zip(self.upper, self.lower, self.heads[1:]), 1):
+            x = upper(x, ws[:, i], noises[2 * i - 1])
+            x = lower(x, ws[:, i], noises[2 * i])
+            logits = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False) + head(x, ws[:, i])
+        return (BOUND * torch.tanh(logits.float() / BOUND)).softmax(1)
+
+    def draw(self, number: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> tuple[Tensor, list[Tensor]]:
+        """Random latents (number, latent) and noise maps, on the CPU by `generator`, so that every device gets the same."""
+        z = torch.randn(number, self.latent, generator=generator).to(device)
+        return z, [torch.randn(number, 1, *shape, generator=generator).to(device) for shape in self.noise_shapes]
+
+
+def level_edges(resolution: int, start: int = 4) -> list[int]:
+    """Edges of the levels, from `start` to `resolution`, each twice the one before.
+
+    Raises:
+        ValueError: they do not meet.
+    """
+    levels = log2(resolution / start) if resolution >= start else -1.0
+    if levels < 1 or levels != int(levels):
+        raise ValueError(f"resolution {resolution} is not {start} times a power of 2, such as {start * 32}")
+    return [start * 2**i for i in range(int(levels) + 1)]
+
+
+class ScaledConv(nn.Module):
+    """Convolution with an equalised learning rate, and low-pass filtering where it halves the resolution.
+
+    Args:
+        n_in, n_out: channels.
+        kernel: edge, odd.
+        down: halves the resolution.
+        bias: adds one.
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernel: int, down: bool = False, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_out, n_in, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+        self.gain, self.down = 1 / sqrt(n_in * kernel**2), down
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, n_in, h, w) -> (N, n_out, h, w), or half of it."""
+        weight = self.weight * self.gain
+        x = downsampling_conv(x, weight) if self.down else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        return x if self.bias is None else x + self.bias[:, None, None].to(x.dtype)
+
+
+class StyleCritic(nn.Module):
+    """Residual critic of label maps, with the standard deviation over a minibatch as a further channel at its end (arXiv 1710.10196, section 3).
+
+    Args:
+        n_phases: labels.
+        resolution: edge of the maps, pixels.
+        channels, most_channels, start: as of `StyleGenerator`.
+        group: maps whose spread is taken together.
+    """
+
+    def __init__(self, n_phases: int, resolution: int, channels: int = 32, most_channels: int = 128, start: int = 4, group: int = 4):
+        super().__init__()
+        edges = level_edges(resolution, start)[::-1]
+        width = [min(most_channels, channels * resolution // edge) for edge in edges]
+        self.group = group
+        self.stem = ScaledConv(n_phases, width[0], 1)
+        self.keeping = nn.ModuleList(ScaledConv(a, a, 3) for a in width[:-1])
+        self.halving = nn.ModuleList(ScaledConv(a, b, 3, down=True) for a, b in zip(width, width[1:]))
+        self.skip = nn.ModuleList(ScaledConv(a, b, 1, down=True, bias=False) for a, b in zip(width, width[1:]))
+        self.last = ScaledConv(width[-1] + 1, width[-1], 3)
+        self.dense = ScaledLinear(width[-1] * start**2, width[-1])
+        self.score = ScaledLinear(width[-1], 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, phases, resolution, resolution) -> (N,) logits that a map is real, float32."""
+        x = leaky(self.stem(maps))
+        for keep, halve, skip in zip(self.keeping, self.halving, self.skip):
+            x = (leaky(halve(leaky(keep(x)))) + skip(x)) * sqrt(0.5)
+        x = leaky(self.last(torch.cat([x, minibatch_spread(x, self.group)], 1)))
+        return self.score(leaky(self.dense(x.flatten(1)))).flatten().float()
+
+
+def minibatch_spread(x: Tensor, group: int) -> Tensor:
+    """Mean over channels and pixels of the standard deviation over groups of maps, one channel (N, 1, h, w).
+
+    Groups are of the samples i, i + N / group, ..; of the whole batch where `group` does not divide it.
+    """
+    n = len(x)
+    size = group if n % group == 0 else n
+    grouped = x.float().reshape(size, n // size, *x.shape[1:])
+    spread = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
+    return spread.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:]).to(x.dtype)

@@ -1,0 +1,68 @@
+"""HR images by themselves: read, and checked for what a generator of such images needs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from bundle.errors import InputError
+from bundle.io import check_labels, read_images
+
+
+class LoadImagesd(MapTransform):
+    """Reads label images, which must be of one size, at least two, and all hold the same phases.
+
+    Args:
+        keys: entries that hold files, a folder or a pattern; each becomes a list of (row, column) uint8 label images.
+        phases: names of the labels.
+        table: file value -> label, or None.
+        pixel_size: µm, a number or [row, column]; overrides what the files say.
+        edge: pixels of the crops that are taken from them.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        phases: Sequence[str],
+        table: Mapping | None = None,
+        pixel_size: float | Sequence[float] | None = None,
+        edge: int = 1,
+    ):
+        super().__init__(keys)
+        self.phases, self.table, self.pixel_size, self.edge = list(phases), table, pixel_size, edge
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns a copy of the dictionary with the images, and under `pixel_size` their pixel size (row, column) in µm, or None.
+
+        Raises:
+            InputError: unreadable, fewer than 2 images, of several sizes, smaller than a crop, labels outside the table, or a phase that
+                one of them lacks.
+        """
+        result = dict(data)
+        for key in self.key_iterator(result):
+            name = f"hr_images ({result[key]})"
+            arrays, result["pixel_size"] = read_images(result[key], self.pixel_size)
+            images = [check_labels(array, len(self.phases), name, self.table, "hr_labels") for array in arrays]
+            self._check(images, name)
+            result[key] = images
+        return result
+
+    def _check(self, images: Sequence[np.ndarray], name: str) -> None:
+        if len(images) < 2:
+            raise InputError(f"{name}: one image; a generator that knows one learns it by heart: give 2 or more")
+        sizes = {image.shape for image in images}
+        if len(sizes) > 1:
+            shown = ", ".join(f"{h} x {w}" for h, w in sorted(sizes))
+            raise InputError(f"{name}: images of several sizes ({shown} pixels); cut them to one size, so that each counts alike")
+        (size,) = sizes
+        if min(size) < self.edge:
+            raise InputError(f"{name}: images of {size[0]} x {size[1]} pixels, smaller than a crop of {self.edge}; lower resolution, or use larger images")
+        for i, image in enumerate(images):
+            lacking = [phase for label, phase in enumerate(self.phases) if not (image == label).any()]
+            if lacking:
+                text = f"{name}: image {i + 1} of {len(images)} lacks {' and '.join(lacking)}"
+                raise InputError(f"{text}; every image must hold every phase: leave it out, or correct phases and hr_labels")
