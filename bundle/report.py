@@ -74,12 +74,12 @@ def plot_slices(
     colours = [PHASE_COLOURS[i % len(PHASE_COLOURS)] for i in range(len(phases))]
     figure.legend(handles=[Patch(facecolor=c, edgecolor="grey", label=p) for c, p in zip(colours, phases, strict=True)],
                   loc="outside lower center", ncols=len(phases), frameon=False)  # fmt: skip
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_two_point(path: str | os.PathLike, groups: Mapping[str, Mapping], phases: Sequence[str], unit: str = "µm") -> None:
     """Write `two_point_figure` as a PNG."""
-    _save(two_point_figure(groups, phases, unit), path)
+    save_figure(two_point_figure(groups, phases, unit), path)
 
 
 def two_point_figure(groups: Mapping[str, Mapping], phases: Sequence[str], unit: str = "µm"):
@@ -138,12 +138,38 @@ def plot_curves(path: str | os.PathLike, lag: np.ndarray, curves: Mapping[str, n
         panel.margins(x=0)
     panels[0].set_ylabel("two-point correlation S2(r)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
+
+
+def plot_bands(path: str | os.PathLike, curves: Mapping[str, Mapping], phases: Sequence[str], step: float, unit: str) -> None:
+    """Write a PNG of the curves of a set of images in the bands of the real ones: a row a kind of curve, a panel a phase.
+
+    Args:
+        path: of the PNG.
+        curves: kind -> {"band": (2, n_phases, lags), "made": (n_phases, lags)}.
+        phases: names in label order.
+        step: length of a lag.
+        unit: of it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(phases), 2.8 * len(curves) + 0.3), dpi=130, layout="constrained")
+    for row, (kind, curve) in zip(figure.subplots(len(curves), len(phases), squeeze=False), curves.items(), strict=True):
+        (low, high), made = np.array(curve["band"]), np.array(curve["made"])
+        lag = step * np.arange(made.shape[1])
+        for label, panel in enumerate(row):
+            panel.fill_between(lag, low[label], high[label], color="0.7", linewidth=0, label="real images, 95 %")
+            panel.plot(lag, made[label], color="C3", label="the set")
+            panel.set(title=phases[label], xlabel=f"r [{unit}]")
+            panel.margins(x=0)
+        row[0].set_ylabel(kind)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    save_figure(figure, path)
 
 
 def plot_statistics(path: str | os.PathLike, groups: Mapping[str, Mapping], phases: Sequence[str]) -> None:
     """Write `statistics_figure` as a PNG."""
-    _save(statistics_figure(groups, phases), path)
+    save_figure(statistics_figure(groups, phases), path)
 
 
 def statistics_figure(groups: Mapping[str, Mapping], phases: Sequence[str]):
@@ -253,6 +279,6 @@ def _scale_bar(panel, width: float, height: float, unit: str) -> None:
     panel.text(left + pad + length / 2, bottom - 2.1 * pad, f"{length:g} {unit}", ha="center", va="bottom", fontsize=8, zorder=4)
 
 
-def _save(figure, path: str | os.PathLike) -> None:
+def save_figure(figure, path: str | os.PathLike) -> None:
     with atomic_path(path) as partial:
         figure.savefig(partial, format="png")

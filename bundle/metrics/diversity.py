@@ -83,15 +83,15 @@ def slice_diversity(volume: np.ndarray, real: Sequence[np.ndarray], n_phases: in
         places = np.unique(np.linspace(0, length - 1, number).round().astype(int))
         planes = [np.take(volume, place, axis) for place in places]
         far = [(i, j) for i, j in combinations(range(len(places)), 2) if places[j] - places[i] > apart * length]
-        found += [_distance(planes[i], planes[j], n_phases) for i, j in far]
+        found += [image_distance(planes[i], planes[j], n_phases) for i, j in far]
     if not found:
         raise InputError(f"volume of shape {volume.shape} has no two of {number} slices more than {apart:g} of an axis apart: more slices")
-    result = {"sr": _mean_distance(found), "real": _mean_distance([_distance(a, b, n_phases) for a, b in combinations(images, 2)])}
+    result = {"sr": _mean_distance(found), "real": _mean_distance([image_distance(a, b, n_phases) for a, b in combinations(images, 2)])}
     ours, theirs = (result[key]["relative"] for key in ("sr", "real"))
     return result | {"relative": ours / theirs if ours is not None and theirs else None}
 
 
-def _distance(a: np.ndarray, b: np.ndarray, n_phases: int) -> tuple[float, float]:
+def image_distance(a: np.ndarray, b: np.ndarray, n_phases: int) -> tuple[float, float]:
     """Share of the pixels that differ, and that of two independent images of the same fractions."""
     common = tuple(slice(min(sizes)) for sizes in zip(a.shape, b.shape, strict=True))
     a, b = a[common], b[common]

@@ -37,7 +37,7 @@ def lineal_path(mask: np.ndarray, axis: int, max_lag: int) -> np.ndarray:
     """
     mask = _as_mask(mask)
     length = mask.shape[axis]
-    whole, cut = _run_lengths(mask, axis)
+    whole, cut = run_lengths(mask, axis)
     runs = whole + cut  # a run cut by the border still holds all its segments
     lags = np.arange(min(max_lag, length - 1) + 1)
     inside = np.array([runs[lag + 1 :] @ np.arange(1, length - lag + 1) for lag in lags])
@@ -66,7 +66,7 @@ def chord_lengths(mask: np.ndarray, axis: int, voxel_size: VoxelSize = 1.0) -> d
     """
     mask = _as_mask(mask)
     size = as_voxel_size(voxel_size, n_axes=mask.ndim)[axis]
-    whole, cut = _run_lengths(mask, axis)
+    whole, cut = run_lengths(mask, axis)
     voxels = np.arange(whole.size)
     chords, inside, outside = int(whole.sum()), int(whole @ voxels), int(cut @ voxels)
     return {
@@ -176,7 +176,7 @@ def specific_surface(mask: np.ndarray, voxel_size: VoxelSize = 1.0) -> dict[str,
     return {"marching_cubes": area / float(cells), "faces": float(faces)}
 
 
-def _run_lengths(mask: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def run_lengths(mask: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Runs of True along an axis by their length in voxels, each (N + 1,) int64: whole ones, and those that touch the border."""
     length = mask.shape[axis]
     whole, cut = np.zeros(length + 1, np.int64), np.zeros(length + 1, np.int64)

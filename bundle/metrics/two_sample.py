@@ -213,7 +213,7 @@ def _train(places: Sequence[list[np.ndarray]], n_phases: int, edge: int, steps: 
     target = torch.cat([torch.ones(batch), torch.zeros(batch)])
     for _ in range(steps):
         crops = np.concatenate([draw_crops(arrays, batch, edge, rng) for arrays in places])
-        crops = np.stack([_symmetry(crop, k) for crop, k in zip(crops, rng.integers(SYMMETRIES, size=len(crops)), strict=True)])
+        crops = np.stack([square_symmetry(crop, k) for crop, k in zip(crops, rng.integers(SYMMETRIES, size=len(crops)), strict=True)])
         loss = F.binary_cross_entropy_with_logits(network(_one_hot(crops, n_phases)), target)
         optimizer.zero_grad()
         loss.backward()
@@ -225,11 +225,11 @@ def _train(places: Sequence[list[np.ndarray]], n_phases: int, edge: int, steps: 
 @torch.no_grad()
 def _scores(network: nn.Module, crops: np.ndarray, n_phases: int) -> np.ndarray:
     """Mean logit over the symmetries of every crop -> (n,)."""
-    images = (np.ascontiguousarray(np.stack([_symmetry(crop, k) for crop in crops])) for k in range(SYMMETRIES))
+    images = (np.ascontiguousarray(np.stack([square_symmetry(crop, k) for crop in crops])) for k in range(SYMMETRIES))
     return np.mean([network(_one_hot(image, n_phases)).double().numpy() for image in images], axis=0)
 
 
-def _symmetry(crop: np.ndarray, k: int) -> np.ndarray:
+def square_symmetry(crop: np.ndarray, k: int) -> np.ndarray:
     """Symmetry k = 0..7 of a square image: 4 rotations, of the image and of its transpose."""
     return np.rot90(crop if k < 4 else crop.T, k)
 

@@ -6,15 +6,17 @@ no label turns into another, no two are blended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import pi
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bundle.errors import switch
 from bundle.transforms.slices import SYMMETRIES
 
+FEW = 50  # HR images of a plane group below which a critic is augmented unless told otherwise
 MOST = 0.8  # probability above which the generator would begin to make augmented maps (arXiv 2006.06676, figure 3)
 
 
@@ -88,6 +90,15 @@ def _matrix(turn: int) -> list[list[float]]:
     for _ in range(turn % 4):
         matrix = [[-matrix[1][0], -matrix[1][1]], matrix[0]]
     return matrix if turn < 4 else [row[::-1] for row in matrix]
+
+
+def wanted(setting: bool | str | None, groups: Sequence[Sequence]) -> bool:
+    """Whether critics are augmented: as the setting says, and where it says nothing if a group has fewer than `FEW` images.
+
+    Raises:
+        InputError: a setting that is neither.
+    """
+    return min(map(len, groups)) < FEW if setting is None else switch(setting, "augment_critics")
 
 
 class AdaptiveAugmentation:

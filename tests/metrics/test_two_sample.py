@@ -86,7 +86,7 @@ def test_parts_share_no_pixel_and_leave_none(shapes, number):
 def test_the_symmetries_are_those_of_a_square():
     square = np.arange(9).reshape(3, 3)
     expected = {np.rot90(image, k).tobytes() for image in (square, square[::-1]) for k in range(4)}
-    assert {two_sample._symmetry(square, k).tobytes() for k in range(two_sample.SYMMETRIES)} == expected and len(expected) == 8
+    assert {two_sample.square_symmetry(square, k).tobytes() for k in range(two_sample.SYMMETRIES)} == expected and len(expected) == 8
 
 
 def test_one_rock_cannot_be_told_apart_and_nearest_neighbour_can():

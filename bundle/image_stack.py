@@ -1,0 +1,141 @@
+"""From a trained generator to a stack of label images on disk, made as they are written."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bundle.checkpoint import load_weights
+from bundle.errors import InputError
+from bundle.inference import check_output_dir
+from bundle.io import Volume, write_text, write_volume
+from bundle.io.volume import as_voxel_size
+from bundle.networks.stylegan2 import StyleGenerator
+from bundle.provenance import sha256, versions
+from bundle.sheets import write_sheets
+
+logger = logging.getLogger(__name__)
+
+BATCH = 16  # images at a time, always: another number would round otherwise, and change a pixel here and there
+
+
+class GeneratedImages:
+    """Images (n, y, x) of a generator as an array that makes what is asked for. Image i depends on the seed and i alone.
+
+    Args:
+        network: in evaluation.
+        number: of images.
+        seed: of the latents and the noise.
+        truncation: share by which styles differ from their mean.
+        device: where to compute.
+        progress: shows a bar.
+    """
+
+    dtype, ndim = np.dtype(np.uint8), 3
+
+    def __init__(
+        self, network: StyleGenerator, number: int, seed: int = 0, truncation: float = 1.0, device: torch.device | str = "cpu", progress: bool = False
+    ):
+        self.network, self.seed, self.truncation, self.device = network, seed, truncation, device
+        self.shape = (number, network.resolution, network.resolution)
+        self.bar = tqdm(total=number, desc="images", unit="image", disable=not progress)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    def __getitem__(self, box: slice | tuple[slice, slice, slice]) -> np.ndarray:
+        """Images of a slice of step 1, cut to the rows and columns of two further slices."""
+        first, *rest = box if isinstance(box, tuple) else (box,)
+        start, stop, _ = first.indices(self.shape[0])
+        blocks = range(start // BATCH, -(-stop // BATCH))
+        found = [self._block(i)[max(start - i * BATCH, 0) : stop - i * BATCH] for i in blocks]
+        images = np.concatenate(found) if found else np.empty((0, *self.shape[1:]), np.uint8)
+        self.bar.update(len(images))
+        return images[(slice(None), *rest)]
+
+    def _block(self, number: int) -> np.ndarray:
+        """(BATCH, y, x), those beyond the last image included."""
+        drawn = []
+        for i in range(number * BATCH, (number + 1) * BATCH):
+            word = int(np.random.SeedSequence([self.seed, i]).generate_state(1, np.uint64)[0] >> 1)
+            drawn.append(self.network.draw(1, torch.Generator().manual_seed(word), self.device))
+        z = torch.cat([latent for latent, _ in drawn])
+        noises = [torch.cat(maps) for maps in zip(*(noises for _, noises in drawn))]
+        with torch.no_grad():
+            w = self.network.truncated(self.network.map(z), self.truncation)
+            return self.network(self.network.styles(w), noises).argmax(1).to(torch.uint8).cpu().numpy()
+
+
+class ImageSynthesis:
+    """Writes `hr_generated.tif`, a picture of its first images, and `hr_generated_provenance.json` to a folder.
+
+    Args:
+        network: the generator of the config; filled with the weights.
+        model_file: as `run training` with hr_synthesis.yaml writes it.
+        output_dir: folder of the results.
+        phases: names of the labels.
+        n_images: to be made.
+        seed, truncation: see `GeneratedImages`.
+        pixel_size: µm, a number or [row, column]; None = that of the images the model was trained on.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        network: StyleGenerator,
+        model_file: str | Path,
+        output_dir: str | Path,
+        phases: Sequence[str],
+        n_images: int,
+        seed: int = 0,
+        truncation: float = 1.0,
+        pixel_size: float | Sequence[float] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.network, self.model_file, self.output_dir, self.phases = network, Path(model_file), Path(output_dir), list(phases)
+        self.n_images, self.seed, self.truncation, self.pixel_size, self.device = n_images, seed, truncation, pixel_size, device
+
+    def run(self) -> Path:
+        """Makes and writes the images; returns the path of the stack.
+
+        Raises:
+            InputError: a number of images below 1, another model than the config says, or a folder that cannot be written.
+        """
+        if not isinstance(self.n_images, int) or self.n_images < 1:
+            raise InputError(f"n_images: {self.n_images} is no number of images; give 1 or more")
+        facts = load_weights(self.network, self.model_file, {"phases": self.phases, "resolution": self.network.resolution})
+        check_output_dir(self.output_dir)
+        size = self._pixel_size(facts.get("pixel_size"))
+        images = GeneratedImages(self.network.to(self.device), self.n_images, self.seed, self.truncation, self.device, progress=True)
+        path = self.output_dir / "hr_generated.tif"
+        write_volume(path, Volume(images, size and (size[0], *size)))
+        images.bar.close()
+        write_sheets(path.with_suffix(".png"), {f"generated, seed {self.seed}": images[: min(16, self.n_images)]}, self.phases)
+        record = {
+            "generated": True,
+            "file": path.name,
+            "sha256": sha256(path),
+            "images": self.n_images,
+            "pixel_size_um": size,
+            "phases": self.phases,
+            "seed": self.seed,
+            "truncation": self.truncation,
+            "model": {"file": str(self.model_file), "sha256": sha256(self.model_file)},
+            "versions": versions(),
+        }
+        write_text(path.with_name(f"{path.stem}_provenance.json"), json.dumps(record, indent=2) + "\n")
+        logger.info(f"wrote {self.n_images} images of {self.network.resolution} x {self.network.resolution} pixels to {path}")
+        return path
+
+    def _pixel_size(self, trained: Any) -> tuple[float, float] | None:
+        if self.pixel_size is None:
+            return trained and (float(trained[0]), float(trained[1]))
+        return as_voxel_size(self.pixel_size, "hr_voxel_size", n_axes=2)

@@ -1,0 +1,240 @@
+"""Gates: may a set of images stand for the real HR images in a training? Each gate is a measure with its limit, and says why.
+
+A generator that learns from few images, and a super-resolution that learns from the generator, are a game of telephone: what the first misses the second
+never hears of. So a set is compared with the real images before it may teach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+from scipy import fft
+
+from bundle.errors import InputError
+from bundle.metrics.correlation import two_point
+from bundle.metrics.diversity import image_distance
+from bundle.metrics.fractions import as_arrays, bin_labels
+from bundle.metrics.interfaces import face_counts
+from bundle.metrics.morphology import run_lengths
+from bundle.metrics.summary import mean_relative_error, statistic_names, statistics
+from bundle.metrics.two_sample import SYMMETRIES, draw_crops, real_reference, square_symmetry, two_sample_auc
+
+SAMPLES = 1000  # of the bootstrap
+INSIDE = 0.95  # share of a curve that must lie in its band
+MOST_AUC = 0.75  # of the two-sample test
+COPIES = 0.05  # share of the crops that may repeat a real one
+LEAST_DIVERSITY = 0.8  # distance of two images, and spread of their fractions, against those of real ones
+
+
+def gate_images(
+    real: Sequence[np.ndarray],
+    made: Sequence[np.ndarray],
+    phases: Sequence[str],
+    held_out: Sequence[np.ndarray] | None = None,
+    edge: int = 64,
+    steps: int = 700,
+    crops: int = 24,
+    seed: int = 0,
+) -> dict:
+    """Passes a set of images through all gates.
+
+    Args:
+        real: images (y, x) that the set is to stand for, 2 or more.
+        made: the set: images of one size, not larger than the real ones.
+        phases: names of the labels.
+        held_out: real images that nobody learned from, for the two-sample test; None = `real`.
+        edge: of the crops of the two-sample test and of the search for copies, pixels.
+        steps: of the training of the two-sample test in each fold.
+        crops: that are searched for in the real images.
+        seed: of all that is random.
+
+    Returns:
+        JSON-ready: `passed`; `gates`: by name {"passed", "text", and the figures}; `statistics_error`, see `statistics_error`; `curves`, for a
+        picture: by kind {"band": (2, n_phases, lags), "made": (n_phases, lags)}.
+
+    Raises:
+        InputError: fewer than 2 images of either kind, several sizes in the set, or images too small for the crops.
+    """
+    real, made = as_arrays(real), as_arrays(made)
+    n = len(phases)
+    for images, kind in ((real, "real"), (made, "made")):
+        if len(images) < 2:
+            raise InputError(f"{len(images)} {kind} image: a spread needs 2 or more")
+    if len({image.shape for image in made}) > 1:
+        raise InputError("the images of the set differ in size; cut them to one size")
+    if any(a < b for image in real for a, b in zip(image.shape, made[0].shape)):
+        raise InputError(f"a real image is smaller than those of the set ({made[0].shape[0]} x {made[0].shape[1]}); cut the set's to its size")
+    if min(made[0].shape) < edge:
+        raise InputError(f"images of {made[0].shape[0]} x {made[0].shape[1]} pixels are smaller than crops of {edge}; lower edge")
+    rng = np.random.default_rng(seed)
+    tiles = [cut_tiles(image, made[0].shape) for image in real]
+    gates = {"statistics": _statistics(real, made, phases)}
+    curves = {}
+    for name, curve in (("two-point", two_point_curves), ("chords", chord_curves)):
+        gates[name], curves[name] = _curves(curve, tiles, made, phases, rng)
+    others = real if held_out is None else as_arrays(held_out)
+    gates["two-sample"] = _two_sample(others, real, made, n, edge, steps, seed)
+    gates["memorisation"] = _memorisation(real, made, edge, crops, n, rng)
+    gates["diversity"] = _diversity(tiles, made, n, rng)
+    return {
+        "passed": all(gate["passed"] for gate in gates.values()),
+        "gates": gates,
+        "statistics_error": statistics_error(real, made, n, seed),
+        "curves": curves,
+    }
+
+
+def cut_tiles(image: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
+    """Tiles of a shape side by side from the first corner on; what is left over is not used."""
+    h, w = shape
+    return [image[y : y + h, x : x + w] for y in range(0, image.shape[0] - h + 1, h) for x in range(0, image.shape[1] - w + 1, w)]
+
+
+def statistics_error(real: Sequence[np.ndarray], made: Sequence[np.ndarray], n_phases: int, seed: int = 0) -> dict:
+    """Mean relative error of the statistics of a set against the mean of the real images, with what sampling does to it.
+
+    Returns:
+        `error`; `low` and `high`, its 2.5th and 97.5th percentile when the images of the set are drawn with replacement; `real`, the
+        median error of the real images themselves, drawn with replacement: nobody can be told from them below it.
+    """
+    wanted, found = (np.stack([statistics(image, n_phases) for image in images]) for images in (real, made))
+    rng = np.random.default_rng(seed)
+    ours, theirs = (mean_relative_error(_redrawn_means(values, rng), wanted.mean(0)) for values in (found, wanted))
+    low, high = np.percentile(ours, [2.5, 97.5])
+    error = mean_relative_error(found.mean(0), wanted.mean(0))
+    return {"error": float(error), "low": float(low), "high": float(high), "real": float(np.median(theirs))}
+
+
+def _redrawn_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means over the first axis, its members drawn with replacement: (n, ..) -> (SAMPLES, ..)."""
+    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), SAMPLES) / len(values)
+    return np.tensordot(weights, values, 1)
+
+
+def _statistics(real: Sequence[np.ndarray], made: Sequence[np.ndarray], phases: Sequence[str]) -> dict:
+    """Fractions and areas of the set, inside the range of the real images."""
+    wanted = np.stack([statistics(image, len(phases)) for image in real])
+    found = np.mean([statistics(image, len(phases)) for image in made], 0)
+    low, high = wanted.min(0), wanted.max(0)
+    values, outside = {}, []
+    for name, value, least, most in zip(statistic_names(phases), found, low, high):
+        values[name] = {"made": float(value), "least": float(least), "most": float(most)}
+        if not least <= value <= most:
+            outside.append(f"{name} {value:.4g} (images {least:.4g} to {most:.4g})")
+    text = f"{len(values) - len(outside)} of {len(values)} fractions and areas inside the range of the real images"
+    return {"passed": not outside, "text": text + (f"; outside: {', '.join(outside)}" if outside else ""), "values": values}
+
+
+def two_point_curves(images: Sequence[np.ndarray], n_phases: int) -> np.ndarray:
+    """Mean of S2 along both axes -> (n_phases, lags), lags up to half an image."""
+    most = min(images[0].shape) // 2
+    return np.mean([two_point(images, n_phases, axis, most) for axis in (0, 1)], 0)
+
+
+def chord_curves(images: Sequence[np.ndarray], n_phases: int) -> np.ndarray:
+    """Share of the whole chords along both axes that are not longer -> (n_phases, lags), lags up to half an image; 1 where there is no chord.
+
+    Images of one size lose equally many to their borders, so only such may be compared.
+    """
+    most = min(images[0].shape) // 2
+    counts = np.zeros((n_phases, max(images[0].shape) + 1))
+    for image in images:
+        for phase in range(n_phases):
+            for axis in (0, 1):
+                whole = run_lengths(image == phase, axis)[0]
+                counts[phase, : len(whole)] += whole
+    total = counts.sum(1, keepdims=True)
+    return np.where(total > 0, counts.cumsum(1) / np.maximum(total, 1), 1.0)[:, : most + 1]
+
+
+def _curves(
+    curve: Callable[[Sequence[np.ndarray], int], np.ndarray],
+    tiles: Sequence[list[np.ndarray]],
+    made: Sequence[np.ndarray],
+    phases: Sequence[str],
+    rng: np.random.Generator,
+) -> tuple[dict, dict]:
+    """The curves of the set, inside the bootstrap band of the real images, which are drawn with replacement."""
+    each = np.stack([curve(image, len(phases)) for image in tiles])
+    band = np.percentile(_redrawn_means(each, rng), [2.5, 97.5], axis=0)
+    found = curve(made, len(phases))
+    inside = ((found >= band[0] - 1e-9) & (found <= band[1] + 1e-9))[:, 1:].mean(1)
+    short = {phase: share for phase, share in zip(phases, inside) if share < INSIDE}
+    text = f"{len(phases) - len(short)} of {len(phases)} curves in the band of the real images"
+    if short:
+        text += f"; outside: {', '.join(f'{phase} ({100 * share:.0f} % of its lags inside)' for phase, share in short.items())}"
+    gate = {"passed": not short, "text": text, "inside": dict(zip(phases, inside.tolist()))}
+    return gate, {"band": band.tolist(), "made": found.tolist()}
+
+
+def _two_sample(
+    held_out: Sequence[np.ndarray], real: Sequence[np.ndarray], made: Sequence[np.ndarray], n_phases: int, edge: int, steps: int, seed: int
+) -> dict:
+    """Can a network tell the set from real images? No better than the limit, or than it tells real ones from each other."""
+    found = two_sample_auc(held_out, made, n_phases, edge, steps=steps, seed=seed)
+    reference = real_reference(real, n_phases, edge=edge, steps=steps, seed=seed)["auc"]
+    limit = max(MOST_AUC, reference)
+    text = f"AUC {found['auc']:.2f} ± {found['error']:.2f} (limit {limit:.2f}; real images against each other {reference:.2f})"
+    return {"passed": found["auc"] <= limit, "text": text, "auc": found["auc"], "error": found["error"], "reference": reference}
+
+
+def best_match(crop: np.ndarray, images: Sequence[np.ndarray], n_phases: int) -> float:
+    """How well a crop is found again in images, at any place and under any of the 8 symmetries.
+
+    (agreement - m) / (1 - m), agreement the share of its pixels that have the same label there, m the share of its most frequent label: 1 for a copy, 0
+    where nothing agrees better than a uniform place. By Fourier transform: all places at once.
+
+    Args:
+        crop: (h, h) labels of more than one phase.
+        images: (y, x), none smaller than the crop.
+        n_phases: labels are 0..n_phases-1.
+    """
+    h, w = crop.shape
+    best = 0.0
+    for image in images:
+        shape = [fft.next_fast_len(size, real=True) for size in image.shape]
+        spectra = [fft.rfft2(image == phase, shape) for phase in range(n_phases)]
+        for turn in range(SYMMETRIES):
+            turned = square_symmetry(crop, turn)
+            product = sum(spectra[p] * fft.rfft2(turned == p, shape).conj() for p in range(n_phases))
+            agreement = fft.irfft2(product, shape)[: image.shape[0] - h + 1, : image.shape[1] - w + 1]
+            best = max(best, float(agreement.max()) / crop.size)
+    most = bin_labels(crop, n_phases).max() / crop.size
+    return (best - most) / (1 - most)
+
+
+def _memorisation(real: Sequence[np.ndarray], made: Sequence[np.ndarray], edge: int, number: int, n_phases: int, rng: np.random.Generator) -> dict:
+    """Crops of the set that are found again in the real images, against crops of each real image that are looked for in the others."""
+    ours = [best_match(crop, real, n_phases) for crop in _varied_crops(made, number, edge, n_phases, rng)]
+    theirs = []
+    for i, image in enumerate(real):
+        others = [other for j, other in enumerate(real) if j != i]
+        theirs += [best_match(crop, others, n_phases) for crop in _varied_crops([image], max(1, number // len(real)), edge, n_phases, rng)]
+    limit = 0.5 * (1 + max(theirs))
+    copied = float(np.mean(np.array(ours) > limit))
+    text = f"{100 * copied:.0f} % of {number} crops are copies (match over {limit:.2f}); matches {np.median(ours):.2f} in the median, {max(ours):.2f} at most"
+    text += f"; of one real image in the others {np.median(theirs):.2f} and {max(theirs):.2f}"
+    return {"passed": copied <= COPIES, "text": text, "copied": copied, "limit": limit, "made": sorted(ours), "real": sorted(theirs)}
+
+
+def _varied_crops(images: Sequence[np.ndarray], number: int, edge: int, n_phases: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Of ten times as many crops those with the most interface: a corner of two grains is found everywhere."""
+    crops = draw_crops(images, 10 * number, edge, rng)
+    least = [-face_counts(crop, n_phases).sum() for crop in crops]
+    return [crops[i] for i in np.argsort(least, kind="stable")[:number]]
+
+
+def _diversity(tiles: Sequence[list[np.ndarray]], made: Sequence[np.ndarray], n_phases: int, rng: np.random.Generator) -> dict:
+    """Distance of two images of the set, and spread of their fractions, against tiles of the real images."""
+    kinds = [[tile for image in tiles for tile in image], list(made)]
+    distances, spreads = [], []
+    for images in kinds:
+        pairs = list(combinations(range(len(images)), 2))
+        chosen = [pairs[i] for i in rng.permutation(len(pairs))[:300]]
+        distances.append(float(np.mean([image_distance(images[a], images[b], n_phases)[0] for a, b in chosen])))
+        spreads.append(float(np.mean(np.std([bin_labels(image, n_phases) / image.size for image in images], 0))))
+    distance, spread = (made_ / real_ if real_ else float("inf") for real_, made_ in (distances, spreads))
+    text = f"two images differ {distance:.2f} times as much as two real ones, their fractions spread {spread:.2f} times as much (least {LEAST_DIVERSITY:g})"
+    return {"passed": min(distance, spread) >= LEAST_DIVERSITY, "text": text, "distance": distance, "spread": spread}
