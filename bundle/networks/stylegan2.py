@@ -2,7 +2,7 @@
 
 The generator makes one softmax channel a phase at once, not grey levels to be thresholded. What is not in the papers: weights are folded with
 the resampling filter, so that a layer which resamples is a single convolution; the strength of the noise does not start at zero,
-for a rock is a texture; logits are bounded, so that no pixel loses its gradient.
+for a rock is a texture; logits are bounded, so that no pixel loses its gradient; every level reaches beyond the image, so that no border is seen.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 BOUND = 6.0  # of the logits: a softmax of 0.999 among four phases
+# Pixels that every level has beyond each border of the image, and loses again: what a layer finds there are zeros, which no crop of a rock has
+# around it. What they touch, c pixels deep, is 2 c + 2 deep after the next doubling and one more after its second layer: with 4 cut away, c stays 1.
+MARGIN = 4
 
 
 class ScaledLinear(nn.Module):
@@ -50,10 +53,13 @@ def _folded(weight: Tensor, taps: Sequence[float]) -> Tensor:
     return F.conv2d(weight.reshape(o * i, 1, k, k), kernel, padding=3).reshape(o, i, k + 3, k + 3)
 
 
-def upsampling_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """Twice as fine by linear interpolation, then convolved: (N, i, h, w), (o, i, k, k) -> (N, o, 2 h, 2 w). Zeros lie beyond the border."""
+def upsampling_conv(x: Tensor, weight: Tensor, cut: int = 0) -> Tensor:
+    """Twice as fine by linear interpolation, then convolved: (N, i, h, w), (o, i, k, k) -> (N, o, 2 h - 2 cut, 2 w - 2 cut).
+
+    Zeros lie beyond the border; `cut` fine pixels are cut away at each.
+    """
     kernel = _folded(weight.flip(-1, -2), (0.25, 0.75, 0.75, 0.25))
-    return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=(weight.shape[-1] + 1) // 2)
+    return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=(weight.shape[-1] + 1) // 2 + cut)
 
 
 def downsampling_conv(x: Tensor, weight: Tensor) -> Tensor:
@@ -72,19 +78,20 @@ class ModulatedConv(nn.Module):
         n_style: features of the style vector.
         up: doubles the resolution first.
         demodulate: False for the layer that makes logits.
+        cut: pixels that a layer which doubles the resolution cuts away at each border.
     """
 
-    def __init__(self, n_in: int, n_out: int, kernel: int, n_style: int, up: bool = False, demodulate: bool = True):
+    def __init__(self, n_in: int, n_out: int, kernel: int, n_style: int, up: bool = False, demodulate: bool = True, cut: int = 0):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(n_out, n_in, kernel, kernel))
         self.style = ScaledLinear(n_style, n_in, bias=1.0)
-        self.gain, self.up, self.demodulate = 1 / sqrt(n_in * kernel**2), up, demodulate
+        self.gain, self.up, self.demodulate, self.cut = 1 / sqrt(n_in * kernel**2), up, demodulate, cut
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """(N, n_in, h, w), (N, n_style) -> (N, n_out, h, w), or twice as fine."""
+        """(N, n_in, h, w), (N, n_style) -> (N, n_out, h, w), or twice as fine and cut."""
         scale, weight = self.style(w), self.weight * self.gain
         x = x * scale[:, :, None, None].to(x.dtype)
-        x = upsampling_conv(x, weight) if self.up else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        x = upsampling_conv(x, weight, self.cut) if self.up else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if not self.demodulate:
             return x
         variance = scale.float().square() @ weight.float().square().sum((2, 3)).T
@@ -97,13 +104,13 @@ class StyledLayer(nn.Module):
     Args:
         n_in, n_out: channels.
         n_style: features of the style vector.
-        up: doubles the resolution first.
+        up: doubles the resolution first, and cuts `MARGIN` pixels at each border.
         noise: initial strength of the noise.
     """
 
-    def __init__(self, n_in: int, n_out: int, n_style: int, up: bool = False, noise: float = 0.2):
+    def __init__(self, n_in: int, n_out: int, n_style: int, up: bool = False, noise: float = 0.1):
         super().__init__()
-        self.conv = ModulatedConv(n_in, n_out, 3, n_style, up)
+        self.conv = ModulatedConv(n_in, n_out, 3, n_style, up, cut=MARGIN)
         self.noise = nn.Parameter(torch.full((n_out,), noise))
         self.bias = nn.Parameter(torch.zeros(n_out))
 
@@ -138,7 +145,7 @@ class StyleGenerator(nn.Module):
         width = [min(most_channels, channels * resolution // edge) for edge in edges]
         self.n_phases, self.resolution, self.latent, self.edges = n_phases, resolution, latent, edges
         self.mapping = nn.ModuleList(ScaledLinear(latent, latent, rate=0.01) for _ in range(mapping_layers))
-        self.constant = nn.Parameter(torch.randn(1, width[0], start, start))
+        self.constant = nn.Parameter(torch.randn(1, width[0], start + 2 * MARGIN, start + 2 * MARGIN))
         self.first = StyledLayer(width[0], width[0], latent)
         self.upper = nn.ModuleList(StyledLayer(a, b, latent, up=True) for a, b in zip(width, width[1:]))
         self.lower = nn.ModuleList(StyledLayer(b, b, latent) for b in width[1:])
@@ -148,8 +155,8 @@ class StyleGenerator(nn.Module):
 
     @property
     def noise_shapes(self) -> list[tuple[int, int]]:
-        """Edges of the noise maps that an image takes, in the order of the layers."""
-        return [(edge, edge) for i, edge in enumerate(self.edges) for _ in range(2 if i else 1)]
+        """Sizes of the noise maps that an image takes, in the order of the layers; each with its margin."""
+        return [(edge + 2 * MARGIN,) * 2 for i, edge in enumerate(self.edges) for _ in range(2 if i else 1)]
 
     def map(self, z: Tensor) -> Tensor:
         """Latents (N, latent) -> style vectors (N, latent)."""
@@ -183,13 +190,19 @@ class StyleGenerator(nn.Module):
         for i, (upper, lower, head) in enumerate(zip(self.upper, self.lower, self.heads[1:]), 1):
             x = upper(x, ws[:, i], noises[2 * i - 1])
             x = lower(x, ws[:, i], noises[2 * i])
-            logits = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False) + head(x, ws[:, i])
+            finer = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
+            logits = _without_margin(finer) + head(x, ws[:, i])
+        logits = _without_margin(logits)
         return (BOUND * torch.tanh(logits.float() / BOUND)).softmax(1)
 
     def draw(self, number: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> tuple[Tensor, list[Tensor]]:
         """Random latents (number, latent) and noise maps, on the CPU by `generator`, so that every device gets the same."""
         z = torch.randn(number, self.latent, generator=generator).to(device)
         return z, [torch.randn(number, 1, *shape, generator=generator).to(device) for shape in self.noise_shapes]
+
+
+def _without_margin(x: Tensor) -> Tensor:
+    return x[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def level_edges(resolution: int, start: int = 4) -> list[int]:
