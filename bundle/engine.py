@@ -126,8 +126,8 @@ class AdversarialTrainer(Trainer):
         return maps if self.augmentation is None else self.augmentation(name, maps)
 
     def _follow(self, name: str, critic: nn.Module, real: Tensor, fake: Tensor) -> None:
-        """Lets the augmentation follow how a critic scores what it just saw."""
-        if self.augmentation is not None:
+        """Now and then lets the augmentation follow how a critic scores what it just saw."""
+        if self.augmentation is not None and self.state.iteration % self.augmentation.interval == 0:
             with torch.no_grad(), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
                 self.augmentation.follow(name, critic(real), critic(fake))
 

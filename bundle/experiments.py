@@ -111,7 +111,7 @@ class Lab:
                 "--lr_image": data / "lr.tif", "--hr_images": data / "hr.tif", "--phases": list(phases), "--epoch_length": 50,
                 "--max_epochs": epochs, "--output_dir": output, "--resume": "true",
             }  # fmt: skip
-            self._bundle("training", ("train.yaml", *training), *(f"{k}={v}" for k, v in own.items() if k not in given), *options)
+            self.bundle("training", ("train.yaml", *training), *(f"{k}={v}" for k, v in own.items() if k not in given), *options)
             (output / "done").touch()
         return Model(output / "model.pt", tuple(inference))
 
@@ -121,13 +121,18 @@ class Lab:
         result = output / f"{lr.stem}_sr.tif"
         if not result.exists():
             phases = load_checkpoint(model.path)["phases"]  # a rock that the model never saw may name the same labels otherwise
-            self._bundle(
+            self.bundle(
                 "inference", ("inference.yaml", *model.configs), f"--lr_image={lr}", f"--phases={phases}", f"--model_file={model.path}",
                 f"--seed={seed}", f"--scale_factor={scale}", f"--output_dir={output}",
             )  # fmt: skip
         return read_volume(result).array
 
-    def _bundle(self, run: str, configs: Sequence[str], *options: str) -> None:
+    def bundle(self, run: str, configs: Sequence[str], *options: str) -> None:
+        """Runs the bundle's own command with configs laid over each other.
+
+        Raises:
+            InputError: it failed.
+        """
         files = [str(ROOT / "configs" / name) for name in configs]
         command = [sys.executable, "-m", "monai.bundle", "run", run, "--config_file", str(files), *options]
         logger.info(" ".join(command))
@@ -167,7 +172,7 @@ class Lab:
             for title, volumes in made.items():
                 for seed, volume in enumerate(volumes):
                     errors = partial(judging.geometry_errors, volume, truth.array, phases, size, boundaries=False)
-                    geometry.setdefault(title, []).append(self._kept(folder, f"geometry_{keys[title]}_{seed}", errors))
+                    geometry.setdefault(title, []).append(self.kept(folder, f"geometry_{keys[title]}_{seed}", errors))
             if physics:
                 found = {"truth": self._physics(folder, "truth", truth.array, phases, size)}
                 found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in ("nearest", "trilinear", own)}
@@ -189,10 +194,10 @@ class Lab:
         return table
 
     def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
-        return self._kept(folder, f"physics_{title}", partial(judging.physical_properties, labels, phases, size, self.coarsening))
+        return self.kept(folder, f"physics_{title}", partial(judging.physical_properties, labels, phases, size, self.coarsening))
 
     @staticmethod
-    def _kept(folder: Path, name: str, make: Callable[[], dict]) -> dict:
+    def kept(folder: Path, name: str, make: Callable[[], dict]) -> dict:
         """What `make` gives, kept as JSON in `folder`: solvers take minutes."""
         path = folder / f"{name.replace(' ', '_')}.json"
         if not path.exists():

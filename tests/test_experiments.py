@@ -25,7 +25,7 @@ class Commands:
 
     def __init__(self, monkeypatch):
         self.calls: list[tuple[str, tuple[str, ...], dict[str, str]]] = []
-        monkeypatch.setattr(Lab, "_bundle", self.run)
+        monkeypatch.setattr(Lab, "bundle", self.run)
         monkeypatch.setattr(experiments, "load_checkpoint", lambda path: {"phases": ["pore", "quartz", "feldspar", "clay"]})
 
     def run(self, run: str, configs, *options: str) -> None:
@@ -173,7 +173,7 @@ def test_physics_stands_beside_the_truth(lab, commands):
 
 def test_a_command_that_fails_is_said():
     with pytest.raises(InputError, match="inference ended with exit code"):
-        Lab(Path("/nowhere"))._bundle("inference", ("absent.yaml",))
+        Lab(Path("/nowhere")).bundle("inference", ("absent.yaml",))
 
 
 def test_models_are_named_by_their_folder(tmp_path):

@@ -12,6 +12,9 @@ from bundle.transforms.downsample import block_mean
 from bundle.transforms.slices import SYMMETRIES, symmetry
 
 
+MOST_PIXELS = 2**24  # of the images of a group that are compared, 270 MB for four phases: of a larger stack every second, third, .. image
+
+
 def transport(values: Tensor, pool: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Where optimal transport in one dimension of `pool` (K, m) to `target` (K, t) takes `values` (K, n), row by row; and how far it takes the pool.
 
@@ -139,7 +142,9 @@ class SlicedWasserstein:
         """
         if (group, block) not in self.sheets:
             phases = torch.arange(self.n_phases, dtype=torch.uint8)[:, None, None]
-            means = [block_mean((torch.from_numpy(np.ascontiguousarray(image)) == phases)[None].to(like), block)[0] for image in self.images[group]]
+            images = self.images[group]
+            images = images[:: -(-sum(image.size for image in images) // MOST_PIXELS)]
+            means = [block_mean((torch.from_numpy(np.ascontiguousarray(image)) == phases)[None].to(like), block)[0] for image in images]
             means = [mean for mean in means if min(mean.shape[-2:]) >= self.patch]
             if not means:
                 raise ValueError(f"HR images of block means of {block} pixels are smaller than a patch of {self.patch}")

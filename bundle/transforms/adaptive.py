@@ -121,29 +121,23 @@ class AdaptiveAugmentation:
         self.augmentation, self.target, self.interval, self.images, self.zero = augmentation, target, interval, images, zero
         self.p: dict[str, float] = {}
         self.r: dict[str, float] = {}
-        self._signs: dict[str, list[float]] = {}
 
     def __call__(self, name: str, maps: Tensor) -> Tensor:
         """Maps (N, phases, h, h) as the critic `name` is to see them."""
         return self.augmentation(maps, self.p.get(name, 0.0))
 
     def follow(self, name: str, real: Tensor, fake: Tensor) -> None:
-        """Takes the scores (N,) that a critic gave in a step; after every `interval` of them p changes."""
-        middle = 0.0 if self.zero else 0.5 * (real.detach().mean() + fake.detach().mean())
-        signs = self._signs.setdefault(name, [])
-        signs += (real.detach().float() - middle).sign().tolist()
-        self.p.setdefault(name, 0.0)
-        if len(signs) >= self.interval * len(real):
-            self.r[name] = sum(signs) / len(signs)
-            step = len(signs) / self.images
-            self.p[name] = min(max(self.p[name] + (step if self.r[name] > self.target else -step), 0.0), MOST)
-            signs.clear()
+        """Changes p by the scores (N,) that a critic gave; to be called at every `interval`-th of its steps."""
+        real, fake = real.detach().float(), fake.detach().float()
+        middle = 0.0 if self.zero else 0.5 * (real.mean() + fake.mean())
+        self.r[name] = float((real - middle).sign().mean())
+        step = self.interval * len(real) / self.images
+        self.p[name] = min(max(self.p.get(name, 0.0) + (step if self.r[name] > self.target else -step), 0.0), MOST)
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"p": dict(self.p), "r": dict(self.r), "signs": {name: list(signs) for name, signs in self._signs.items()}}
+        return {"p": dict(self.p), "r": dict(self.r)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """From a checkpoint."""
         self.p, self.r = dict(state["p"]), dict(state["r"])
-        self._signs = {name: list(signs) for name, signs in state["signs"].items()}

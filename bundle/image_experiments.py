@@ -1,0 +1,126 @@
+"""The experiment on HR images: real ones with a plain or an augmented critic, ones that our generator made, and ones that another made. Run by
+scripts/experiments.py; see bundle/experiments.py for the lab."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bundle import report
+from bundle.errors import InputError
+from bundle.experiments import Lab, Model
+from bundle.gating import Gating
+from bundle.io import Volume, read_images, read_volume, write_volume
+from bundle.metrics import compare_curves, lr_agreement, mean_relative_error, real_reference, statistics, two_sample_auc, upsample_nearest
+from bundle.metrics.gates import two_point_curves
+from bundle.phantom import FACTOR
+
+TRAIN, TEST = ((0, 128), None, None), ((128, 192), (96, 160), (96, 160))  # LR voxels of the Berea scan, as in docs/results.md
+EDGE = 64  # pixels, of the crops of the two-sample test
+LAGS = 147  # pixels, 64 µm
+
+
+def hr_sources(
+    lab: Lab, lr_image: str, hr_images: str, others: str | None, phases: Sequence[str], left_out: int = 0, generator_epochs: int = 50, images: int = 2000
+) -> str:
+    """The same super-resolution, trained for as long on each source of HR images, judged on a real image that none of them saw.
+
+    Args:
+        lab: its `epochs` are those of every super-resolution.
+        lr_image: scan of the rock.
+        hr_images: its real images, 3 or more.
+        others: images of another generator; None leaves them out.
+        phases: names of the labels.
+        left_out: index of the image that is kept out of all trainings (what `others` learned from is theirs).
+        generator_epochs: of 100 steps, of our generator.
+        images: that it makes.
+
+    Raises:
+        InputError: too few images.
+    """
+    real, size = read_images(hr_images)
+    if not 0 <= left_out < len(real) >= 3:
+        raise InputError(f"{hr_images}: {len(real)} images; with image {left_out} kept out 2 or more must be left: give another number")
+    folder = lab.folder / "hr_sources" / f"without_{left_out}"
+    kept, unseen = [image for i, image in enumerate(real) if i != left_out], real[left_out]
+    pixel = None if size is None else (size[0], *size)
+    if not (folder / "train" / "lr.tif").exists():
+        scan = read_volume(lr_image)
+        for path, labels, voxel in (
+            (folder / "train" / "hr.tif", np.stack(kept), pixel),
+            (folder / "test" / "hr.tif", unseen[None], pixel),
+            (folder / "test" / "lr.tif", _cut(scan.array, TEST), scan.voxel_size),
+            (folder / "train" / "lr.tif", _cut(scan.array, TRAIN), scan.voxel_size),
+        ):
+            write_volume(path, Volume(np.ascontiguousarray(labels), voxel))
+    sources = {
+        "real, plain critic": (folder / "train" / "hr.tif", "false"),
+        "real, ADA critic": (folder / "train" / "hr.tif", "true"),
+        "our generated": (_generate(lab, folder, phases, generator_epochs, images), "false"),
+    }
+    if others:
+        sources["others' generated"] = (Path(others).resolve(), "false")
+    lr = folder / "test" / "lr.tif"
+    found, shown = {"LR, nearest": _judged(lab, folder, "nearest", None, lr, unseen, real, phases)}, {}
+    for title, (path, augment) in sources.items():
+        name = f"hr_sources_{left_out}_{title.replace(' ', '_').replace(',', '').replace(chr(39), '')}"
+        model = lab.train(
+            name, folder / "train", phases, lab.epochs, f"--hr_images={path}", f"--augment_critics={augment}", "--accept_failed=true",
+            training=["critics.yaml"],
+        )  # fmt: skip
+        found[title] = _judged(lab, folder, name, model, lr, unseen, real, phases)
+        shown[title] = (report.middle_slices(lab.super_resolve(model, lr)), (size[0],) * 3 if size else (1.0,) * 3)
+    report.plot_slices(lab.folder / f"hr_sources_{left_out}.png", shown, phases)
+    reference = lab.kept(folder, "reference", lambda: real_reference(real, len(phases), edge=EDGE))
+    heads = ["source of the HR images", "statistics, against the image kept out", "against all images", "two-point", "AUC", "LR pore kept"]
+    rows = [[title, *(f"{one[key]:.1%}" for key in ("unseen", "all")), f"{one['two_point']:.4f}", f"{one['auc']:.2f} ± {one['auc_error']:.2f}",
+             f"{one['pore']:.1%}"] for title, one in found.items()]  # fmt: skip
+    table = report.markdown_table(heads, rows)
+    return lab.write(f"hr_sources_{left_out}", f"{table}\nreal images against each other: AUC {reference['auc']:.2f}\n")
+
+
+def _cut(array: np.ndarray, region: Sequence[tuple[int, int] | None]) -> np.ndarray:
+    return np.asarray(array[tuple(slice(*(part or (None,))) for part in region)])
+
+
+def _generate(lab: Lab, folder: Path, phases: Sequence[str], epochs: int, images: int) -> Path:
+    """Stack of our generator, trained on the images that are not kept out, and the verdict on it; made once."""
+    output = folder / "generator"
+    stack = output / "hr_generated.tif"
+    options = [f"--phases={list(phases)}", f"--output_dir={output}"]
+    if not stack.exists():
+        training = [f"--hr_images={folder / 'train' / 'hr.tif'}", f"--max_epochs={epochs}", "--epoch_length=100", "--resume=true"]
+        if not (output / "done").exists():
+            lab.bundle("training", ["hr_synthesis.yaml"], *training, *options)
+            (output / "done").touch()
+        lab.bundle("inference", ["hr_synthesis_inference.yaml"], f"--model_file={output / 'model.pt'}", f"--n_images={images}", *options)
+    if not (output / "hr_generated_gates.json").exists():
+        Gating(str(stack), str(folder / "train" / "hr.tif"), phases, held_out_images=str(folder / "test" / "hr.tif")).run()
+    return stack
+
+
+def _judged(
+    lab: Lab, folder: Path, name: str, model: Model | None, lr: Path, unseen: np.ndarray, real: Sequence[np.ndarray], phases: Sequence[str]
+) -> dict:
+    """Figures of one super-resolution, or of nearest neighbour where there is no model; made once."""
+
+    def judge() -> dict:
+        n, scan = len(phases), read_volume(lr).array
+        sr = upsample_nearest(scan, FACTOR) if model is None else lab.super_resolve(model, lr)
+        values = statistics(sr, n)
+        wanted = np.stack([statistics(image, n) for image in real])
+        planes = [plane for axis in range(3) for plane in np.moveaxis(sr, axis, 0)[:: sr.shape[axis] // 8]]
+        curves = [two_point_curves(images, n)[:, 1:LAGS] for images in (planes, [unseen])]
+        test = two_sample_auc([unseen], sr, n, EDGE)
+        return {
+            "unseen": float(mean_relative_error(values, statistics(unseen, n))),
+            "all": float(mean_relative_error(values, wanted.mean(0))),
+            "two_point": compare_curves(*curves)["mean"],
+            "auc": test["auc"],
+            "auc_error": test["error"],
+            "pore": lr_agreement(scan, sr, FACTOR, phases)["kept"][phases[0]],
+        }
+
+    return lab.kept(folder, f"judged_{name}", judge)
