@@ -40,6 +40,11 @@ class ScaledLinear(nn.Module):
         return F.linear(x, self.weight * self.gain, self.bias * self.rate)
 
 
+def precise(x: Tensor) -> Tensor:
+    """float32 of what autocast made bfloat16; wider types stay as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def leaky(x: Tensor) -> Tensor:
     """Leaky ReLU that keeps the variance."""
     return F.leaky_relu(x, 0.2) * sqrt(2)
@@ -94,7 +99,7 @@ class ModulatedConv(nn.Module):
         x = upsampling_conv(x, weight, self.cut) if self.up else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if not self.demodulate:
             return x
-        variance = scale.float().square() @ weight.float().square().sum((2, 3)).T
+        variance = precise(scale).square() @ precise(weight).square().sum((2, 3)).T
         return x * (variance + 1e-8).rsqrt()[:, :, None, None].to(x.dtype)
 
 
@@ -163,7 +168,7 @@ class StyleGenerator(nn.Module):
         w = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
         for layer in self.mapping:
             w = leaky(layer(w))
-        return w.float()
+        return precise(w)
 
     def styles(self, w: Tensor, other: Tensor | None = None, crossover: Tensor | None = None) -> Tensor:
         """One style vector a level: (N, latent) -> (N, levels, latent); of the `other` (N, latent) from level `crossover` (N,) on (style mixing)."""
@@ -193,7 +198,7 @@ class StyleGenerator(nn.Module):
             finer = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
             logits = _without_margin(finer) + head(x, ws[:, i])
         logits = _without_margin(logits)
-        return (BOUND * torch.tanh(logits.float() / BOUND)).softmax(1)
+        return (BOUND * torch.tanh(precise(logits) / BOUND)).softmax(1)
 
     def draw(self, number: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> tuple[Tensor, list[Tensor]]:
         """Random latents (number, latent) and noise maps, on the CPU by `generator`, so that every device gets the same."""
@@ -269,7 +274,7 @@ class StyleCritic(nn.Module):
         for keep, halve, skip in zip(self.keeping, self.halving, self.skip):
             x = (leaky(halve(leaky(keep(x)))) + skip(x)) * sqrt(0.5)
         x = leaky(self.last(torch.cat([x, minibatch_spread(x, self.group)], 1)))
-        return self.score(leaky(self.dense(x.flatten(1)))).flatten().float()
+        return precise(self.score(leaky(self.dense(x.flatten(1)))).flatten())
 
 
 def minibatch_spread(x: Tensor, group: int) -> Tensor:
@@ -279,6 +284,6 @@ def minibatch_spread(x: Tensor, group: int) -> Tensor:
     """
     n = len(x)
     size = group if n % group == 0 else n
-    grouped = x.float().reshape(size, n // size, *x.shape[1:])
+    grouped = precise(x).reshape(size, n // size, *x.shape[1:])
     spread = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
     return spread.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:]).to(x.dtype)
