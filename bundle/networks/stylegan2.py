@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BOUND = 6.0  # of the logits: a softmax of 0.999 among four phases
+# Of the logits: no phase becomes less likely than 0.006 among four. The critic sees labels, so this costs nothing, and a phase that vanished for a while
+# can still be asked for; with a bound of 6 feldspar and clay were gone for good after 500 steps.
+BOUND = 2.0
 # Pixels that every level has beyond each border of the image, and loses again: what a layer finds there are zeros, which no crop of a rock has
 # around it. What they touch, c pixels deep, is 2 c + 2 deep after the next doubling and one more after its second layer: with 4 cut away, c stays 1.
 MARGIN = 4
