@@ -1,0 +1,193 @@
+"""Gates: each measure against a loop, and each gate provoked alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from bundle.errors import InputError
+from bundle.io import read_images
+from bundle.metrics import gates
+from bundle.metrics.gates import best_match, chord_curves, cut_tiles, gate_images, statistics_error, two_point_curves
+from bundle.metrics.summary import statistics
+
+PHASES = ["pore", "solid", "clay"]
+SETTINGS = {"edge": 16, "steps": 40, "crops": 12}
+
+
+def rock(number: int, edge: int, seed: int, width: float = 2.0, cuts=(-0.5, 0.8)) -> list[np.ndarray]:
+    """Images of three phases: crops of smooth noise of variance 1, cut at the same values in all."""
+    rng, margin = np.random.default_rng(seed), 4 * int(width + 1)
+    smooth = [ndimage.gaussian_filter(rng.normal(size=(edge + 2 * margin,) * 2), width) for _ in range(number)]
+    return [np.digitize(one[margin:-margin, margin:-margin] * 2 * np.sqrt(np.pi) * width, cuts).astype(np.uint8) for one in smooth]
+
+
+REAL = rock(6, 96, seed=1)
+
+
+def failed(made, real=None, **options) -> list[str]:
+    verdict = gate_images(REAL if real is None else real, made, PHASES, **{**SETTINGS, **options})
+    assert verdict["passed"] == all(gate["passed"] for gate in verdict["gates"].values())
+    return [name for name, gate in verdict["gates"].items() if not gate["passed"]]
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """The two-sample test takes the longest, and has tests of its own."""
+    monkeypatch.setattr(gates, "two_sample_auc", lambda *args, **kwargs: {"auc": 0.5, "error": 0.1})
+    monkeypatch.setattr(gates, "real_reference", lambda *args, **kwargs: {"auc": 0.5})
+
+
+def test_images_of_the_same_rock_pass():
+    assert failed(rock(60, 48, seed=2), real=rock(6, 96, seed=52)) == []
+
+
+def test_hardly_any_set_of_the_same_rock_is_refused(no_network, monkeypatch):
+    """Bands and ranges of a few images would refuse most, as they are: there are some twenty figures, and all must pass."""
+    monkeypatch.setattr(gates, "_memorisation", lambda *args: {"passed": True, "text": ""})
+    refused = [bool(failed(rock(60, 48, seed), real=rock(6, 96, seed=seed + 50))) for seed in range(12)]
+    assert sum(refused) <= 3
+
+
+def test_salt_and_pepper_fails_the_two_sample_test_among_others():
+    rng = np.random.default_rng(0)
+    noisy = [np.where(rng.random(one.shape) < 0.1, rng.integers(3, size=one.shape), one).astype(np.uint8) for one in rock(60, 48, seed=2)]
+    assert "two-sample" in failed(noisy, steps=80)
+
+
+def test_other_fractions_fail(no_network):
+    assert "statistics" in failed(rock(60, 48, seed=2, cuts=(-1.0, 0.8)))
+
+
+def test_other_grains_of_the_same_fractions_fail_at_the_curves(no_network):
+    found = failed(rock(60, 48, seed=2, width=3.5))
+    assert {"two-point", "chords"} <= set(found)
+
+
+def test_copies_fail(no_network):
+    rng = np.random.default_rng(0)
+    copies = []
+    for i in range(60):
+        y, x = rng.integers(48, size=2)
+        copies.append(np.ascontiguousarray(np.rot90(REAL[i % 6][y : y + 48, x : x + 48], i % 4)))
+    assert "memorisation" in failed(copies)
+
+
+def test_the_same_image_again_and_again_fails(no_network):
+    assert "diversity" in failed([rock(1, 48, seed=3)[0]] * 20)
+
+
+def test_the_network_is_asked_about_images_that_nobody_learned_from(monkeypatch):
+    asked = []
+    monkeypatch.setattr(gates, "two_sample_auc", lambda real, made, n, edge, **rest: asked.append((real, made, edge)) or {"auc": 0.9, "error": 0.0})
+    monkeypatch.setattr(gates, "real_reference", lambda real, n, **rest: asked.append(real) or {"auc": 0.8})
+    unseen, made = rock(2, 48, seed=7), rock(30, 48, seed=2)
+    assert "two-sample" in failed(made, held_out=unseen)
+    assert asked[0][0] is unseen[0] or all(map(np.array_equal, asked[0][0], unseen))
+    assert all(map(np.array_equal, asked[0][1], made)) and asked[0][2] == 16 and all(map(np.array_equal, asked[1], REAL))
+    monkeypatch.setattr(gates, "real_reference", lambda real, n, **rest: {"auc": 0.95})  # real images are told apart even better
+    assert "two-sample" not in failed(made, held_out=unseen)
+
+
+@pytest.mark.parametrize("number", [3, 12])
+def test_the_band_of_few_images_holds_the_mean_of_their_rock(number):
+    """Over many samples the 95 % band holds the mean of all about as often as it says; a plain bootstrap of three fails every fourth time."""
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(300):
+        values = rng.normal(0.5, 0.05, number)
+        curve = iter([*values, 0.5])
+        gate, found = gates._curves(lambda images, n: np.full((1, 2), next(curve)), [[]] * number, [], ["a"], rng)
+        inside.append(gate["passed"])
+    assert 0.9 < np.mean(inside) <= 0.99
+
+
+def test_tiles():
+    image = np.arange(7 * 9).reshape(7, 9)
+    tiles = cut_tiles(image, (3, 4))
+    assert len(tiles) == 4 and np.array_equal(tiles[3], image[3:6, 4:8])
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean relative error of the statistics that the rock has: its first and last phase do not touch."""
+    return float(np.mean([abs(a - b) / b for a, b in zip(found, wanted) if b]))
+
+
+def test_the_error_of_the_statistics():
+    real, made = REAL[:3], rock(5, 48, seed=4, cuts=(-0.8, 0.8))
+    wanted = np.mean([statistics(image, 3) for image in real], 0)
+    found = np.mean([statistics(image, 3) for image in made], 0)
+    result = statistics_error(real, made, 3)
+    assert result["error"] == pytest.approx(relative(found, wanted), rel=1e-12)
+    assert result["low"] < result["error"] < result["high"] and result["real"] > 0
+    same = statistics_error([real[0]] * 3, [real[0]] * 2, 3)
+    assert max(same.values()) < 1e-12
+
+
+def test_the_band_of_the_error_is_that_of_redrawn_images():
+    real, made = REAL[:3], rock(2, 48, seed=4)
+    values = [statistics(image, 3) for image in made]
+    wanted = np.mean([statistics(image, 3) for image in real], 0)
+    means = [values[0], values[1], np.mean(values, 0)]  # all that two images drawn with replacement can give
+    errors = sorted(relative(mean, wanted) for mean in means)
+    result = statistics_error(real, made, 3)
+    assert result["low"] == pytest.approx(errors[0]) and result["high"] == pytest.approx(errors[-1])
+
+
+def test_curves():
+    images = rock(2, 20, seed=5)
+    points, chords = two_point_curves(images, 3), chord_curves(images, 3)
+    assert points.shape == chords.shape == (3, 11)
+    for phase in range(3):
+        lengths = []
+        for image in images:
+            for line in [*image, *image.T]:
+                runs = "".join("1" if label == phase else "0" for label in line).split("0")
+                inner = [run for run in runs[1:-1] if run]  # the first and last piece touch the border
+                lengths += map(len, inner)
+        for lag in range(11):
+            pairs = [(line[i] == phase) & (line[i + lag] == phase) for image in images for line in [*image, *image.T] for i in range(20 - lag)]
+            assert points[phase, lag] == pytest.approx(np.mean(pairs), abs=1e-6)
+            assert chords[phase, lag] == pytest.approx(np.mean(np.array(lengths) <= lag))
+
+
+def test_a_crop_is_found_again_wherever_it_was_and_however_it_was_turned():
+    images = rock(2, 40, seed=6, width=1.5)
+    crop = images[1][17:29, 5:17]
+    for turned in [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]:
+        assert best_match(np.ascontiguousarray(turned), images, 3) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_best_match_is_the_best_of_all_places_and_symmetries():
+    images, crop = rock(2, 14, seed=6, width=1.0), rock(1, 16, seed=8, width=1.0)[0][:5, :5]
+    best = 0.0
+    for image in images:
+        for turned in [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]:
+            for y in range(10):
+                for x in range(10):
+                    best = max(best, float(np.mean(image[y : y + 5, x : x + 5] == turned)))
+    most = np.bincount(crop.ravel()).max() / 25
+    assert best_match(crop, images, 3) == pytest.approx((best - most) / (1 - most), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("real", "made", "message"),
+    [
+        (REAL[:1], REAL, "1 real image: a spread needs 2 or more"),
+        (REAL, REAL[:1], "1 made image"),
+        (REAL, [*rock(2, 48, 0), *rock(2, 40, 0)], "differ in size"),
+        (rock(2, 40, 0), rock(2, 48, 0), r"a real image is smaller than those of the set \(48 x 48\)"),
+        (REAL, rock(2, 12, 0), "smaller than crops of 16"),
+    ],
+)
+def test_sets_that_cannot_be_judged(real, made, message):
+    with pytest.raises(InputError, match=message):
+        gate_images(real, made, PHASES, **SETTINGS)
+
+
+def test_the_statistics_of_the_authors_generated_images(shared_data):
+    """Nine of ten in the range of the real images, the contact of quartz and feldspar just beyond."""
+    real, made = (read_images(shared_data / "berea" / f"hr_{kind}_0.4375um.tif")[0] for kind in ("real", "generated"))
+    gate = gates.statistics_gate(real, made, ["pore", "quartz", "feldspar", "clay"])
+    beyond = [name for name, value in gate["values"].items() if not value["least"] <= value["made"] <= value["most"]]
+    assert gate["passed"] and beyond == ["quartz-feldspar"]

@@ -1,0 +1,143 @@
+"""The verdict on a set of images, and what it lets into a training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from bundle import gating
+from bundle.errors import InputError
+from bundle.gating import Gating, admit, admit_groups
+
+PHASES = ["pore", "solid"]
+
+
+def write(path: Path, number: int = 2, edge: int = 20, pixel: float = 0.5, seed: int = 0) -> Path:
+    labels = np.random.default_rng(seed).integers(2, size=(number, edge, edge)).astype(np.uint8)
+    tifffile.imwrite(path, labels, imagej=True, resolution=(1 / pixel, 1 / pixel), metadata={"axes": "ZYX", "unit": "um", "spacing": pixel})
+    return path
+
+
+@pytest.fixture
+def judged(monkeypatch) -> list:
+    """`gate_images` replaced: what it was asked, a verdict to give."""
+    asked: list = []
+
+    def gate(real, made, phases, held_out=None, **settings):
+        asked.append((real, made, held_out, settings))
+        passed = settings["seed"] != 13
+        curves = {"two-point": {"band": np.zeros((2, 2, 5)).tolist(), "made": np.zeros((2, 5)).tolist()}}
+        error = {"error": 0.1, "low": 0.05, "high": 0.2, "real": 0.1}
+        gates = {"statistics": {"passed": True, "text": "well"}, "diversity": {"passed": passed, "text": "all alike"}}
+        return {"passed": passed, "gates": gates, "statistics_error": error, "curves": curves}
+
+    monkeypatch.setattr(gating, "gate_images", gate)
+    return asked
+
+
+def test_the_verdict_lies_beside_the_set_with_its_checksum_and_pictures(tmp_path, judged, caplog):
+    real, made, unseen = write(tmp_path / "real.tif"), write(tmp_path / "made.tif", 700, seed=1), write(tmp_path / "unseen.tif", seed=2)
+    with caplog.at_level(logging.INFO):
+        Gating(made, real, PHASES, held_out_images=unseen, edge=8, steps=3, crops=2, seed=13).run()
+    verdict = json.loads((tmp_path / "made_gates.json").read_text())
+    assert verdict["images"] == [{"file": "made.tif", "sha256": hashlib.sha256(made.read_bytes()).hexdigest()}]
+    assert not verdict["passed"] and verdict["number"] == 700 and verdict["judged"] == 500 and "curves" not in verdict
+    for name in ("made_gates.png", "made_gates_curves.png"):
+        assert min(Image.open(tmp_path / name).size) > 100
+    real_images, images, held_out, settings = judged[0]
+    stack = tifffile.imread(made)
+    assert np.array_equal(images[0], stack[0]) and np.array_equal(images[-1], stack[-1]) and len(real_images) == len(held_out) == 2
+    assert settings == {"edge": 8, "steps": 3, "crops": 2, "seed": 13}
+    assert "FAILED: diversity: all alike" in caplog.text and "passed: statistics: well" in caplog.text and "does NOT pass" in caplog.text
+
+
+def test_the_verdict_may_lie_elsewhere(tmp_path, judged):
+    Gating(write(tmp_path / "made.tif"), write(tmp_path / "real.tif"), PHASES, output_dir=tmp_path / "there").run()
+    assert (tmp_path / "there" / "made_gates.json").is_file() and not (tmp_path / "made_gates.json").exists()
+
+
+def test_pixels_of_another_size_are_not_compared(tmp_path, judged):
+    with pytest.raises(InputError, match=r"made.tif\): pixels of 1 µm, but those of hr_images are 0.5 µm"):
+        Gating(write(tmp_path / "made.tif", pixel=1.0), write(tmp_path / "real.tif"), PHASES).run()
+    assert not (tmp_path / "made_gates.json").exists()
+
+
+def test_labels_without_a_phase(tmp_path, judged):
+    with pytest.raises(InputError, match=r"^images \(.*made.tif\): holds values \(1\)"):
+        Gating(write(tmp_path / "made.tif"), _blank(tmp_path / "real.tif"), ["pore"]).run()
+
+
+def _blank(path: Path) -> Path:
+    tifffile.imwrite(path, np.zeros((2, 20, 20), np.uint8))
+    return path
+
+
+def test_real_images_need_no_verdict(tmp_path, caplog):
+    admit(write(tmp_path / "real.tif"))
+    assert not caplog.records
+
+
+def test_generated_images_need_one(tmp_path):
+    made = write(tmp_path / "made.tif")
+    (tmp_path / "made_provenance.json").write_text("{}")
+    with pytest.raises(InputError, match="made.tif: generated, and not yet judged; run gating --images .*made.tif first; or set accept_failed to true"):
+        admit(made)
+
+
+@pytest.mark.parametrize("seed", [0, 13])
+def test_a_verdict_decides(tmp_path, judged, caplog, seed):
+    made = write(tmp_path / "made.tif")
+    (tmp_path / "made_provenance.json").write_text("{}")
+    Gating(made, write(tmp_path / "real.tif"), PHASES, seed=seed).run()
+    if seed == 0:
+        admit(made)
+        return
+    with pytest.raises(InputError, match=r"made.tif: did not pass the gates: diversity \(all alike\); or set accept_failed"):
+        admit(made, "false")
+    caplog.clear()
+    admit(made, "true")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "accepted all the same" in record.getMessage()
+
+
+def test_a_verdict_on_other_images_is_none(tmp_path, judged):
+    made = write(tmp_path / "made.tif")
+    Gating(made, write(tmp_path / "real.tif"), PHASES).run()
+    write(made, seed=5)
+    with pytest.raises(InputError, match="made.tif: not the images that made_gates.json judges; run gating again"):
+        admit(made)
+
+
+def test_a_verdict_given_by_name(tmp_path, judged):
+    made = write(tmp_path / "made.tif")
+    Gating(made, write(tmp_path / "real.tif"), PHASES, output_dir=tmp_path / "there", seed=13).run()
+    admit(made)  # nothing beside it: taken for real
+    with pytest.raises(InputError, match="did not pass"):
+        admit(made, gates_file=tmp_path / "there" / "made_gates.json")
+    with pytest.raises(InputError, match="absent.json: no such file"):
+        admit(made, gates_file=tmp_path / "absent.json")
+    with pytest.raises(InputError, match="one verdict for 3 sets"):
+        admit_groups({"a": made, "b": made, "c": made}, ["a", "b", "c"], gates_file=tmp_path / "there" / "made_gates.json")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}', '{"images": [], "gates": {"a": 1}, "passed": true}'])
+def test_a_file_that_is_no_verdict(tmp_path, text):
+    made = write(tmp_path / "made.tif")
+    (tmp_path / "made_gates.json").write_text(text)
+    with pytest.raises(InputError, match="made_gates.json: no verdict of run gating"):
+        admit(made)
+
+
+def test_every_group_of_a_training_is_asked(tmp_path, judged):
+    good, bad = write(tmp_path / "good.tif"), write(tmp_path / "bad.tif", seed=3)
+    Gating(bad, good, PHASES, seed=13).run()
+    admit_groups({"hr_xy": good, "image": "no image"}, ["hr_xy"])
+    with pytest.raises(InputError, match="bad.tif: did not pass"):
+        admit_groups({"hr_xy": good, "hr_xz": bad}, ["hr_xy", "hr_xz"])

@@ -1,0 +1,101 @@
+"""Stacks of generated images: each image by itself, made as it is written."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bundle.checkpoint import save_weights
+from bundle.errors import InputError
+from bundle.image_stack import BATCH, GeneratedImages, ImageSynthesis
+from bundle.io import Volume, read_images, write_volume
+from bundle.networks.stylegan2 import StyleGenerator
+
+PHASES = ["a", "b", "c"]
+
+
+@pytest.fixture
+def network() -> StyleGenerator:
+    torch.manual_seed(0)
+    network = StyleGenerator(3, 16, channels=4, most_channels=8, latent=6, mapping_layers=1).eval()
+    network.follow_mean(network.map(torch.randn(500, 6)), decay=0.0)
+    return network
+
+
+def test_an_image_is_the_same_whoever_asks(network):
+    stack = GeneratedImages(network, 70)
+    whole = stack[0:70]
+    assert whole.shape == stack.shape == (70, 16, 16) and whole.dtype == np.uint8 and stack.size == whole.size
+    assert len({image.tobytes() for image in whole}) == 70
+    for start, stop in ((3, 4), (15, 17), (60, 70), (0, 33)):
+        assert np.array_equal(stack[start:stop], whole[start:stop])
+    assert np.array_equal(stack[5:40, 2:9, 3:16], whole[5:40, 2:9, 3:16]) and len(stack[7:7]) == 0
+    assert np.array_equal(GeneratedImages(network, 20)[0:20], whole[:20])
+    assert not np.array_equal(GeneratedImages(network, 20, seed=1)[0:20], whole[:20])
+
+
+def test_an_image_is_what_the_network_makes_of_its_own_numbers(network):
+    found = GeneratedImages(network, 2 * BATCH, seed=7)[0 : 2 * BATCH]
+    differing = 0
+    for i in (0, 1, BATCH + 3):
+        word = int(np.random.SeedSequence([7, i]).generate_state(1, np.uint64)[0] >> 1)
+        z, noises = network.draw(1, torch.Generator().manual_seed(word))
+        with torch.no_grad():
+            alone = network(network.styles(network.map(z)), noises)[0].argmax(0).numpy()
+        differing += int((alone != found[i]).sum())
+    assert differing <= 2  # an image alone is rounded otherwise than one of sixteen, and a tie may fall the other way
+
+
+def test_truncated_to_nothing_all_images_are_the_mean_one(network):
+    with torch.no_grad():
+        for layer in [network.first, *network.upper, *network.lower]:
+            layer.noise.zero_()
+    images = GeneratedImages(network, 5, truncation=0.0)[0:5]
+    assert all(np.array_equal(image, images[0]) for image in images)
+    assert len({image.tobytes() for image in GeneratedImages(network, 5)[0:5]}) == 5
+
+
+@pytest.fixture
+def model(tmp_path, network):
+    save_weights(tmp_path / "model.pt", network, {"phases": PHASES, "resolution": 16, "pixel_size": (0.5, 0.25)})
+    return tmp_path / "model.pt"
+
+
+def test_a_stack_with_its_pixel_size_picture_and_provenance(tmp_path, network, model):
+    path = ImageSynthesis(network, model, tmp_path / "out", PHASES, 20, seed=3).run()
+    images, pixel = read_images(path)
+    assert pixel == (0.5, 0.25) and np.array_equal(images, GeneratedImages(network, 20, seed=3)[0:20])
+    record = json.loads((tmp_path / "out" / "hr_generated_provenance.json").read_text())
+    assert (record["seed"], record["images"], record["generated"], record["phases"]) == (3, 20, True, PHASES)
+    assert min(Image.open(tmp_path / "out" / "hr_generated.png").size) >= 4 * 16
+    path = ImageSynthesis(network, model, tmp_path / "other", PHASES, 2, pixel_size=2.0).run()
+    assert read_images(path)[1] == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("number", [0, -1, "ten", 2.5])
+def test_a_number_that_is_none(tmp_path, network, model, number):
+    with pytest.raises(InputError, match=f"n_images: {number} is no number of images"):
+        ImageSynthesis(network, model, tmp_path / "out", PHASES, number).run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_other_phases(tmp_path, network, model):
+    with pytest.raises(InputError, match="was trained with phases"):
+        ImageSynthesis(network, model, tmp_path / "out", ["a", "b", "d"], 2).run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    network, peaks = StyleGenerator(3, 64, channels=2, most_channels=2, latent=2, mapping_layers=1).eval(), []
+    for number in (64, 64, 1000):  # the first fills caches
+        tracemalloc.start()
+        write_volume(tmp_path / "stack.tif", Volume(GeneratedImages(network, number), None))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    written = (tmp_path / "stack.tif").stat().st_size
+    assert written > 1000 * 64**2 and peaks[2] < peaks[1] + written / 10  # some 200 bytes a page are tifffile's own
