@@ -148,7 +148,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
     for name, runs in (("whole", [4]), ("broken", [2, 4])):
         (tmp_path / name).mkdir()
         for epochs in runs:
-            trainer = checkpointed(tmp_path / name, epochs)
+            checkpointed(tmp_path / name, epochs)
     whole, broken = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "broken"))
     assert broken["augmentation"]["p"]["hr"] > 0 and broken["path_length"]["mean"] > 0
     assert same(whole, broken)
