@@ -42,4 +42,4 @@ def path_lengths(images: Tensor, ws: Tensor, direction: Tensor) -> Tensor:
     """|J^T y| of each image (N,): J = d images / d ws, y = `direction` (N, C, h, w) / sqrt(h w)."""
     h, w = images.shape[-2:]
     (gradient,) = torch.autograd.grad((images * direction).sum() / (h * w) ** 0.5, ws, create_graph=True)
-    return gradient.square().sum(2).mean(1).sqrt()
+    return (gradient.square().sum(2).mean(1) + 1e-12).sqrt()  # the root of 0 has no gradient

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Of the logits: no phase becomes less likely than 0.006 among four. The critic sees labels, so this costs nothing, and a phase that vanished for a while
-# can still be asked for; with a bound of 6 feldspar and clay were gone for good after 500 steps.
-BOUND = 2.0
+# Of the logits, b x / (b + |x|): the gradient falls with the square of x and never to nothing, as that of tanh does. The critic sees labels, so soft
+# probabilities cost nothing, and a phase that vanished for a while can still be asked for.
+BOUND = 4.0
 # Pixels that every level has beyond each border of the image, and loses again: what a layer finds there are zeros, which no crop of a rock has
 # around it. What they touch, c pixels deep, is 2 c + 2 deep after the next doubling and one more after its second layer: with 4 cut away, c stays 1.
 MARGIN = 4
@@ -200,7 +200,8 @@ class StyleGenerator(nn.Module):
             finer = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
             logits = _without_margin(finer) + head(x, ws[:, i])
         logits = _without_margin(logits)
-        return (BOUND * torch.tanh(precise(logits) / BOUND)).softmax(1)
+        logits = precise(logits)
+        return (BOUND * logits / (BOUND + logits.abs())).softmax(1)
 
     def draw(self, number: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> tuple[Tensor, list[Tensor]]:
         """Random latents (number, latent) and noise maps, on the CPU by `generator`, so that every device gets the same."""
