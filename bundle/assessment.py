@@ -22,7 +22,8 @@ from bundle.metrics import (
     chord_lengths, connected_fraction, euler_number, oblique_reference, oblique_slices, real_reference, specific_surface,
     two_sample_auc, upsample_nearest, upsample_trilinear,
 )  # fmt: skip
-from bundle.metrics.two_sample import FOLDS, parts
+from bundle.metrics.oblique import check_oblique
+from bundle.metrics.two_sample import FOLDS, parts, reference_splits
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,13 @@ class Assessment:
             if len(groups) > 1:
                 logger.warning("two_sample: left out, as each plane has images of its own: pooled they are no sample of any plane")
             else:
-                for labels in (*groups.values(), sr.array):
+                (images,) = groups.values()
+                for labels in (images, sr.array):
                     parts(labels, FOLDS, CROP)
+                if len(images) > 1:
+                    reference_splits(images, edge=CROP)
+                if are_cubes(sr.voxel_size):
+                    check_oblique(sr.array, images, CROP)
         return self._read_truth(sr.array.shape, len(phases))
 
     def run(

@@ -10,6 +10,7 @@ import numpy as np
 from bundle.metrics import majority_downsample
 from bundle.metrics.fidelity import fidelity
 from bundle.physics import properties
+from bundle.physics.summary import NOT_CONVERGED
 from bundle.report import markdown_table
 
 PHYSICAL = ("permeability", "formation_factor", "bulk_modulus", "shear_modulus")
@@ -53,7 +54,8 @@ def coarse_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: flo
 
 
 def physical_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int) -> dict[str, list[float | None]]:
-    """Permeability (mD) and formation factor along z, y, x; bulk and shear modulus (GPa) of the dry rock.
+    """Permeability (mD) and formation factor along z, y, x; bulk and shear modulus (GPa) of the dry rock; and under `rough` the names of
+    those, such as "permeability z", whose solver gave up before its tolerance.
 
     Args:
         labels: (z, y, x).
@@ -62,8 +64,9 @@ def physical_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: f
         coarsening: cells of the solvers are the majority of so many voxels a side.
     """
     found = coarse_properties(labels, phases, voxel_size, coarsening)
-    values = {name: [found[name][axis]["value"] for axis in "zyx"] for name in PHYSICAL[:2]}
-    return {**values, **{name: [found[name]["value"]] for name in PHYSICAL[2:]}}
+    entries = {name: {axis: found[name][axis] for axis in "zyx"} for name in PHYSICAL[:2]} | {name: {"": found[name]} for name in PHYSICAL[2:]}
+    rough = [_row_name(name, axis) for name, each in entries.items() for axis, entry in each.items() if entry["why"] == NOT_CONVERGED]
+    return {name: [entry["value"] for entry in each.values()] for name, each in entries.items()} | {"rough": rough}
 
 
 def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]) -> dict[str, float | None]:
@@ -85,16 +88,27 @@ def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]
 def property_table(columns: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:
     """`physical_properties` of several volumes side by side, as Markdown.
 
-    Of what is None, a formation factor is infinite, without a path; other values are not known.
+    Of what is None, a formation factor is infinite, without a path; other values are not known. A ~ stands before a value whose solver gave up
+    before its tolerance.
     """
+
+    def cell(column: Mapping[str, Sequence], name: str, i: int, row: str) -> str:
+        value = column[name][i]
+        if value is None:
+            return "no path" if name == "formation_factor" else "unknown"
+        return f"{'~' if row in column.get('rough', ()) else ''}{value:.4g}"
+
     rows = []
     for name in PHYSICAL:
         entries = [column[name] for column in columns.values()]
         for i, axis in enumerate("zyx" if len(entries[0]) > 1 else [""]):
-            absent = "no path" if name == "formation_factor" else "unknown"
-            cells = [absent if values[i] is None else f"{values[i]:.4g}" for values in entries]
-            rows.append([" ".join([name.replace("_", " "), *axis]), *cells])
+            row = _row_name(name, axis)
+            rows.append([row, *(cell(column, name, i, row) for column in columns.values())])
     return markdown_table(["", *columns], rows)
+
+
+def _row_name(name: str, axis: str) -> str:
+    return f"{name.replace('_', ' ')} {axis}".strip()
 
 
 def spread(rows: Sequence[Mapping[str, float | None]]) -> dict[str, tuple[float, float, int] | None]:

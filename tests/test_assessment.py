@@ -184,6 +184,12 @@ def test_what_would_fail_after_minutes_is_refused_before_anything_is_measured(vo
         measured(Assessment("truth.tif", physics=4), lr, sr, images(), PHASES, 4, "SR voxels")
     with pytest.raises(InputError, match="too small for crops of 64"):
         measured(Assessment("truth.tif", two_sample=True), lr, sr, images(), PHASES, 4)
+    thin = Volume(np.zeros((40, 400, 400), np.uint8), (0.5,) * 3)  # planes along z hold crops, those at 45 degrees do not
+    with pytest.raises(InputError, match="no room for crops of 64 at 45 degrees"):
+        measured(Assessment(two_sample=True), Volume(np.zeros((10, 100, 100), np.uint8), (2.0,) * 3), thin, {"hr": [np.zeros((300, 300), np.uint8)] * 4}, PHASES, 4)
+    with pytest.raises(InputError, match=r"a part of 4 has shape \(50, 50\), too small for crops of 64"):  # a half of the images, in folds
+        whole = Volume(np.zeros((400, 400, 400), np.uint8), (0.5,) * 3)
+        measured(Assessment(two_sample=True), Volume(np.zeros((100,) * 3, np.uint8), (2.0,) * 3), whole, {"hr": [np.zeros((100, 100), np.uint8)] * 4}, PHASES, 4)
 
 
 def test_without_a_voxel_size_nothing_is_in_micrometres(volumes):

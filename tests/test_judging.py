@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bundle import judging
 from bundle.judging import geometry_errors, majority_of_seeds, markdown, physical_errors, physical_properties, property_table, spread
+from bundle.physics.summary import NOT_CONVERGED
 
 PHASES = ("pore", "grain")
 
@@ -110,3 +112,18 @@ def test_properties_side_by_side():
     assert lines[0] == "| | truth | SR |" and len(lines) == 2 + 3 + 3 + 2
     assert "| permeability z | 1234 | 1234 |" in lines and "| formation factor y | no path | no path |" in lines
     assert "| bulk modulus | 30 | 31 |" in lines and "| shear modulus | 20 | unknown |" in lines
+
+
+def test_a_value_whose_solver_gave_up_is_marked(monkeypatch):
+    def entry(value, why=None):
+        return {"value": value, "why": why}
+
+    axes = {"z": entry(5.0, NOT_CONVERGED), "y": entry(6.0), "x": entry(None, "no path")}
+    given = {"permeability": axes, "formation_factor": {axis: entry(2.0) for axis in "zyx"}, "bulk_modulus": entry(30.0, NOT_CONVERGED),
+             "shear_modulus": entry(20.0)}  # fmt: skip
+    monkeypatch.setattr(judging, "properties", lambda *args, **kwargs: given)
+    found = physical_properties(np.zeros((2, 2, 2), np.uint8), ("pore",), 1.0, 1)
+    assert found["rough"] == ["permeability z", "bulk modulus"] and found["permeability"] == [5.0, 6.0, None]
+    earlier = {name: values for name, values in found.items() if name != "rough"}  # as files of earlier versions hold it
+    lines = property_table({"SR": found, "old": earlier}).splitlines()
+    assert "| permeability z | ~5 | 5 |" in lines and "| permeability y | 6 | 6 |" in lines and "| bulk modulus | ~30 | 30 |" in lines

@@ -63,6 +63,19 @@ def oblique_reference(images: Labels, number: int, edge: int, seed: int = 0, fol
     return _crops(parts(as_arrays(images), folds, 1), number, edge, np.random.default_rng(seed), _from_image)
 
 
+def check_oblique(volume: np.ndarray, images: Labels, edge: int, folds: int = FOLDS) -> None:
+    """Refuses at once a volume or images without room for crops at 45 degrees, which random places would find out late.
+
+    Raises:
+        InputError: a block of the volume is thinner than a crop, or a part of an image narrower than its rows reach.
+    """
+    reach = int(np.floor(SQRT2 * np.floor((edge - 1) / SQRT2 + 1) + 1)) + 1
+    for arrays, need in (([volume], edge), (as_arrays(images), reach)):
+        for array in (array for part in parts(arrays, folds, 1) for array in part):
+            for size in array.shape:
+                _start(size, need, array.shape, edge, np.random.default_rng(0))
+
+
 def _crops(places: Sequence[list[np.ndarray]], number: int, edge: int, rng: np.random.Generator, draw: Callable) -> np.ndarray:
     """`number` crops, the places one after the other, as `parts` divides a list."""
     crops = []

@@ -95,18 +95,34 @@ def real_reference(real: Sequence[np.ndarray], n_phases: int, max_splits: int = 
         JSON-ready: `auc`, mean over the splits; `std` between them (None for one); `splits`: [{"auc", "std", .., "real": [indices of images]}].
 
     Raises:
-        InputError: fewer than 2 images, and what `two_sample_auc` raises.
+        InputError: fewer than 2 images, and what `two_sample_auc` raises; before anything is trained.
+    """
+    room = {name: settings[name] for name in ("edge", "folds") if name in settings}
+    found = []
+    for half, pair in reference_splits(real, max_splits, seed, **room):
+        found.append(two_sample_auc(*pair, n_phases, seed=seed, **settings) | {"real": half})
+    values = [result["auc"] for result in found]
+    return {"auc": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None, "splits": found}
+
+
+def reference_splits(
+    real: Sequence[np.ndarray], max_splits: int = 3, seed: int = 0, edge: int = 64, folds: int = FOLDS
+) -> list[tuple[list[int], tuple[list[np.ndarray], list[np.ndarray]]]]:
+    """The ways to halve real images that `real_reference` takes: indices of one half, and both halves.
+
+    Raises:
+        InputError: fewer than 2 images, or a half that has no room for crops in its folds: it has fewer images than all, so that they are cut smaller.
     """
     images = as_arrays(real)
     if len(images) < 2:
         raise InputError("one real image cannot be compared with another: give 2 or more")
-    splits = _halves(len(images), max_splits, np.random.default_rng(seed))
-    found = []
-    for half in splits:
-        other = [image for i, image in enumerate(images) if i not in half]
-        found.append(two_sample_auc([images[i] for i in half], other, n_phases, seed=seed, **settings) | {"real": half})
-    values = [result["auc"] for result in found]
-    return {"auc": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None, "splits": found}
+    splits = []
+    for half in _halves(len(images), max_splits, np.random.default_rng(seed)):
+        pair = [images[i] for i in half], [image for i, image in enumerate(images) if i not in half]
+        for side in pair:
+            parts(side, folds, edge)
+        splits.append((half, pair))
+    return splits
 
 
 def auc(real: np.ndarray, fake: np.ndarray) -> float:

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from bundle.errors import InputError
-from bundle.metrics.oblique import oblique_reference, oblique_slices
+from bundle.metrics.oblique import check_oblique, oblique_reference, oblique_slices
 from bundle.metrics.two_sample import two_sample_auc
 
 WIDTH = 2.0  # of the smoothing of the rock, voxels
@@ -116,3 +116,21 @@ def test_a_seed_repeats_the_crops():
     for draw, labels in ((oblique_slices, volume), (oblique_reference, volume[0])):
         np.testing.assert_array_equal(draw(labels, 5, 8, seed=1), draw(labels, 5, 8, seed=1))
         assert (draw(labels, 5, 8, seed=1) != draw(labels, 5, 8, seed=2)).any()
+
+
+@pytest.mark.parametrize("edge", [5, 12])
+def test_what_has_room_is_told_beforehand(edge):
+    """Whatever the check lets pass is drawn from without an error, and what it refuses runs into one; one fold, to know the sizes."""
+    for size in range(edge - 2, edge + 8):
+        volume, image = np.zeros((size, edge + 8, edge + 8), np.uint8), np.zeros((size, edge + 20), np.uint8)
+        for draw, array, given in ((oblique_slices, volume, (volume, [np.zeros((99, 99), np.uint8)])), (oblique_reference, image, (np.zeros((99,) * 3), [image]))):
+            try:
+                draw(array, 400, edge, folds=1)
+                fits = True
+            except InputError:
+                fits = False
+            if fits:
+                check_oblique(given[0].astype(np.uint8), given[1], edge, folds=1)
+            else:
+                with pytest.raises(InputError, match="no room"):
+                    check_oblique(given[0].astype(np.uint8), given[1], edge, folds=1)

@@ -147,6 +147,15 @@ def test_every_way_to_halve_is_counted_once(number, most, ways):
     assert len(found) == len(splits) == ways and all(len(half) == number // 2 for half in found)
 
 
+def test_halves_without_room_are_refused_before_anything_is_trained(monkeypatch):
+    """Four images fill four folds each with one; of two each is cut into four."""
+    monkeypatch.setattr(two_sample, "_train", lambda *args: pytest.fail("trained"))
+    images = [smooth_labels(seed, 60, 60) for seed in range(3)] + [smooth_labels(3, 80, 80)]
+    parts(images, 4, 32)
+    with pytest.raises(InputError, match=r"shape \(30, 30\), too small for crops of 32"):
+        real_reference(images, 2, edge=32)
+
+
 def test_bad_input_is_told():
     image = smooth_labels(0, 60, 60)
     with pytest.raises(InputError, match="folds is 1"):
