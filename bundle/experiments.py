@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -31,6 +32,9 @@ from bundle.phantom import FACTOR, ROCKS, VOXEL, rock, sections
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+COARSENING = 4  # fine voxels along the edge of a cell of the physics, unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,13 @@ class Lab:
     hr_size: int = 1024
     epochs: int = 20
     physics: bool = True
-    coarsening: int = 4
+    coarsening: int = COARSENING
     workers: int = 2
 
     def training_data(self, name: str, axes: Sequence[int] = (0,)) -> Path:
         """Folder with lr.tif and the images of a synthetic rock to learn from."""
         folder = self.folder / name / "train"
-        if not (folder / "scan.json").exists():
+        if self.anew(folder, folder / "scan.json", {"edge of the scan": self.train_size, "edge of the images": self.hr_size, "axes": list(axes)}):
             write_phantom(folder, name, 1, self.train_size, self.hr_size, 4, axes, workers=self.workers)
         return folder
 
@@ -87,7 +91,7 @@ class Lab:
         """Folders with lr.tif and truth.tif of unseen realisations of a synthetic rock."""
         folders = [self.folder / name / f"test_{i}" for i in range(self.realisations)]
         for i, folder in enumerate(folders):
-            if not (folder / "scan.json").exists():
+            if self.anew(folder, folder / "scan.json", {"edge of the scan": self.test_size}):
                 write_phantom(folder, name, 201 + i, self.test_size, truth=True, workers=self.workers)
         return folders
 
@@ -105,7 +109,7 @@ class Lab:
             training, inference: configs laid over train.yaml and inference.yaml.
         """
         output = self.folder / "models" / name
-        if not (output / "done").exists():
+        if self.anew(output, output / "done", {"epochs": epochs, "options": list(options), "configs": list(training)}):
             given = {option.split("=")[0] for option in options}
             own = {
                 "--lr_image": data / "lr.tif", "--hr_images": data / "hr.tif", "--phases": list(phases), "--epoch_length": 50,
@@ -126,6 +130,25 @@ class Lab:
                 f"--seed={seed}", f"--scale_factor={scale}", f"--output_dir={output}",
             )  # fmt: skip
         return read_volume(result).array
+
+    @staticmethod
+    def anew(folder: Path, result: Path, settings: Mapping[str, Any]) -> bool:
+        """Whether a result is still to be made, its settings noted beside it; a warning where it is there and was made with others.
+
+        It is used all the same: experiments share rocks and models, and the model that others start from may be trained for longer than theirs.
+        """
+        path, told = folder / "settings.json", json.loads(json.dumps(settings))
+        if not result.exists():
+            write_text(path, json.dumps(told, indent=1) + "\n")
+            return True
+        if not path.exists():
+            logger.warning(f"{folder}: used as it is; with which settings it was made is not known")
+        else:
+            was = json.loads(path.read_text(encoding="utf-8"))
+            other = [f"{name} {was.get(name)}, now {value}" for name, value in told.items() if was.get(name) != value]
+            if other:
+                logger.warning(f"{folder}: used as it is, made with {'; '.join(other)}; delete it or give another --output to make it anew")
+        return False
 
     def bundle(self, run: str, configs: Sequence[str], *options: str) -> None:
         """Runs the bundle's own command with configs laid over each other.
@@ -194,7 +217,8 @@ class Lab:
         return table
 
     def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
-        return self.kept(folder, f"physics_{title}", partial(judging.physical_properties, labels, phases, size, self.coarsening))
+        cells = "" if self.coarsening == COARSENING else f"_{self.coarsening}"  # results of other cells are other files
+        return self.kept(folder, f"physics{cells}_{title}", partial(judging.physical_properties, labels, phases, size, self.coarsening))
 
     @staticmethod
     def kept(folder: Path, name: str, make: Callable[[], dict]) -> dict:

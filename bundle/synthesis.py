@@ -10,11 +10,9 @@ import torch
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from bundle.buffer import SliceBuffer
 from bundle.engine import AdversarialTrainer, straight_through
 from bundle.losses.adversarial import LogisticLoss
 from bundle.losses.feedback import StatisticsFeedback
-from bundle.losses.patches import SlicedWasserstein
 from bundle.losses.path_length import PathLength
 
 GROUP = "hr"  # plane group of the images, and name of the critic
@@ -32,9 +30,6 @@ class SynthesisTrainer(AdversarialTrainer):
         path_weight: of the path length regularisation.
         path_interval: iterations between them, each as many times as heavy; 0 = none.
         mixing: probability that the finer levels take another image's style.
-        patches: distance between the patches of what is made and of the images (bundle/losses/patches.py); None leaves it out.
-        patch_weight: of it.
-        buffer: what earlier steps made, which stands for all that the generator makes; needed by the patches.
         feedback: prices on fractions and contacts, set by the images (bundle/losses/feedback.py); None leaves it out.
         feedback_weight: of it.
         common: of `AdversarialTrainer`; the critic is named "hr".
@@ -49,9 +44,6 @@ class SynthesisTrainer(AdversarialTrainer):
         path_weight: float = 2.0,
         path_interval: int = 8,
         mixing: float = 0.9,
-        patches: SlicedWasserstein | None = None,
-        patch_weight: float = 1.0,
-        buffer: SliceBuffer | None = None,
         feedback: StatisticsFeedback | None = None,
         feedback_weight: float = 1.0,
         **common: Any,
@@ -60,13 +52,12 @@ class SynthesisTrainer(AdversarialTrainer):
         self.adversarial, self.r1, self.r1_interval = adversarial, r1, r1_interval
         self.path_length, self.path_weight, self.path_interval = PathLength(), path_weight, path_interval
         self.mixing, self.feedback, self.feedback_weight = mixing, feedback, feedback_weight
-        self.patches, self.patch_weight, self.buffer = patches, patch_weight, buffer
         self.critic = self.critics[GROUP]
 
     def parts(self) -> dict[str, Any]:
         """Everything with a state that a checkpoint must hold, by name."""
-        optional = {"buffer": self.buffer, "feedback": self.feedback}
-        return super().parts() | {"path_length": self.path_length} | {name: part for name, part in optional.items() if part is not None}
+        parts = super().parts() | {"path_length": self.path_length}
+        return parts if self.feedback is None else parts | {"feedback": self.feedback}
 
     def example_slices(self) -> list[np.ndarray]:
         """Label maps (y, x): two of the averaged generator, always of the same latents, and a crop of the last batch."""
@@ -120,10 +111,6 @@ class SynthesisTrainer(AdversarialTrainer):
         with self._autocast():
             total = losses["adversarial"] = self.adversarial.generator_loss(self.critic, fake, fake)
         self.critics.requires_grad_(True)
-        if self.patches is not None:
-            self.buffer.push(GROUP, made, made.new_ones(number, 1))
-            losses["patches"] = self.patches(GROUP, 1, made, self.buffer.pool(GROUP, 4 * number))
-            total = total + self.patch_weight * losses["patches"]
         if self.feedback is not None:
             losses["feedback"] = self.feedback(GROUP, made, made.new_ones(number, 1))
             total = total + self.feedback_weight * losses["feedback"]

@@ -63,7 +63,7 @@ class SynthesisMonitor:
         self.alarms["diversity"].look(
             value < self.least_diversity,
             f"mode collapse: two images differ {value:.2g} times as much as two crops of the HR images (limit {self.least_diversity:g}); lower "
-            "learning_rate, raise r1, or go back to an earlier model (start_from, snapshots)",
+            "g_learning_rate, raise r1, or go back to an earlier model (start_from, snapshots)",
             f"two images differ {value:.2g} times as much as two crops of the HR images again",
         )
         if engine.augmentation is not None:
