@@ -33,7 +33,7 @@ class Commands:
         self.calls.append((run, tuple(configs), given))
         output = Path(given["output_dir"])
         if run == "training":
-            output.mkdir(parents=True)
+            output.mkdir(parents=True, exist_ok=True)
             (output / "model.pt").write_bytes(b"")
         else:
             lr = read_volume(given["lr_image"])
@@ -178,3 +178,27 @@ def test_a_command_that_fails_is_said():
 
 def test_models_are_named_by_their_folder(tmp_path):
     assert Model(tmp_path / "fine" / "model.pt").name == "fine" and experiments.SHIPPED.name == "shipped"
+
+
+def test_what_was_made_with_other_settings_is_used_with_a_warning(lab, commands, caplog):
+    base = experiments.base_model(lab)
+    rock = lab.folder / "berea" / "train"
+    assert json.loads((rock / "settings.json").read_text())["edge of the scan"] == 4
+    caplog.clear()
+    assert experiments.base_model(lab) == base and not caplog.records  # the same again: nothing to say
+    experiments.base_model(dataclasses.replace(lab, epochs=7, train_size=6))
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2 and len(commands.of("training")) == 1
+    assert "made with edge of the scan 4, now 6" in told[0] and "made with epochs 4, now 7" in told[1]
+    (rock / "settings.json").unlink()
+    caplog.clear()
+    experiments.base_model(lab)
+    assert [record.getMessage() for record in caplog.records] == [f"{rock}: used as it is; with which settings it was made is not known"]
+
+
+def test_physics_of_other_cells_is_not_that_of_the_usual_ones(lab, monkeypatch):
+    monkeypatch.setattr(experiments.judging, "physical_properties", lambda labels, phases, size, coarsening: {"cells": coarsening})
+    labels = np.zeros((4, 4, 4), np.uint8)
+    assert lab._physics(lab.folder, "truth", labels, ["pore"], 1.0) == {"cells": experiments.COARSENING}
+    assert dataclasses.replace(lab, coarsening=2)._physics(lab.folder, "truth", labels, ["pore"], 1.0) == {"cells": 2}
+    assert (lab.folder / "physics_truth.json").exists()
