@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from bundle.errors import InputError
+from bundle.inference import check_output_dir
 from bundle.io import Volume, write_text, write_volume
 from bundle.io.files import read_volume
 from bundle.metrics import majority_downsample
@@ -30,9 +31,10 @@ def write_phantom(
     are. They are hr.tif, and with several axes hr_z.tif, hr_y.tif and hr_x.tif.
 
     Raises:
-        InputError: no rock of that name, or the folder cannot be written.
+        InputError: no rock of that name, or the folder cannot be written; before anything is made.
     """
     kind = rock(name)
+    check_output_dir(folder)
     scanned = scan_phantom(Phantom(seed, VOXEL * FACTOR * lr_size, kind), (lr_size,) * 3, Scanner(), seed, workers=workers, keep=truth)
     _write(folder / "lr.tif", scanned.labels, VOXEL * FACTOR)
     if truth:

@@ -84,3 +84,11 @@ def test_images_normal_to_no_axis_are_refused_before_anything_is_made(bundle_roo
     command = [sys.executable, str(bundle_root / "scripts" / "make_phantom.py"), "--axes", "3", "--output", str(tmp_path / "rock")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and "invalid choice: 3" in ended.stderr and not (tmp_path / "rock").exists()
+
+
+def test_a_folder_that_cannot_be_written_ends_it_before_the_rock_is_made(tmp_path, bundle_root, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    command = [sys.executable, str(bundle_root / "scripts" / "make_phantom.py"), "--lr-size", "4000", "--output", str(tmp_path / "file")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)  # 4000^3 voxels would take for ever
+    assert result.returncode == 1 and result.stderr.startswith(f"error: {tmp_path / 'file'}: cannot be written") and result.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "in the way"
