@@ -30,7 +30,8 @@ class AdversarialTrainer(Trainer):
     """A generator, its average, critics and their optimizers. Every random number of an iteration comes from (seed, iteration), so a resumed
     run equals an uninterrupted one.
 
-    A subclass gives `_steps`, which takes an iteration's batch and returns its losses.
+    A subclass gives `_steps`, which takes an iteration's batch and returns its losses, and `example_slices`, label images for the picture that
+    `shown` names.
 
     Args:
         device: where to train.
@@ -51,6 +52,7 @@ class AdversarialTrainer(Trainer):
     """
 
     n_critic = 1
+    shown = ""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from bundle.io import atomic_path
 from bundle.report import colour_labels
 
 if TYPE_CHECKING:
-    from bundle.trainer import SuperResolutionTrainer
+    from bundle.engine import AdversarialTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class EpochLog:
 
 
 class TensorBoardLog:
-    """Loss curves every few iterations, what the monitors before it see every epoch, and a picture LR | SR | HR every few epochs.
+    """Loss curves every few iterations, what the monitors before it see every epoch, and a picture every few epochs.
 
     Args:
         log_dir: folder of the event files.
@@ -113,8 +113,8 @@ class TensorBoardLog:
         for name, value in engine.state.metrics.items():
             self.writer.add_scalar(f"watch/{name}", value, engine.state.iteration)
 
-    def _picture(self, engine: SuperResolutionTrainer) -> None:
-        self.writer.add_image("LR, SR, HR", self._colour(engine.example_slices()), engine.state.iteration, dataformats="HWC")
+    def _picture(self, engine: AdversarialTrainer) -> None:
+        self.writer.add_image(engine.shown, self._colour(engine.example_slices()), engine.state.iteration, dataformats="HWC")
 
     def _colour(self, slices: Sequence[np.ndarray]) -> np.ndarray:
         """Label slices side by side, all enlarged to the largest, (H, W, 3)."""
@@ -165,7 +165,7 @@ class TrainingCheckpoint:
     def _start(self, engine: Engine) -> None:
         self.mark = time.monotonic()
 
-    def _save(self, engine: SuperResolutionTrainer) -> None:
+    def _save(self, engine: AdversarialTrainer) -> None:
         now = time.monotonic()
         self.seconds, self.mark = self.seconds + now - self.mark, now
         epoch = engine.state.epoch
@@ -188,7 +188,7 @@ class TrainingCheckpoint:
         with atomic_path(self.path) as partial:
             torch.save({"position": position, "names": self.names, **state}, partial)
 
-    def restore(self, engine: SuperResolutionTrainer, optional: bool = False) -> None:
+    def restore(self, engine: AdversarialTrainer, optional: bool = False) -> None:
         """Puts a trainer where the checkpoint left it; learning rates and other settings are those of the trainer.
 
         Args:
@@ -232,7 +232,7 @@ class TrainingCheckpoint:
         logger.info(f"resumed from {self.path} at epoch {engine.state.epoch}, {self.seconds / 3600:.2f} h of training behind it")
 
 
-def warm_start(engine: SuperResolutionTrainer, path: str | Path) -> None:
+def warm_start(engine: AdversarialTrainer, path: str | Path) -> None:
     """Starts a new training from the generator, its average and the critics of an earlier checkpoint, or from the weights of a model.pt: fine-tuning.
 
     What the LR labels hide stays that of the new rock.

@@ -1,5 +1,5 @@
 """The experiment on HR images: real ones with a plain or an augmented critic, ones that our generator made, and ones that another made. Run by
-scripts/experiments.py; see bundle/experiments.py for the lab."""
+scripts/experiments.py; see bundle/workbench.py for the lab."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from bundle import report
 from bundle.errors import InputError
-from bundle.experiments import Lab, Model
 from bundle.gating import Gating
 from bundle.io import Volume, read_images, read_volume, write_volume
 from bundle.metrics import compare_curves, lr_agreement, mean_relative_error, real_reference, statistics, two_sample_auc, upsample_nearest
 from bundle.metrics.gates import two_point_curves
 from bundle.phantom import FACTOR
+from bundle.workbench import Lab, Model
 
 TRAIN, TEST = ((0, 128), None, None), ((128, 192), (96, 160), (96, 160))  # LR voxels of the Berea scan, as in docs/results.md
 EDGE = 64  # pixels, of the crops of the two-sample test

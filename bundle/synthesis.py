@@ -35,6 +35,8 @@ class SynthesisTrainer(AdversarialTrainer):
         common: of `AdversarialTrainer`; the critic is named "hr".
     """
 
+    shown = "generated, generated, HR"
+
     def __init__(
         self,
         *,

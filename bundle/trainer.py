@@ -57,6 +57,8 @@ class SuperResolutionTrainer(AdversarialTrainer):
             patches teach. The network has `corrected`, `forward_training` and `scale_factor`.
     """
 
+    shown = "LR, SR, HR"
+
     def __init__(
         self,
         *,

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle import experiments, image_experiments  # noqa: E402
 from bundle.errors import one_line_errors  # noqa: E402
+from bundle.workbench import Lab  # noqa: E402
 
 ROCKS_OF_OUR_OWN = ("truth", "mse_only", "zero_noise", "two_points", "minerals", "layering", "artefacts")
 
@@ -46,7 +47,7 @@ def main() -> None:
     args = parser.parse_args()
     one_line_errors()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    lab = experiments.Lab(
+    lab = Lab(
         args.output.resolve(), realisations=args.realisations, seeds=args.seeds, train_size=args.train_size, test_size=args.test_size,
         hr_size=args.hr_size, epochs=args.epochs, physics=not args.no_physics, coarsening=args.coarsening, workers=args.workers,
     )  # fmt: skip

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle import experiments
+from bundle import experiments, workbench
 from bundle.errors import InputError
-from bundle.experiments import Lab, Model
 from bundle.io import Volume, write_volume
 from bundle.io.files import read_volume
 from bundle.metrics import upsample_nearest
+from bundle.workbench import Lab, Model
 
 pytest.importorskip("skimage")
 
@@ -26,7 +26,7 @@ class Commands:
     def __init__(self, monkeypatch):
         self.calls: list[tuple[str, tuple[str, ...], dict[str, str]]] = []
         monkeypatch.setattr(Lab, "bundle", self.run)
-        monkeypatch.setattr(experiments, "load_checkpoint", lambda path: {"phases": ["pore", "quartz", "feldspar", "clay"]})
+        monkeypatch.setattr(workbench, "load_checkpoint", lambda path: {"phases": ["pore", "quartz", "feldspar", "clay"]})
 
     def run(self, run: str, configs, *options: str) -> None:
         given = dict(option.removeprefix("--").split("=", 1) for option in options)
@@ -197,8 +197,8 @@ def test_what_was_made_with_other_settings_is_used_with_a_warning(lab, commands,
 
 
 def test_physics_of_other_cells_is_not_that_of_the_usual_ones(lab, monkeypatch):
-    monkeypatch.setattr(experiments.judging, "physical_properties", lambda labels, phases, size, coarsening: {"cells": coarsening})
+    monkeypatch.setattr(workbench.judging, "physical_properties", lambda labels, phases, size, coarsening: {"cells": coarsening})
     labels = np.zeros((4, 4, 4), np.uint8)
-    assert lab._physics(lab.folder, "truth", labels, ["pore"], 1.0) == {"cells": experiments.COARSENING}
+    assert lab._physics(lab.folder, "truth", labels, ["pore"], 1.0) == {"cells": workbench.COARSENING}
     assert dataclasses.replace(lab, coarsening=2)._physics(lab.folder, "truth", labels, ["pore"], 1.0) == {"cells": 2}
     assert (lab.folder / "physics_truth.json").exists()

@@ -25,6 +25,8 @@ from tests.comparison import same
 class Trainer(Engine):
     """A training of a line by two optimizers: what the handlers know of the real one."""
 
+    shown = "LR, SR, HR"
+
     def __init__(self, handlers=(), epochs: int = 3, length: int = 4, width: int = 2, buffer: bool = True, rate: float = 0.1):
         super().__init__(Trainer.step)
         torch.manual_seed(0)

@@ -1,0 +1,223 @@
+"""Where the experiments of docs/experiments.md live: rocks, models and super-resolved volumes, each made once by the bundle's own commands, and judged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bundle import judging, report
+from bundle.checkpoint import load_checkpoint
+from bundle.errors import InputError
+from bundle.io import write_text
+from bundle.io.files import read_volume
+from bundle.lab import write_phantom
+from bundle.metrics import upsample_nearest, upsample_trilinear
+from bundle.phantom import FACTOR
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+COARSENING = 4  # fine voxels along the edge of a cell of the physics, unless told otherwise
+
+
+@dataclass(frozen=True)
+class Model:
+    """Trained weights, and what is laid over inference.yaml to run them."""
+
+    path: Path
+    configs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "shipped" if self == SHIPPED else self.path.parent.name
+
+
+SHIPPED = Model(ROOT / "models" / "model.pt")
+
+
+@dataclass
+class Lab:
+    """Where the experiments live and how large they are.
+
+    Args:
+        folder: of everything that is made.
+        realisations: unseen rocks that each model is judged on.
+        seeds: of the noise, for each of them; physics takes the first.
+        train_size: edge of the scan that a model learns from, coarse voxels.
+        test_size: edge of an unseen scan, coarse voxels.
+        hr_size: edge of each of the four images, fine pixels.
+        epochs: of 50 generator steps, of the first model; the others, which start from it, get half of them.
+        physics: whether flow, conduction and elasticity are computed, too.
+        coarsening: fine voxels along the edge of a cell of the physics.
+        workers: processes that make rock.
+    """
+
+    folder: Path
+    realisations: int = 3
+    seeds: int = 3
+    train_size: int = 72
+    test_size: int = 40
+    hr_size: int = 1024
+    epochs: int = 20
+    physics: bool = True
+    coarsening: int = COARSENING
+    workers: int = 2
+
+    def training_data(self, name: str, axes: Sequence[int] = (0,)) -> Path:
+        """Folder with lr.tif and the images of a synthetic rock to learn from."""
+        folder = self.folder / name / "train"
+        if self.anew(folder, folder / "scan.json", {"edge of the scan": self.train_size, "edge of the images": self.hr_size, "axes": list(axes)}):
+            write_phantom(folder, name, 1, self.train_size, self.hr_size, 4, axes, workers=self.workers)
+        return folder
+
+    def tests(self, name: str) -> list[Path]:
+        """Folders with lr.tif and truth.tif of unseen realisations of a synthetic rock."""
+        folders = [self.folder / name / f"test_{i}" for i in range(self.realisations)]
+        for i, folder in enumerate(folders):
+            if self.anew(folder, folder / "scan.json", {"edge of the scan": self.test_size}):
+                write_phantom(folder, name, 201 + i, self.test_size, truth=True, workers=self.workers)
+        return folders
+
+    def train(
+        self, name: str, data: Path, phases: Sequence[str], epochs: int, *options: str, training: Sequence[str] = (), inference: Sequence[str] = ()
+    ) -> Model:
+        """A model that learns from lr.tif and hr.tif in `data`; made once.
+
+        Args:
+            name: of its folder.
+            data: folder of the rock.
+            phases: names of its labels.
+            epochs: of 50 generator steps.
+            options: of the command, before those from here.
+            training, inference: configs laid over train.yaml and inference.yaml.
+        """
+        output = self.folder / "models" / name
+        if self.anew(output, output / "done", {"epochs": epochs, "options": list(options), "configs": list(training)}):
+            given = {option.split("=")[0] for option in options}
+            own = {
+                "--lr_image": data / "lr.tif", "--hr_images": data / "hr.tif", "--phases": list(phases), "--epoch_length": 50,
+                "--max_epochs": epochs, "--output_dir": output, "--resume": "true",
+            }  # fmt: skip
+            self.bundle("training", ("train.yaml", *training), *(f"{k}={v}" for k, v in own.items() if k not in given), *options)
+            (output / "done").touch()
+        return Model(output / "model.pt", tuple(inference))
+
+    def super_resolve(self, model: Model, lr: Path, seed: int = 0, scale: int = FACTOR) -> np.ndarray:
+        """SR labels (z, y, x) of a scan; made once."""
+        output = lr.parent / f"sr_{model.name}_{lr.stem}_{seed}"
+        result = output / f"{lr.stem}_sr.tif"
+        if not result.exists():
+            phases = load_checkpoint(model.path)["phases"]  # a rock that the model never saw may name the same labels otherwise
+            self.bundle(
+                "inference", ("inference.yaml", *model.configs), f"--lr_image={lr}", f"--phases={phases}", f"--model_file={model.path}",
+                f"--seed={seed}", f"--scale_factor={scale}", f"--output_dir={output}",
+            )  # fmt: skip
+        return read_volume(result).array
+
+    @staticmethod
+    def anew(folder: Path, result: Path, settings: Mapping[str, Any]) -> bool:
+        """Whether a result is still to be made, its settings noted beside it; a warning where it is there and was made with others.
+
+        It is used all the same: experiments share rocks and models, and the model that others start from may be trained for longer than theirs.
+        """
+        path, told = folder / "settings.json", json.loads(json.dumps(settings))
+        if not result.exists():
+            write_text(path, json.dumps(told, indent=1) + "\n")
+            return True
+        if not path.exists():
+            logger.warning(f"{folder}: used as it is; with which settings it was made is not known")
+        else:
+            was = json.loads(path.read_text(encoding="utf-8"))
+            other = [f"{name} {was.get(name)}, now {value}" for name, value in told.items() if was.get(name) != value]
+            if other:
+                logger.warning(f"{folder}: used as it is, made with {'; '.join(other)}; delete it or give another --output to make it anew")
+        return False
+
+    def bundle(self, run: str, configs: Sequence[str], *options: str) -> None:
+        """Runs the bundle's own command with configs laid over each other.
+
+        Raises:
+            InputError: it failed.
+        """
+        files = [str(ROOT / "configs" / name) for name in configs]
+        command = [sys.executable, "-m", "monai.bundle", "run", run, "--config_file", str(files), *options]
+        logger.info(" ".join(command))
+        code = subprocess.run(command, cwd=ROOT).returncode
+        if code:
+            raise InputError(f"{run} ended with exit code {code}: see its message above")
+
+    def judge(
+        self, name: str, folders: Sequence[Path], phases: Sequence[str], models: Mapping[str, Model], scale: int = FACTOR, physics: bool = False,
+        votes: int = 0,
+    ) -> str:  # fmt: skip
+        """Judge models on rocks with truth, write `<name>.json`, `<name>.md` and `<name>.png`, and return the table.
+
+        Args:
+            name: of the files.
+            folders: with lr.tif and truth.tif.
+            phases: names of the labels.
+            models: title -> model; the last is the one that is set against nearest neighbour.
+            scale: fine voxels along the edge of a coarse one.
+            physics: of the baselines and the last model's first seed.
+            votes: seeds of the last model whose most frequent label is judged as well; 0 = none.
+        """
+        geometry: dict[str, list[dict]] = {}
+        physical: dict[str, list[dict]] = {}
+        own = list(models)[-1]
+        for folder in folders:
+            truth, lr = read_volume(folder / "truth.tif"), read_volume(folder / "lr.tif")
+            size, n = truth.voxel_size[0], len(phases)
+            made = {"nearest": [upsample_nearest(lr.array, scale)], "trilinear": [upsample_trilinear(lr.array, scale, n)]}
+            for title, model in models.items():
+                made[title] = [self.super_resolve(model, folder / "lr.tif", seed, scale) for seed in range(self.seeds)]
+            keys = {title: models[title].name if title in models else title for title in made}
+            if votes:
+                more = [self.super_resolve(models[own], folder / "lr.tif", seed, scale) for seed in range(self.seeds, votes)]
+                guess = f"majority of {votes} seeds"
+                made[guess], keys[guess] = [judging.majority_of_seeds([*made[own], *more][:votes], n)], f"{keys[own]}_majority_of_{votes}"
+            for title, volumes in made.items():
+                for seed, volume in enumerate(volumes):
+                    errors = partial(judging.geometry_errors, volume, truth.array, phases, size, boundaries=False)
+                    geometry.setdefault(title, []).append(self.kept(folder, f"geometry_{keys[title]}_{seed}", errors))
+            if physics:
+                found = {"truth": self._physics(folder, "truth", truth.array, phases, size)}
+                found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in ("nearest", "trilinear", own)}
+                for title in list(found)[1:]:
+                    physical.setdefault(title, []).append(judging.physical_errors(found[title], found["truth"]))
+                write_text(folder / "physics.md", judging.property_table(found))
+        spreads = {title: judging.spread(rows) | (judging.spread(physical[title]) if title in physical else {}) for title, rows in geometry.items()}
+        table = judging.markdown(spreads, (own, "nearest"))
+        write_text(self.folder / f"{name}.json", json.dumps({"geometry": geometry, "physics": physical}, indent=1) + "\n")
+        shown = {"LR": (report.middle_slices(lr.array), lr.voxel_size)}
+        shown |= {title: (report.middle_slices(volumes[0]), truth.voxel_size) for title, volumes in made.items() if title in models}
+        shown["truth"] = (report.middle_slices(truth.array), truth.voxel_size)
+        report.plot_slices(self.folder / f"{name}.png", shown, phases)
+        return self.write(name, table)
+
+    def write(self, name: str, table: str) -> str:
+        """Keep a table as `<name>.md`, and return it."""
+        write_text(self.folder / f"{name}.md", table)
+        return table
+
+    def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
+        cells = "" if self.coarsening == COARSENING else f"_{self.coarsening}"  # results of other cells are other files
+        return self.kept(folder, f"physics{cells}_{title}", partial(judging.physical_properties, labels, phases, size, self.coarsening))
+
+    @staticmethod
+    def kept(folder: Path, name: str, make: Callable[[], dict]) -> dict:
+        """What `make` gives, kept as JSON in `folder`: solvers take minutes."""
+        path = folder / f"{name.replace(' ', '_')}.json"
+        if not path.exists():
+            write_text(path, json.dumps(make()) + "\n")
+        return json.loads(path.read_text(encoding="utf-8"))
