@@ -14,7 +14,9 @@ from bundle.engine import AdversarialTrainer, straight_through
 from bundle.losses.adversarial import LogisticLoss
 from bundle.losses.feedback import StatisticsFeedback
 from bundle.losses.path_length import PathLength
+from bundle.networks.stylegan2 import beyond_bound, probabilities
 
+SOFT = 4.0  # temperature at which the feedback sees what is made
 GROUP = "hr"  # plane group of the images, and name of the critic
 
 
@@ -82,7 +84,7 @@ class SynthesisTrainer(AdversarialTrainer):
         return losses
 
     def _make(self, number: int, exact: bool = False) -> tuple[Tensor, Tensor]:
-        """Probabilities (number, phases, h, h) of random images, and their style vectors; in float32 where `exact`."""
+        """Logits (number, phases, h, h) of random images, and their style vectors; in float32 where `exact`."""
         z, noises = self.network.draw(number, device=self.state.device)
         other = torch.randn(number, self.network.latent).to(z)
         levels = len(self.network.edges)
@@ -96,7 +98,7 @@ class SynthesisTrainer(AdversarialTrainer):
 
     def _critic_step(self, iteration: int, real: Tensor, losses: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            fake = straight_through(self._make(len(real))[0])
+            fake = straight_through(probabilities(self._make(len(real))[0]))
         real, fake = self.seen(GROUP, real), self.seen(GROUP, fake)
         with self._autocast():
             loss = losses["critic"] = self.adversarial.critic_loss(self.critic, real, fake)
@@ -107,17 +109,20 @@ class SynthesisTrainer(AdversarialTrainer):
         self._follow(GROUP, self.critic, real, fake)
 
     def _generator_step(self, iteration: int, number: int, losses: dict[str, Tensor]) -> None:
-        made, _ = self._make(number)
-        fake = self.seen(GROUP, straight_through(made))
+        logits, _ = self._make(number)
+        fake = self.seen(GROUP, straight_through(probabilities(logits)))
         self.critics.requires_grad_(False)
         with self._autocast():
-            total = losses["adversarial"] = self.adversarial.generator_loss(self.critic, fake, fake)
+            losses["adversarial"] = self.adversarial.generator_loss(self.critic, fake, fake)
         self.critics.requires_grad_(True)
+        losses["beyond"] = beyond_bound(logits)
+        total = losses["adversarial"] + losses["beyond"]
         if self.feedback is not None:
-            losses["feedback"] = self.feedback(GROUP, made, made.new_ones(number, 1))
+            losses["feedback"] = self.feedback(GROUP, probabilities(logits, SOFT), logits.new_ones(number, 1))
             total = total + self.feedback_weight * losses["feedback"]
         if self.path_weight and self.path_interval and iteration % self.path_interval == 0:
-            losses["path"] = self.path_length(*self._make(max(1, number // 2), exact=True))  # half a batch says enough (section 3.2 there)
+            logits, ws = self._make(max(1, number // 2), exact=True)  # half a batch says enough (section 3.2 there)
+            losses["path"] = self.path_length(probabilities(logits), ws)
             total = total + self.path_weight * self.path_interval * losses["path"]
         losses["generator"] = total
         self._step(self.g_optimizer, total, self.network)

@@ -76,7 +76,7 @@ def test_lazy_regularisers_weigh_as_much_as_the_steps_between_them(monkeypatch, 
     monkeypatch.setattr(trainer, "_step", record)
     last = outputs(trainer)[-1]
     assert seen["critic"] == pytest.approx(last["critic"] + 0.5 * weight * interval * last["r1"], rel=1e-5)
-    assert seen["generator"] == pytest.approx(last["adversarial"] + weight * interval * last["path"], rel=1e-5)
+    assert seen["generator"] == pytest.approx(last["adversarial"] + last["beyond"] + weight * interval * last["path"], rel=1e-5)
 
 
 def test_each_step_changes_its_own_network(monkeypatch):
@@ -123,7 +123,7 @@ def test_the_feedback_teaches_the_generator():
     feedback = StatisticsFeedback({"hr": images}, 2, [1.0])
     found = outputs(trainer_of(images, feedback=feedback, feedback_weight=0.5, path_interval=0))
     for one in found:
-        assert one["generator"] == pytest.approx(one["adversarial"] + 0.5 * one["feedback"], rel=1e-5)
+        assert one["generator"] == pytest.approx(one["adversarial"] + one["beyond"] + 0.5 * one["feedback"], rel=1e-5)
     assert len(feedback.rings["hr"]) == 4
 
 
@@ -166,7 +166,7 @@ def test_p_rises_on_four_images_and_stays_low_on_a_thousand():
         one_hot = torch.nn.functional.one_hot(others.long(), 2).movedim(-1, 1).float()
 
         def make(count: int, exact: bool = False):
-            maps = one_hot[torch.randint(len(one_hot), (count,))]
+            maps = 4 * one_hot[torch.randint(len(one_hot), (count,))]
             return maps + 0 * sum(p.sum() for p in trainer.network.parameters()), None
 
         trainer._make = make

@@ -2,7 +2,7 @@
 
 The generator makes one softmax channel a phase at once, not grey levels to be thresholded. What is not in the papers: weights are folded with
 the resampling filter, so that a layer which resamples is a single convolution; the strength of the noise does not start at zero,
-for a rock is a texture; logits are bounded, so that no pixel loses its gradient; every level reaches beyond the image, so that no border is seen.
+for a rock is a texture; logits are bounded; every level reaches beyond the image, so that no border is seen.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Of the logits, b x / (b + |x|): the gradient falls with the square of x and never to nothing, as that of tanh does. The critic sees labels, so soft
-# probabilities cost nothing, and a phase that vanished for a while can still be asked for.
-BOUND = 4.0
+BOUND = 5.0  # of the logits, by b tanh(x / b)
 # Pixels that every level has beyond each border of the image, and loses again: what a layer finds there are zeros, which no crop of a rock has
 # around it. What they touch, c pixels deep, is 2 c + 2 deep after the next doubling and one more after its second layer: with 4 cut away, c stays 1.
 MARGIN = 4
@@ -190,7 +188,7 @@ class StyleGenerator(nn.Module):
         return self.mean_style + share * (w - self.mean_style)
 
     def forward(self, ws: Tensor, noises: Sequence[Tensor]) -> Tensor:
-        """Styles (N, levels, latent) and noise maps (N, 1, h, w) -> probabilities (N, phases, resolution, resolution), float32."""
+        """Styles (N, levels, latent) and noise maps (N, 1, h, w) -> logits (N, phases, resolution, resolution), float32; see `probabilities`."""
         noises = list(noises)
         x = self.first(self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last), ws[:, 0], noises[0])
         logits = self.heads[0](x, ws[:, 0]) + self.bias[:, None, None]
@@ -200,13 +198,29 @@ class StyleGenerator(nn.Module):
             finer = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
             logits = _without_margin(finer) + head(x, ws[:, i])
         logits = _without_margin(logits)
-        logits = precise(logits)
-        return (BOUND * logits / (BOUND + logits.abs())).softmax(1)
+        return precise(logits)
 
     def draw(self, number: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu") -> tuple[Tensor, list[Tensor]]:
         """Random latents (number, latent) and noise maps, on the CPU by `generator`, so that every device gets the same."""
         z = torch.randn(number, self.latent, generator=generator).to(device)
         return z, [torch.randn(number, 1, *shape, generator=generator).to(device) for shape in self.noise_shapes]
+
+
+def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Softmax over the phases of logits (N, phases, h, w) that are bounded first.
+
+    Args:
+        logits: as the generator gives them.
+        temperature: at 1 nearly all pixels are certain, and the gradient of a critic, which sees labels, moves borders; were they not, whole images
+            would turn into another phase at once. What asks for a phase that vanished needs them uncertain: 4.
+    """
+    return (BOUND * torch.tanh(logits / BOUND) / temperature).softmax(1)
+
+
+def beyond_bound(logits: Tensor) -> Tensor:
+    """Half the mean square by which logits (N, phases, h, w) are beyond twice their bound, where the softmax hardly changes and nothing else would
+    stop them."""
+    return 0.5 * (logits - logits.clamp(-2 * BOUND, 2 * BOUND)).square().sum(1).mean()
 
 
 def _without_margin(x: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ from bundle.networks.stylegan2 import (
     ScaledLinear,
     StyleCritic,
     StyleGenerator,
+    beyond_bound,
     downsampling_conv,
     minibatch_spread,
+    probabilities,
     upsampling_conv,
 )
 
@@ -106,12 +108,20 @@ def test_other_resolutions_are_refused(resolution):
         tiny(resolution)
 
 
-def test_maps_are_probabilities():
-    network = tiny()
-    z, noises = network.draw(3)
-    maps = network(network.styles(network.map(z)), noises)
-    torch.testing.assert_close(maps.sum(1), torch.ones(3, 16, 16))
-    assert maps.min() > 0 and maps.dtype == torch.float32
+def test_probabilities_are_a_softmax_of_bounded_logits():
+    logits = 30 * torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    bounded = 5 * np.tanh(logits.numpy() / 5)
+    for temperature in (1.0, 4.0):
+        powers = np.exp(bounded / temperature)
+        np.testing.assert_allclose(probabilities(logits, temperature).numpy(), powers / powers.sum(1, keepdims=True), rtol=1e-12)
+
+
+def test_logits_far_beyond_the_bound_are_charged():
+    logits = torch.tensor([[3.0, -9.9], [12.0, -14.0]], dtype=torch.float64)[:, :, None, None].requires_grad_(True)  # of two maps of a pixel
+    charge = beyond_bound(logits)
+    assert float(charge.detach()) == pytest.approx(0.5 * (2.0**2 + 4.0**2) / 2)
+    charge.backward()
+    torch.testing.assert_close(logits.grad.flatten(), torch.tensor([0.0, 0.0, 1.0, -2.0], dtype=torch.float64))
 
 
 def test_nothing_of_the_zeros_beyond_the_border_is_seen(monkeypatch):
