@@ -131,9 +131,12 @@ def _sections(sections: Mapping[str, Sections], phases: Sequence[str], unit: str
             f'<span>0 % (all seeds agree)<span class="ramp" style="background:linear-gradient(90deg,rgba({colour},0),rgba({colour},{opacity:.2f}))">'
             "</span>100 % (all phases equally often)</span></div>\n"
         )
-    reduced = {column.upper(): factor for one in sections.values() for column, factor in one.reduced.items() if factor > 1 and column != "uncertainty"}
+    reduced: dict[str, set[int]] = {}  # planes of an oblong volume may be reduced by different factors
+    for column, factor in ((column.upper(), factor) for one in sections.values() for column, factor in one.reduced.items() if column != "uncertainty"):
+        if factor > 1:
+            reduced.setdefault(column, set()).add(factor)
     if reduced:
-        drawn = ", ".join(f"{column} {factor} × {factor}" for column, factor in reduced.items())
+        drawn = ", ".join(f"{column} {' or '.join(f'{factor} × {factor}' for factor in sorted(factors))}" for column, factors in reduced.items())
         text = f"Drawn smaller: a pixel is the most frequent phase of these voxels: {drawn}. Thin films can vanish by that."
         text += " The uncertainty is the mean of those of SR." if overlaid and "SR" in reduced else ""
         html += f'<p class="small">{escape(text)}</p>\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import base64
 import io
 import json
@@ -347,6 +348,8 @@ def test_large_sections_are_reduced_by_majority(monkeypatch, no_charts):
     html = html_report.page(result, curves, {"xy": one})
     assert "these voxels: SR 3 × 3, HR 3 × 3." in html and "The uncertainty is the mean" in html
     assert "Drawn smaller" not in html_report.page(result, curves, whole)
+    other = dataclasses.replace(one, reduced={"lr": 1, "sr": 2, "hr": 1})  # a shorter plane of the same volume, last
+    assert "these voxels: SR 2 × 2 or 3 × 3, HR 3 × 3." in html_report.page(result, curves, {"xy": one, "xz": other})
 
 
 def test_fewer_places_where_pictures_take_too_much(monkeypatch):
