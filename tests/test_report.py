@@ -96,7 +96,7 @@ def test_agreement_line_leaves_out_no_phase():
 
 def test_curves_show_mean_and_band_of_each_source(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(report, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: drawn.append(figure))
     members = np.array([[[0.5, 0.3], [0.5, 0.1]], [[0.7, 0.5], [0.3, 0.3]]])  # (2 images, 2 phases, 2 lags)
     report.plot_curves(tmp_path / "curves.png", np.array([0.0, 2.0]), {"images": members, "one": members[:1]}, ["pore", "grain"])
     pore, grain = drawn[0].axes
