@@ -11,6 +11,7 @@ from monai.transforms import MapTransform
 
 from bundle.errors import InputError
 from bundle.io import check_labels, read_images
+from bundle.metrics import statistics
 
 
 class LoadImagesd(MapTransform):
@@ -36,7 +37,8 @@ class LoadImagesd(MapTransform):
         self.phases, self.table, self.pixel_size, self.edge = list(phases), table, pixel_size, edge
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns a copy of the dictionary with the images, and under `pixel_size` their pixel size (row, column) in µm, or None.
+        """Returns a copy of the dictionary with the images, under `pixel_size` their pixel size (row, column) in µm, or None, and under
+        `statistics` the means of their volume fractions and interfacial areas (1/pixel), as `bundle.metrics.statistics` orders them.
 
         Raises:
             InputError: unreadable, fewer than 2 images, of several sizes, smaller than a crop, labels outside the table, or a phase that
@@ -49,6 +51,7 @@ class LoadImagesd(MapTransform):
             images = [check_labels(array, len(self.phases), name, self.table, "hr_labels") for array in arrays]
             self._check(images, name)
             result[key] = images
+            result["statistics"] = [float(mean) for mean in np.mean([statistics(image, len(self.phases)) for image in images], 0)]
         return result
 
     def _check(self, images: Sequence[np.ndarray], name: str) -> None:
