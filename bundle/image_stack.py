@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from bundle.calibration import Calibration, calibrate
 from bundle.checkpoint import load_weights
 from bundle.errors import InputError
 from bundle.inference import check_output_dir
 from bundle.io import Volume, write_text, write_volume
 from bundle.io.volume import as_voxel_size
+from bundle.metrics import mean_relative_error, statistic_names, statistics
 from bundle.networks.stylegan2 import StyleGenerator
 from bundle.provenance import sha256, versions
 from bundle.sheets import write_sheets
@@ -24,6 +27,8 @@ from bundle.sheets import write_sheets
 logger = logging.getLogger(__name__)
 
 BATCH = 16  # images at a time, always: another number would round otherwise, and change a pixel here and there
+FAR = 0.1  # error of the statistics that a choice of images should not leave
+TRIAL_SEED = 2**40  # of the images that tell what is to be kept: others than those of any usual seed
 
 
 class GeneratedImages:
@@ -35,15 +40,23 @@ class GeneratedImages:
         seed: of the latents and the noise.
         truncation: share by which styles differ from their mean.
         device: where to compute.
+        calibration: chooses which of the images that are made are kept; None keeps all.
         progress: shows a bar.
     """
 
     dtype, ndim = np.dtype(np.uint8), 3
 
     def __init__(
-        self, network: StyleGenerator, number: int, seed: int = 0, truncation: float = 1.0, device: torch.device | str = "cpu", progress: bool = False
+        self,
+        network: StyleGenerator,
+        number: int,
+        seed: int = 0,
+        truncation: float = 1.0,
+        device: torch.device | str = "cpu",
+        calibration: Calibration | None = None,
+        progress: bool = False,
     ):
-        self.network, self.seed, self.truncation, self.device = network, seed, truncation, device
+        self.network, self.seed, self.truncation, self.device, self.calibration = network, seed, truncation, device, calibration
         self.shape = (number, network.resolution, network.resolution)
         self.bar = tqdm(total=number, desc="images", unit="image", disable=not progress)
 
@@ -63,15 +76,28 @@ class GeneratedImages:
 
     def _block(self, number: int) -> np.ndarray:
         """(BATCH, y, x), those beyond the last image included."""
-        drawn = []
+        kept: list[np.ndarray] = []
+        for attempt in count():
+            images, luck = self._candidates(number, attempt)
+            if self.calibration is None:
+                return images
+            values = np.stack([statistics(image, self.network.n_phases) for image in images])
+            kept.extend(images[luck < self.calibration.chance(values)])
+            if len(kept) >= BATCH:
+                return np.stack(kept[:BATCH])
+
+    def _candidates(self, number: int, attempt: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images (BATCH, y, x), and for each a number from 0 to 1 that decides whether it is kept."""
+        drawn, luck = [], []
         for i in range(number * BATCH, (number + 1) * BATCH):
-            word = int(np.random.SeedSequence([self.seed, i]).generate_state(1, np.uint64)[0] >> 1)
-            drawn.append(self.network.draw(1, torch.Generator().manual_seed(word), self.device))
+            words = np.random.SeedSequence([self.seed, i, attempt]).generate_state(2, np.uint64)
+            drawn.append(self.network.draw(1, torch.Generator().manual_seed(int(words[0] >> 1)), self.device))
+            luck.append(float(words[1]) / 2**64)
         z = torch.cat([latent for latent, _ in drawn])
         noises = [torch.cat(maps) for maps in zip(*(noises for _, noises in drawn))]
         with torch.no_grad():
             w = self.network.truncated(self.network.map(z), self.truncation)
-            return self.network(self.network.styles(w), noises).argmax(1).to(torch.uint8).cpu().numpy()
+            return self.network(self.network.styles(w), noises).argmax(1).to(torch.uint8).cpu().numpy(), np.array(luck)
 
 
 class ImageSynthesis:
@@ -84,6 +110,7 @@ class ImageSynthesis:
         phases: names of the labels.
         n_images: to be made.
         seed, truncation: see `GeneratedImages`.
+        calibration: images that tell which to keep (see `bundle.calibration.calibrate`); 0 = all are kept.
         pixel_size: µm, a number or [row, column]; None = that of the images the model was trained on.
         device: where to compute.
     """
@@ -97,11 +124,13 @@ class ImageSynthesis:
         n_images: int,
         seed: int = 0,
         truncation: float = 1.0,
+        calibration: int = 2000,
         pixel_size: float | Sequence[float] | None = None,
         device: torch.device | str = "cpu",
     ):
         self.network, self.model_file, self.output_dir, self.phases = network, Path(model_file), Path(output_dir), list(phases)
         self.n_images, self.seed, self.truncation, self.pixel_size, self.device = n_images, seed, truncation, pixel_size, device
+        self.calibration = calibration
 
     def run(self) -> Path:
         """Makes and writes the images; returns the path of the stack.
@@ -109,12 +138,16 @@ class ImageSynthesis:
         Raises:
             InputError: a number of images below 1, another model than the config says, or a folder that cannot be written.
         """
-        if not isinstance(self.n_images, int) or self.n_images < 1:
-            raise InputError(f"n_images: {self.n_images} is no number of images; give 1 or more")
+        for name, least in (("n_images", 1), ("calibration", 0)):
+            number = getattr(self, name)
+            if not isinstance(number, int) or number < least:
+                raise InputError(f"{name}: {number} is no number of images; give {least} or more")
         facts = load_weights(self.network, self.model_file, {"phases": self.phases, "resolution": self.network.resolution})
         check_output_dir(self.output_dir)
         size = self._pixel_size(facts.get("pixel_size"))
-        images = GeneratedImages(self.network.to(self.device), self.n_images, self.seed, self.truncation, self.device, progress=True)
+        self.network.to(self.device)
+        chosen, told = self._calibrated(facts.get("statistics")) if self.calibration else (None, None)
+        images = GeneratedImages(self.network, self.n_images, self.seed, self.truncation, self.device, chosen, progress=True)
         path = self.output_dir / "hr_generated.tif"
         write_volume(path, Volume(images, size and (size[0], *size)))
         images.bar.close()
@@ -128,12 +161,31 @@ class ImageSynthesis:
             "phases": self.phases,
             "seed": self.seed,
             "truncation": self.truncation,
+            "calibration": told,
             "model": {"file": str(self.model_file), "sha256": sha256(self.model_file)},
             "versions": versions(),
         }
         write_text(path.with_name(f"{path.stem}_provenance.json"), json.dumps(record, indent=2) + "\n")
         logger.info(f"wrote {self.n_images} images of {self.network.resolution} x {self.network.resolution} pixels to {path}")
         return path
+
+    def _calibrated(self, wanted: Sequence[float] | None) -> tuple[Calibration, dict]:
+        """The choice, and what there is to tell of it."""
+        if wanted is None:
+            raise InputError(f"{self.model_file}: does not tell the statistics of the real images; train it again, or set calibration to 0")
+        trials = GeneratedImages(self.network, self.calibration, TRIAL_SEED, self.truncation, self.device)
+        blocks = (trials[i : i + BATCH] for i in range(0, self.calibration, BATCH))
+        values = np.stack([statistics(image, len(self.phases)) for block in blocks for image in block])
+        found = calibrate(values, np.array(wanted))
+        means = {"real": np.array(wanted), "made": values.mean(0), "kept": found.means(values)}
+        before, after = (float(mean_relative_error(means[key], means["real"])) for key in ("made", "kept"))
+        share = float(found.chance(values).mean())
+        logger.info(f"statistics of {self.calibration} images {before:.1%} off the real ones; {after:.1%} where {share:.0%} of the images are kept")
+        if after > FAR:
+            logger.warning("no choice of images has the statistics of the real ones: train longer; the gates (configs/gates.yaml) tell what is amiss")
+        names = statistic_names(self.phases)
+        rounded = {key: {name: float(f"{value:.4g}") for name, value in zip(names, row)} for key, row in means.items()}
+        return found, {"images": self.calibration, "share_kept": share, "error_made": before, "error_kept": after, "statistics": rounded}
 
     def _pixel_size(self, trained: Any) -> tuple[float, float] | None:
         if self.pixel_size is None:

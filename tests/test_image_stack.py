@@ -10,13 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
+from bundle.calibration import Calibration
 from bundle.checkpoint import save_weights
 from bundle.errors import InputError
 from bundle.image_stack import BATCH, GeneratedImages, ImageSynthesis
 from bundle.io import Volume, read_images, write_volume
+from bundle.metrics import statistics
 from bundle.networks.stylegan2 import StyleGenerator
 
 PHASES = ["a", "b", "c"]
+WANTED = [0.4, 0.3, 0.3, 0.1, 0.1, 0.1]
 
 
 @pytest.fixture
@@ -43,12 +46,25 @@ def test_an_image_is_what_the_network_makes_of_its_own_numbers(network):
     found = GeneratedImages(network, 2 * BATCH, seed=7)[0 : 2 * BATCH]
     differing = 0
     for i in (0, 1, BATCH + 3):
-        word = int(np.random.SeedSequence([7, i]).generate_state(1, np.uint64)[0] >> 1)
+        word = int(np.random.SeedSequence([7, i, 0]).generate_state(1, np.uint64)[0] >> 1)
         z, noises = network.draw(1, torch.Generator().manual_seed(word))
         with torch.no_grad():
             alone = network(network.styles(network.map(z)), noises)[0].argmax(0).numpy()
         differing += int((alone != found[i]).sum())
     assert differing <= 2  # an image alone is rounded otherwise than one of sixteen, and a tie may fall the other way
+
+
+def test_images_are_kept_by_their_chance_whoever_asks(network):
+    every = Calibration(np.zeros(6), 1.0)
+    assert np.array_equal(GeneratedImages(network, 40, calibration=every)[0:40], GeneratedImages(network, 40)[0:40])
+    few = Calibration(np.array([0.0, 4.0, 0.0, 0.0, 0.0, 0.0]), -3.0)
+    whole = GeneratedImages(network, 400, calibration=few)[0:400]
+    assert len({image.tobytes() for image in whole}) == 400
+    assert np.array_equal(GeneratedImages(network, 40, calibration=few)[17:36], whole[17:36])
+    made = np.stack([statistics(image, 3) for image in GeneratedImages(network, 4000, seed=1)[0:4000]])
+    kept = np.stack([statistics(image, 3) for image in whole])
+    error = kept.std(0) / 20
+    assert np.all(np.abs(kept.mean(0) - few.means(made)) < 4 * error) and kept[:, 1].mean() > made[:, 1].mean() + 6 * error[1]
 
 
 def test_truncated_to_nothing_all_images_are_the_mean_one(network):
@@ -62,19 +78,34 @@ def test_truncated_to_nothing_all_images_are_the_mean_one(network):
 
 @pytest.fixture
 def model(tmp_path, network):
-    save_weights(tmp_path / "model.pt", network, {"phases": PHASES, "resolution": 16, "pixel_size": (0.5, 0.25)})
+    save_weights(tmp_path / "model.pt", network, {"phases": PHASES, "resolution": 16, "pixel_size": (0.5, 0.25), "statistics": WANTED})
     return tmp_path / "model.pt"
 
 
 def test_a_stack_with_its_pixel_size_picture_and_provenance(tmp_path, network, model):
-    path = ImageSynthesis(network, model, tmp_path / "out", PHASES, 20, seed=3).run()
+    path = ImageSynthesis(network, model, tmp_path / "out", PHASES, 20, seed=3, calibration=0).run()
     images, pixel = read_images(path)
     assert pixel == (0.5, 0.25) and np.array_equal(images, GeneratedImages(network, 20, seed=3)[0:20])
     record = json.loads((tmp_path / "out" / "hr_generated_provenance.json").read_text())
     assert (record["seed"], record["images"], record["generated"], record["phases"]) == (3, 20, True, PHASES)
     assert min(Image.open(tmp_path / "out" / "hr_generated.png").size) >= 4 * 16
-    path = ImageSynthesis(network, model, tmp_path / "other", PHASES, 2, pixel_size=2.0).run()
+    path = ImageSynthesis(network, model, tmp_path / "other", PHASES, 2, pixel_size=2.0, calibration=0).run()
     assert read_images(path)[1] == (2.0, 2.0)
+
+
+def test_a_calibrated_stack_is_nearer_to_the_real_statistics(tmp_path, network, model):
+    stacks = {}
+    for number in (0, 500):
+        path = ImageSynthesis(network, model, tmp_path / str(number), PHASES, 300, calibration=number).run()
+        stacks[number] = np.mean([statistics(image, 3) for image in read_images(path)[0]], 0)
+        told = json.loads((tmp_path / str(number) / "hr_generated_provenance.json").read_text())["calibration"]
+    assert np.abs(stacks[500][:3] - WANTED[:3]).sum() < 0.7 * np.abs(stacks[0][:3] - WANTED[:3]).sum()
+    assert told["images"] == 500 and told["error_kept"] < told["error_made"] and told["share_kept"] == pytest.approx(0.25, abs=0.02)
+    assert list(told["statistics"]["real"].items())[::5] == [("a", 0.4), ("b-c", 0.1)]
+    save_weights(tmp_path / "old.pt", network, {"phases": PHASES, "resolution": 16, "pixel_size": None})
+    with pytest.raises(InputError, match="does not tell the statistics of the real images; train it again, or set calibration to 0"):
+        ImageSynthesis(network, tmp_path / "old.pt", tmp_path / "old", PHASES, 3).run()
+    assert not (tmp_path / "old" / "hr_generated.tif").exists()
 
 
 @pytest.mark.parametrize("number", [0, -1, "ten", 2.5])
