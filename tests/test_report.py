@@ -94,6 +94,20 @@ def test_agreement_line_leaves_out_no_phase():
     assert "pore 91.4%, clay -; all 50.0%" in line
 
 
+def test_bands_show_each_phase_of_each_kind_by_its_length(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: drawn.append(figure))
+    low, high, made = np.array([[0.1, 0.0, 0.0], [0.3, 0.2, 0.1]]), np.array([[0.5, 0.2, 0.1], [0.4, 0.3, 0.2]]), np.array([[0.6, 0.1, 0.1], [0.3, 0.3, 0.1]])
+    curves = {"two-point": {"band": [low, high], "made": made}, "chords": {"band": [low / 2, high / 2], "made": made / 2}}
+    report.plot_bands(tmp_path / "bands.png", curves, ["pore", "grain"], 0.5, "µm")
+    panels = drawn[0].axes
+    assert [panel.get_title() for panel in panels] == ["pore", "grain"] * 2
+    assert (panels[0].get_ylabel(), panels[2].get_ylabel()) == ("two-point", "chords")
+    np.testing.assert_allclose(panels[3].get_lines()[0].get_xydata(), np.column_stack([[0.0, 0.5, 1.0], made[1] / 2]))
+    corners = panels[1].collections[0].get_paths()[0].vertices
+    assert corners[:, 1].min() == pytest.approx(0.1) and corners[:, 1].max() == pytest.approx(0.4) and corners[:, 0].max() == pytest.approx(1.0)
+
+
 def test_curves_show_mean_and_band_of_each_source(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(report, "save_figure", lambda figure, path: drawn.append(figure))

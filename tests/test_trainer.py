@@ -18,6 +18,7 @@ from bundle.networks.critic import SliceCritic, make_critics
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.paper import PaperGenerator
 from bundle.trainer import SuperResolutionTrainer
+from bundle.transforms.adaptive import AdaptiveAugmentation, LabelAugmentation
 
 PLANES = {"hr": ["xy", "xz", "yz"]}
 APART = {"hr_xy": ["xy"], "hr_xz": ["xz"], "hr_yz": ["yz"]}
@@ -701,3 +702,51 @@ def test_memory_that_a_handler_lacks_is_one_line():
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: bytearray(2**60))
     with pytest.raises(InputError, match=r"^training, beside the steps \(patches, pictures, monitors, checkpoint\): the memory is too little"):
         trainer.run()
+
+
+class Turned(AdaptiveAugmentation):
+    """An augmentation that marks what it saw: each phase becomes the next."""
+
+    def __init__(self):
+        super().__init__(LabelAugmentation(), interval=1)
+        self.followed: list[str] = []
+
+    def __call__(self, name: str, maps: Tensor) -> Tensor:
+        return maps.roll(1, dims=1)
+
+    def follow(self, name: str, real: Tensor, fake: Tensor) -> None:
+        self.followed.append(name)
+
+
+def test_critics_see_what_the_augmentation_makes_of_reals_and_fakes_alike():
+    seen = {}
+    for name, augmentation in (("plain", None), ("turned", Turned())):
+        spy = Spy()
+        trainer = level_trainer(iterations=2, n_critic=1, adversarial=spy, augmentation=augmentation, fill={"hr": 0})
+        trainer.run()
+        seen[name] = spy.seen
+    for kind in ("critic", "generator"):
+        (_, real, fake), (_, turned_real, turned_fake) = seen["plain"][kind][0], seen["turned"][kind][0]
+        assert torch.equal(turned_real, real.roll(1, 1)) and real[:, 0].mean() == 1 and turned_real[:, 1].mean() == 1
+        if kind == "critic":  # its first step: the weights are the same yet
+            assert torch.equal(turned_fake, fake.roll(1, 1))
+    assert augmentation.followed == ["hr_2x", "hr_4x"] * 2
+
+
+def test_the_fakes_that_the_generator_learns_from_are_augmented_with_their_gradient():
+    trainer = level_trainer(iterations=1, n_critic=1, augmentation=Turned(), consistency_weight=0.0, critic=lambda: Score(3), lr=0.0)
+    gradients = {}
+    trainer.g_optimizer.register_step_pre_hook(lambda *_: gradients.update({n: p.grad.clone() for n, p in trainer.network.named_parameters()}))
+    weights = torch.tensor([1.0, 0.0, -1.0])
+    for critic in trainer.critics.values():
+        critic.weight.data.copy_(weights.roll(1))  # a critic of the turned phases is one of the phases themselves
+    trainer.run()
+    turned, gradients = gradients, {}
+    plain = level_trainer(iterations=1, n_critic=1, consistency_weight=0.0, critic=lambda: Score(3), lr=0.0)
+    for critic in plain.critics.values():
+        critic.weight.data.copy_(weights)
+    plain.g_optimizer.register_step_pre_hook(lambda *_: gradients.update({n: p.grad.clone() for n, p in plain.network.named_parameters()}))
+    plain.run()
+    assert max(value.abs().max() for value in gradients.values()) > 0
+    for name, value in gradients.items():
+        torch.testing.assert_close(turned[name], value, rtol=1e-4, atol=1e-7)

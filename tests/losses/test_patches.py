@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bundle.losses import patches
 from bundle.losses.patches import Sheets, SlicedWasserstein, transport
 
 
@@ -399,3 +400,14 @@ def test_gathered_patches_are_cut_from_their_images(sizes, symmetries):
         assert len(same) == 1
         seen.add(same[0])
     assert len(seen) == symmetries
+
+
+def test_of_a_large_stack_every_second_or_third_image_is_compared(monkeypatch):
+    images = [board(square, 20, 20) for square in (1, 2, 3, 4, 5, 6)]
+    fake = onehot([board(2, 20, 20)])
+    monkeypatch.setattr(patches, "MOST_PIXELS", 3 * 400)
+    assert distance(images, fake) == distance(images[::2], fake)
+    monkeypatch.setattr(patches, "MOST_PIXELS", 3 * 400 - 1)
+    assert distance(images, fake) == distance(images[::3], fake) != distance(images[::2], fake)
+    monkeypatch.setattr(patches, "MOST_PIXELS", 6 * 400)
+    assert distance(images, fake) != distance(images[::2], fake)
