@@ -16,32 +16,9 @@ from bundle.io import Volume, write_volume
 from bundle.io.files import read_volume
 from bundle.metrics import upsample_nearest
 from bundle.workbench import Lab, Model
+from tests.commands import Commands
 
 pytest.importorskip("skimage")
-
-
-class Commands:
-    """Stands in for `monai.bundle run`: training leaves a model file, inference repeats the voxels of the scan (and counts)."""
-
-    def __init__(self, monkeypatch):
-        self.calls: list[tuple[str, tuple[str, ...], dict[str, str]]] = []
-        monkeypatch.setattr(Lab, "bundle", self.run)
-        monkeypatch.setattr(workbench, "load_checkpoint", lambda path: {"phases": ["pore", "quartz", "feldspar", "clay"]})
-
-    def run(self, run: str, configs, *options: str) -> None:
-        given = dict(option.removeprefix("--").split("=", 1) for option in options)
-        self.calls.append((run, tuple(configs), given))
-        output = Path(given["output_dir"])
-        if run == "training":
-            output.mkdir(parents=True, exist_ok=True)
-            (output / "model.pt").write_bytes(b"")
-        else:
-            lr = read_volume(given["lr_image"])
-            scale = int(given["scale_factor"])
-            write_volume(output / f"{Path(given['lr_image']).stem}_sr.tif", Volume(upsample_nearest(lr.array, scale), (lr.voxel_size[0] / scale,) * 3))
-
-    def of(self, run: str) -> list[dict[str, str]]:
-        return [given for kind, _, given in self.calls if kind == run]
 
 
 @pytest.fixture
