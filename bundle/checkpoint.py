@@ -97,7 +97,9 @@ def save_model(path: str | Path, network: nn.Module, phases: Sequence[str], lr_p
     save_weights(path, network, {**names, "scale_factor": int(network.scale_factor)})
 
 
-def load_model(network: nn.Module, path: str | Path, phases: Sequence[str], lr_phases: Sequence[str], scale_factor: int) -> nn.Module:
+def load_model(
+    network: nn.Module, path: str | Path, phases: Sequence[str], lr_phases: Sequence[str], scale_factor: int, output_scale: int | None = None
+) -> nn.Module:
     """Fill a generator with the weights of model.pt and set it to evaluation.
 
     Args:
@@ -105,18 +107,23 @@ def load_model(network: nn.Module, path: str | Path, phases: Sequence[str], lr_p
         path: of model.pt.
         phases, lr_phases: names of the HR and LR labels that the config has.
         scale_factor: that the config has.
+        output_scale: of the level at which the generator stops; None = `scale_factor`.
 
     Returns:
         `network`.
 
     Raises:
-        InputError: the file cannot be read, or belongs to another network, other phases or another scale factor.
+        InputError: the file cannot be read, or belongs to another network, other phases or another scale factor; no level has the output scale.
     """
     if network.scale_factor != scale_factor:
         finer = f"network_def makes voxels {network.scale_factor} times finer"
         raise InputError(f"{finer}, but scale_factor is {scale_factor}; correct one of them")
     load_weights(network, path, {"phases": list(phases), "lr_phases": list(lr_phases), "scale_factor": scale_factor})
-    return network
+    if output_scale in (None, scale_factor):
+        return network
+    if not hasattr(network, "stop_at"):
+        raise InputError(f"output_scale: {type(network).__name__} has no levels to stop at; set it to null")
+    return network.stop_at(output_scale)
 
 
 def _first_difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> str | None:

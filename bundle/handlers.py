@@ -230,25 +230,3 @@ class TrainingCheckpoint:
                 f"{self.path}: trained for {engine.state.epoch} epochs already; raise max_epochs (now {engine.state.max_epochs}) to go on"
             )
         logger.info(f"resumed from {self.path} at epoch {engine.state.epoch}, {self.seconds / 3600:.2f} h of training behind it")
-
-
-def warm_start(engine: AdversarialTrainer, path: str | Path) -> None:
-    """Starts a new training from the generator, its average and the critics of an earlier checkpoint, or from the weights of a model.pt: fine-tuning.
-
-    What the LR labels hide stays that of the new rock.
-
-    Raises:
-        InputError: missing, damaged, or of other networks.
-    """
-    state = load_checkpoint(path)
-    if isinstance(state, dict) and "model" in state:  # the averaged generator alone; critics start anew
-        average = {f"module.{key}": value for key, value in state["model"].items()}
-        state = {"network": state["model"], "ema": {**engine.ema.state_dict(), **average}, "critics": engine.critics.state_dict()}
-    try:
-        for name in ("network", "ema", "critics"):
-            part = engine.parts()[name]
-            own = {key: value.clone() for key, value in part.state_dict().items() if "hidden." in key}
-            part.load_state_dict({**state[name], **own})
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{path}: holds other networks than this configuration ({reason}); correct start_from") from error

@@ -203,9 +203,9 @@ def entropy_percent(votes: np.ndarray, number: int) -> np.ndarray:
 
 
 def _settings(network: nn.Module) -> dict[str, Any]:
-    """What a generator does beside its weights: its class, and the numbers that it was made with, but for the size of its blocks."""
+    """What a generator does beside its weights: its class, and the numbers that it was made with, but for what changes its time and memory alone."""
     numbers = {name: value for name, value in vars(network).items() if isinstance(value, (int, float, list)) and not name.startswith("_")}
-    return {"class": type(network).__name__} | {name: value for name, value in numbers.items() if name not in ("training", "block")}
+    return {"class": type(network).__name__} | {name: value for name, value in numbers.items() if name not in ("training", "block", "checkpointing")}
 
 
 def beside(path: str | Path, what: str) -> Path:

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bundle.buffer import SliceBuffer
 from bundle.errors import InputError
-from bundle.handlers import EpochLog, ProgressBar, TensorBoardLog, TrainingCheckpoint, warm_start
+from bundle.handlers import EpochLog, ProgressBar, TensorBoardLog, TrainingCheckpoint
 from bundle.report import colour_labels
 from tests.comparison import same
 
@@ -332,33 +332,3 @@ def test_a_checkpoint_without_the_buffer_does_not_fit(tmp_path):
     Trainer([checkpoint_of(tmp_path)], epochs=2, buffer=False).start()
     with pytest.raises(InputError, match="lacks buffer"):
         checkpoint_of(tmp_path).restore(Trainer())
-
-
-def test_warm_start_takes_the_networks_and_nothing_else(tmp_path):
-    trained = Trainer([checkpoint_of(tmp_path)])
-    trained.run([None] * 4, max_epochs=3)
-    new = Trainer()
-    optimizer = new.g_optimizer.state_dict()["state"]
-    warm_start(new, tmp_path / "checkpoint.pt")
-    for name in ("network", "ema", "critics"):
-        assert same(new.parts()[name].state_dict(), trained.parts()[name].state_dict()), name
-    assert new.state.epoch == new.state.iteration == 0 and new.g_optimizer.state_dict()["state"] == optimizer == {}
-
-
-def test_warm_start_from_weights_alone(tmp_path):
-    """From a model.pt, such as the shipped one: generator and average take its weights, critics and the count of the average start anew."""
-    trained = Trainer([checkpoint_of(tmp_path)])
-    trained.run([None] * 4, max_epochs=3)
-    torch.save({"model": trained.ema.module.state_dict(), "phases": ["pore"], "lr_phases": ["pore"], "scale_factor": 2}, tmp_path / "weights.pt")
-    new = Trainer()
-    critics = {name: value.clone() for name, value in new.critics.state_dict().items()}
-    warm_start(new, tmp_path / "weights.pt")
-    average = trained.ema.module.state_dict()
-    assert same(new.network.state_dict(), average) and same(new.ema.module.state_dict(), average)
-    assert same(new.critics.state_dict(), critics) and int(new.ema.n_averaged) == 0
-
-
-def test_warm_start_from_another_network(tmp_path):
-    Trainer([checkpoint_of(tmp_path)], width=3).run([None] * 4, max_epochs=3)
-    with pytest.raises(InputError, match="checkpoint.pt: holds other networks.*start_from"):
-        warm_start(Trainer(), tmp_path / "checkpoint.pt")

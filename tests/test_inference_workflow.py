@@ -183,6 +183,17 @@ def test_single_precision_by_the_command_line(case):
     assert not (case.out / "rock_sr_probabilities.ome.zarr").exists()
 
 
+def test_stopped_at_a_coarser_level(case):
+    """Voxels of 3.5 / 2 µm by the command line; oracle: the network without its further levels, on the volume in memory."""
+    done = command(case, output_scale=2, output_ext=".tif")
+    assert done.returncode == 0, done.stderr
+    volume = read_volume(case.out / "rock_sr.tif")
+    assert volume.voxel_size == pytest.approx([1.75] * 3)
+    case.network.stop_at(2)
+    np.testing.assert_array_equal(volume.array, super_resolved(case, case.labels))
+    assert json.loads((case.out / "rock_sr_provenance.json").read_text())["settings"]["scale_factor"] == 2
+
+
 def test_each_process_takes_a_gpu_of_its_own(case, monkeypatch):
     """The fourth process of a machine with two GPUs takes the second."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -236,6 +247,7 @@ BAD = {
     "model of another network": (nothing, {"network_def#channels": [5, 3, 2, 2]}, "another network than network_def"),
     "model of other phases": (nothing, {"phases": ["pore", "a", "b", "c"]}, "trained with phases"),
     "model of another scale": (nothing, {"scale_factor": 4}, "scale_factor is 4"),
+    "no such level": (nothing, {"output_scale": 6}, "output_scale: no level of the model makes voxels 6 times finer; give 2, 4, 8 or null"),
     "core": (nothing, {"core": 0}, "core"),
     "shard": (nothing, {"shard": 0}, "shard"),
     "format": (nothing, {"output_ext": ".png"}, "output_ext .png: format .png is not written"),

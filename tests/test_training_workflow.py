@@ -19,6 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bundle.checkpoint import save_model
 from bundle.errors import InputError, find_input_error
 from bundle.losses.adversarial import RelativisticLoss, WassersteinLoss
 from bundle.losses.consistency import NearestConsistency
@@ -232,12 +233,43 @@ def test_other_scale_factors(parse, rock, tmp_path, scale_factor, critics):
     assert [tuple(crops.shape) for crops in trainer.state.batch["hr"]] == [(1, number, 4, size, size) for size in sizes]
 
 
-@pytest.mark.parametrize("scale_factor", [2, 4, 8])
-def test_the_default_networks_have_the_levels_of_the_scale_factor(parse, scale_factor):
-    parser = parse(scale_factor=scale_factor)
+@pytest.mark.parametrize("files", [[], ["critics.yaml"]], ids=["patches", "critics"])
+@pytest.mark.parametrize("scale_factor", [2, 4, 8, 16, 32])
+def test_the_default_networks_have_the_levels_of_the_scale_factor(parse, scale_factor, files):
+    parser = parse(*files, scale_factor=scale_factor)
     network = parser.get_parsed_content("network_def")
     assert network.scale_factor == scale_factor and len(parser.get_parsed_content("boxes")) == len(network.levels)
     network.nested_boxes(parser.get_parsed_content("patch"), parser.get_parsed_content("boxes"))  # they fit
+
+
+def test_sixteen_times_grows_from_eight_times_whose_levels_stay(parse, rock, tmp_path):
+    """8x is trained, a fourth level is added to it, which alone learns; the result makes 16x."""
+    train(parse(**TINY | rock | {"boxes": [8, 6, 4]}))  # 32 of the 64 pixels of an image
+    os.replace(tmp_path / "output" / "model.pt", tmp_path / "8x.pt")
+    images = write_hr(tmp_path / "finer.tif", np.random.default_rng(1).integers(0, 4, (2, 128, 128)), 0.25)
+    finer = TINY | rock | {"hr_images": images, "network_def#channels": [8] * 5, "network_def#grain_radius": 1, "boxes": [8, 6, 4, 2], "checkpointing": "true"}
+    old = load(tmp_path / "8x.pt")["model"]
+    trainer = train(parse("16x.yaml", **finer | {"start_from": str(tmp_path / "8x.pt"), "frozen_levels": 3}))
+    assert trainer.network.checkpointing and trainer.network.scale_factor == 16 and "patches_hr_16x" in trainer.state.output
+    weights = trainer.network.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in old.items() if key.startswith(("trunk", "levels")))
+    torch.manual_seed(0)
+    model = load(tmp_path / "output" / "model.pt")
+    assert model["scale_factor"] == 16 and model["model"]["levels.3.conv1.weight"].shape == (8, 8, 3, 3, 3)
+    start = parse("16x.yaml", **finer).get_parsed_content("network_def").state_dict()
+    assert not torch.equal(weights["levels.3.conv2.weight"], start["levels.3.conv2.weight"])
+
+
+@pytest.mark.parametrize(("file", "factor", "radius"), [("16x.yaml", 16, 8), ("32x.yaml", 32, 4)])
+def test_finer_configs_fit_training_and_inference(parse, bundle_root, tmp_path, file, factor, radius):
+    """A model of the one has the entries of the other; smooth noise reaches as many µm as at 8x."""
+    network = parse(file).get_parsed_content("network_def")
+    assert network.scale_factor == factor and network.reach == radius == 16 * 8 / factor
+    save_model(tmp_path / "model.pt", network, ["pore", "quartz", "feldspar", "clay"], ["pore", "quartz", "feldspar", "clay"])
+    parser = ConfigParser()
+    parser.read_config([str(bundle_root / "configs" / name) for name in ("inference.yaml", file)])
+    parser["model_file"], parser["device"] = str(tmp_path / "model.pt"), "cpu"
+    assert parser.get_parsed_content("network").scale_factor == factor and parser.get_parsed_content("shard") * factor == 256
 
 
 def test_hr_with_a_phase_that_the_lr_does_not_know(parse, rock, tmp_path):

@@ -1,107 +1,20 @@
 """The default generator: levels of x2, most of the work on the LR grid, valid convolutions only."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from bundle.networks.fields import SmoothNoise, shells
+from bundle.errors import InputError, switch
+from bundle.networks.fields import SmoothNoise
 from bundle.networks.hidden import HiddenPhases
-from bundle.networks.windows import blocks, crop, doubled, empty_window, put, trimmed
+from bundle.networks.levels import Level, ResidualBlock, conv3
+from bundle.networks.windows import blocks, crop, empty_window, put, trimmed
 
 Box = tuple[tuple[int, int, int], int]
 """A cube in LR voxels: start (z, y, x) relative to the first voxel of the patch, and edge length."""
-
-
-def conv3(in_channels: int, out_channels: int) -> nn.Conv3d:
-    """3^3 convolution without padding, started so that the variance survives it (He et al. 2015); torch's default would lose the noise on its way."""
-    conv = nn.Conv3d(in_channels, out_channels, 3)
-    nn.init.kaiming_normal_(conv.weight, a=0.2)
-    nn.init.zeros_(conv.bias)
-    return conv
-
-
-class ResidualBlock(nn.Module):
-    """Two 3^3 convolutions without padding and the shortcut, cropped to match: trims two voxels a side."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv1 = conv3(channels, channels)
-        self.conv2 = conv3(channels, channels)
-        # Starts as the identity, so that depth costs no stability (Zhang et al. 2019, Fixup).
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, C, D-4, H-4, W-4)."""
-        y = self.conv2(F.leaky_relu(self.conv1(x), 0.2, inplace=True))
-        return F.leaky_relu(trimmed(x, 2) + y, 0.2, inplace=True)
-
-
-class Up2(nn.Module):
-    """Trilinear enlargement by 2 of features mixed by a 1^3 convolution; two finer voxels are cut on each side, of which the outer needs more context.
-
-    A sub-pixel convolution (Shi et al. 2016) has weights of its own for each of eight finer voxels. With them the generator drew regular
-    grids and rods of 2, 4 and 8 voxels where the LR is uniform, which please a comparison of patches; here whatever is not in the LR comes of
-    noise. Repeated voxels instead of interpolated ones gave surfaces back the staircase of the LR.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.mix = nn.Conv3d(in_channels, out_channels, 1)
-        nn.init.kaiming_normal_(self.mix.weight, a=0.0)
-        nn.init.zeros_(self.mix.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, out, 2D-4, 2H-4, 2W-4)."""
-        return doubled(self.mix(x))
-
-
-class Level(nn.Module):
-    """One x2 level: upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before.
-
-    With `perturbation` the logits get a share of the noise that training cannot take away: where they are nearly equal it decides, in
-    blobs of the size of the level, and where one is far ahead it does nothing. A network that may silence its noise does so early, and
-    then turns whole regions from one phase to another and back, since the gradient of a critic in a uniform region is uniform; with the
-    noise the same gradient moves a fraction.
-    """
-
-    perturbed: Final[bool]
-
-    def __init__(self, in_channels: int, channels: int, out_channels: int, texture: float, perturbation: float):
-        super().__init__()
-        self.up = Up2(in_channels, channels)
-        self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 1.0))
-        self.conv1 = conv3(channels, channels)
-        self.conv2 = conv3(channels, channels)
-        self.head = nn.Conv3d(channels, out_channels, 1)
-        self.head_gain = 4.0  # Adam moves all weights alike: with the gain a head changes its mind in hundreds of steps, not thousands
-        # Noise must show in the labels from the start: the gradient that a critic sends into a uniform region is uniform, so specks
-        # never appear there by themselves; those that are there are shaped or removed (docs/training.md).
-        nn.init.normal_(self.head.weight, std=texture / channels**0.5 / self.head_gain)
-        nn.init.zeros_(self.head.bias)
-        self.perturbed = perturbation > 0
-        if self.perturbed:
-            self.register_buffer("perturb", perturbation * shells(out_channels))
-
-    def forward(self, x: Tensor, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d-4, 2h-4, 2w-4) -> features and logits (B, …, 2d-8, 2h-8, 2w-8)."""
-        y = F.leaky_relu(self.noised(self.up(x), noise), 0.2, inplace=True)
-        y = F.leaky_relu(self.conv1(y), 0.2, inplace=True)
-        y = F.leaky_relu(self.conv2(y), 0.2, inplace=True)
-        # smooth from the start: the surface of interpolated labels has no staircase to unlearn
-        after = torch.add(doubled(trimmed(logits, 1)), self.head(y).float(), alpha=self.head_gain)
-        if self.perturbed:
-            after = after + F.conv3d(noise, self.perturb)
-        return y, after
-
-    def noised(self, y: Tensor, noise: Tensor) -> Tensor:
-        """y + gain * noise, in the precision of y, as a matrix product: in half precision it takes a tenth of the time of multiplying and adding."""
-        features = y.permute(0, 2, 3, 4, 1)
-        gain = self.noise_gain.to(y.dtype).view(1, -1)
-        return torch.addmm(features.reshape(-1, y.shape[1]), noise.to(y.dtype).reshape(-1, 1), gain).view(features.shape).permute(0, 4, 1, 2, 3)
 
 
 class LevelGenerator(nn.Module):
@@ -123,6 +36,7 @@ class LevelGenerator(nn.Module):
         grain_perturbation: standard deviation of smooth noise, some LR voxels wide, that is added to the logits of the LR labels: it decides
             which grains turn, where the LR does not say. Without it all of a phase turns at once.
         noise_std: of the noise that `forward` and `forward_training` draw for the finer levels; 0 is the paper's ablation.
+        checkpointing: training keeps no features within the trunk and the levels, and computes them again on the way back: slower, in less memory.
         block: edge, in voxels of the level before, of what the finest level makes of a window at a time.
     """
 
@@ -140,9 +54,11 @@ class LevelGenerator(nn.Module):
         perturbation: float = 0.3,
         grain_perturbation: float = 0.5,
         noise_std: float = 1.0,
+        checkpointing: bool = False,
         block: int = 32,
     ):
         super().__init__()
+        self.checkpointing = switch(checkpointing, "checkpointing")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.trunk = nn.Sequential(
             conv3(in_channels + 2 * out_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
@@ -153,15 +69,33 @@ class LevelGenerator(nn.Module):
         self.grain_perturbation = grain_perturbation
         self.grains = SmoothNoise(out_channels, grain_radius)
         self.hidden = HiddenPhases(in_channels - 1, out_channels, grain_radius)
-        self.scale_factor: int = 2 ** len(self.levels)
         self.reach: int = grain_radius
         self.trunk_trim: int = self.reach + 1 + 2 * blocks
+        self.block: int = block
+        self._measure()
+
+    def _measure(self) -> None:
+        """Sets what follows from the number of levels."""
+        self.scale_factor: int = 2 ** len(self.levels)
         margin = [0]
         for _ in range(len(self.levels)):  # context a level needs from the one before it, from the finest to the coarsest
             margin.insert(0, (margin[0] + 5) // 2)
         self.margins = margin
         self.halo: int = self.trunk_trim + margin[0]
-        self.block: int = block
+
+    @torch.jit.unused
+    def stop_at(self, scale_factor: int) -> "LevelGenerator":
+        """Leaves the levels beyond a scale out, in place: what it makes then is what the losses of that level saw in training. Returns itself.
+
+        Raises:
+            InputError: no level has the scale.
+        """
+        scales = [2 ** (k + 1) for k in range(len(self.levels))]
+        if scale_factor not in scales:
+            raise InputError(f"output_scale: no level of the model makes voxels {scale_factor} times finer; give {', '.join(map(str, scales))} or null")
+        self.levels = self.levels[: scales.index(scale_factor) + 1]
+        self._measure()
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in, D, H, W) one-hot + noise -> (B, out, sD, sH, sW) probabilities; the finer noise is drawn here."""
@@ -264,7 +198,7 @@ class LevelGenerator(nn.Module):
         Returns:
             probabilities a level: (B, out, m 2^k, m 2^k, m 2^k), k = 1, 2, … for a box of m LR voxels.
         """
-        x, logits = self.coarse(image)
+        x, logits = self._kept(self.coarse, image)
         origin = [self.trunk_trim] * 3  # of x, in voxels of its own grid, relative to the patch
         result = []
         for k, (level, (start, edge)) in enumerate(zip(self.levels, boxes)):
@@ -273,10 +207,17 @@ class LevelGenerator(nn.Module):
             offset, size = [a - o for a, o in zip(low, origin)], [2**k * edge + 4] * 3
             x, logits = crop(x, offset, size), crop(logits, offset, size)
             noise = self.noise_std * torch.randn(x.shape[0], 1, *(2 * n - 4 for n in x.shape[2:]), device=x.device)
-            x, logits = level(x, logits, noise)
+            x, logits = self._kept(level, x, logits, noise)
             origin = [2 * a + 4 for a in low]
             result.append(self.probabilities(self.held(logits)))
         return result
+
+    @torch.jit.unused
+    def _kept(self, part: Callable[..., tuple[Tensor, Tensor]], *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What a part makes of its inputs, which alone are kept for the way back where features are not (Chen et al. 2016)."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return part(*inputs)
+        return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     @torch.jit.unused
     def patch_edge(self, edges: Sequence[int]) -> int:
@@ -302,3 +243,18 @@ class LevelGenerator(nn.Module):
             boxes.append(((start[0], start[1], start[2]), edge))
             size = edge
         return boxes
+
+
+def frozen(network: nn.Module, levels: int) -> nn.Module:
+    """The generator, of which the trunk and the first levels stay as they are in training; 0 trains all.
+
+    Raises:
+        InputError: it has no levels, or none would be left to train.
+    """
+    if levels:
+        parts = list(getattr(network, "levels", []))
+        if not isinstance(levels, int) or not 0 < levels < len(parts):
+            raise InputError(f"frozen_levels: {levels} of the {len(parts)} levels of {type(network).__name__} cannot be frozen; leave one to train, or give 0")
+        for part in [network.trunk, *parts[:levels]]:
+            part.requires_grad_(False)
+    return network

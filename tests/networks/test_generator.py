@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bundle.errors import InputError
 from bundle.networks.fields import waves
-from bundle.networks.generator import LevelGenerator, Up2
+from bundle.networks.generator import LevelGenerator, frozen
+from bundle.networks.levels import Up2
 from bundle.networks.noise import coordinate_noise
+from bundle.networks.paper import PaperGenerator
 
 
 def make(channels=(6, 5, 4, 4), blocks=1, seed=0, **kwargs) -> LevelGenerator:
@@ -46,9 +49,9 @@ def window(net: LevelGenerator, image: Tensor, start: tuple[int, int, int], size
     return net.forward_window(part, noise)
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 5])
 def test_each_level_doubles(levels):
-    net = LevelGenerator(4, 3, (5, 4, 4, 4)[: levels + 1], blocks=1, grain_radius=1)
+    net = LevelGenerator(4, 3, (5, 4, 4, 4, 3, 3)[: levels + 1], blocks=1, grain_radius=1)
     assert net.scale_factor == 2**levels
     out = net(torch.rand(2, 4, 2, 3, 4))
     assert out.shape == (2, 3, *(2**levels * n for n in (2, 3, 4)))
@@ -57,12 +60,12 @@ def test_each_level_doubles(levels):
 
 
 @pytest.mark.parametrize(
-    ("levels", "blocks", "radius", "halo", "reach"), [(1, 1, 1, 6, 6), (2, 1, 1, 7, 7), (3, 1, 1, 8, 7), (3, 0, 3, 8, 7), (3, 2, 1, 10, 9)]
+    ("levels", "blocks", "radius", "halo", "reach"), [(1, 1, 1, 6, 6), (2, 1, 1, 7, 7), (3, 1, 1, 8, 7), (3, 0, 3, 8, 7), (3, 2, 1, 10, 9), (4, 0, 1, 6, 5)]
 )
 def test_halo_holds_the_receptive_field(levels, blocks, radius, halo, reach):
     """By gradient in float64: the corners of a core voxel's block reach the noise of exactly `reach` LR voxels to each side, and the labels of
     `radius` fewer. Whole voxels of the coarser grid are cut, so that the halo of three levels has one more."""
-    net = make((3, 3, 3, 3)[: levels + 1], blocks, grain_radius=radius).double()
+    net = make((3, 3, 3, 3, 3)[: levels + 1], blocks, grain_radius=radius).double()
     assert net.halo == halo
     size = [3, 3, 3]
     image = torch.rand(1, 3, *(n + 2 * halo for n in size), dtype=torch.float64).requires_grad_(True)
@@ -459,3 +462,89 @@ def test_a_model_without_anything_hidden_keeps_its_labels():
     net = LevelGenerator(3, 2, (4, 4), blocks=0, grain_radius=1)
     image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 9, 9, 9)), 2).movedim(-1, 1).float(), 3 * torch.randn(1, 1, 9, 9, 9)], 1)
     assert torch.equal(net.corrected(image), image[:, :2])
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_stopped_at_a_level_it_is_the_model_of_that_level(scale):
+    """Oracle: a generator that never had the further levels, with the same weights. Without noise on the logits, which its finest level lacks."""
+    whole, short = make(perturbation=0.0), make((6, 5, 4, 4)[: scale.bit_length()], perturbation=0.0)
+    short.load_state_dict({key: value for key, value in whole.state_dict().items() if key in short.state_dict()})
+    stopped = make(perturbation=0.0).stop_at(scale)
+    assert stopped.scale_factor == scale == short.scale_factor and stopped.halo == short.halo < whole.halo
+    image = volume(7, *(n + 2 * short.halo for n in (2, 3, 2)))
+    expected = window(short, image, (0, 0, 0), (2, 3, 2))
+    torch.testing.assert_close(window(stopped, image, (0, 0, 0), (2, 3, 2)), expected, rtol=0, atol=0)
+    assert expected.shape[2:] == (2 * scale, 3 * scale, 2 * scale) and expected.std() > 0.05
+    scripted = torch.jit.script(make(perturbation=0.0).stop_at(scale))
+    noise = [torch.randn(1, 1, *shape) for _, _, shape in short.noise_windows([2, 3, 2])]
+    torch.testing.assert_close(scripted.forward_window(image, noise), short.forward_window(image, noise), rtol=0, atol=1e-6)
+
+
+def test_stopped_at_a_level_it_makes_what_the_losses_saw_there(monkeypatch):
+    """With its noise on the logits: the coarse level of the training, at the same noise."""
+    net = make()
+    image = volume(8, *[net.patch_edge([6, 4, 2])] * 3)
+    boxes = net.nested_boxes(image.shape[-1], [6, 4, 2])
+    drawn = []
+    real = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *size, **options: drawn.append(real(*size, **options)) or drawn[-1])
+    seen = net.forward_boxes(image, boxes)[0]
+    start = [n - net.stop_at(2).halo for n in boxes[0][0]]
+    part = image[(..., *(slice(a, a + 6 + 2 * net.halo) for a in start))]
+    (_, margin, shape), noise = net.noise_windows([6, 6, 6])[0], drawn[0]
+    assert list(noise.shape[2:]) == shape and margin == -2
+    torch.testing.assert_close(net.forward_window(part, [noise]), seen, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 3, 16])
+def test_no_level_to_stop_at(network, scale):
+    with pytest.raises(InputError, match=f"output_scale: no level of the model makes voxels {scale} times finer; give 2, 4, 8"):
+        network.stop_at(scale)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2])
+def test_frozen_levels_get_no_gradient_and_the_others_the_same(levels):
+    gradients = []
+    for n in (0, levels):
+        net = frozen(make().requires_grad_(True), n)
+        torch.manual_seed(3)
+        image = volume(9, *[net.patch_edge([6, 4, 2])] * 3)
+        sum(p.square().mean() for _, p, _ in net.forward_training(image, [6, 4, 2])).backward()
+        gradients.append({name: parameter.grad for name, parameter in net.named_parameters()})
+    for name, gradient in gradients[1].items():
+        if levels and (name.startswith("trunk") or any(name.startswith(f"levels.{k}.") for k in range(levels))):
+            assert gradient is None, name
+        else:
+            torch.testing.assert_close(gradient, gradients[0][name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("levels", [-1, 3, 1.5, "1"])
+def test_levels_that_cannot_be_frozen(network, levels):
+    with pytest.raises(InputError, match="frozen_levels: .* of the 3 levels of LevelGenerator"):
+        frozen(network, levels)
+
+
+def test_a_generator_without_levels_cannot_be_frozen():
+    with pytest.raises(InputError, match="frozen_levels: 1 of the 0 levels of PaperGenerator"):
+        frozen(PaperGenerator(3, 2, 16), 1)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_checkpointing_changes_no_gradient_and_keeps_less(amp):
+    found = []
+    for checkpointing in (False, True):
+        net = make(checkpointing=checkpointing).requires_grad_(True)
+        torch.manual_seed(3)
+        image, kept = volume(9, *[net.patch_edge([6, 4, 2])] * 3), []
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            made = net.forward_training(image, [6, 4, 2])
+        size = sum(kept)
+        sum(p.square().mean() for _, p, _ in made).backward()
+        found.append(([p.detach() for _, p, _ in made], {name: p.grad for name, p in net.named_parameters()}, size))
+    torch.testing.assert_close(found[0][:2], found[1][:2], rtol=0, atol=0)
+    assert found[1][2] < 0.5 * found[0][2]

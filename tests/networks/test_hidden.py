@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from bundle.errors import InputError
-from bundle.handlers import warm_start
+from bundle.fine_tuning import warm_start
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.hidden import MOST, HiddenPhases, corrected_fractions, hidden_shares, hiding
 from bundle.networks.paper import PaperGenerator
