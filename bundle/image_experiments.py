@@ -8,18 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle import report
+from bundle import judging, report
 from bundle.errors import InputError
 from bundle.gating import Gating
 from bundle.io import Volume, read_images, read_volume, write_volume
-from bundle.metrics import compare_curves, lr_agreement, mean_relative_error, real_reference, statistics, two_sample_auc, upsample_nearest
-from bundle.metrics.gates import two_point_curves
+from bundle.metrics import mean_relative_error, real_reference, statistics, upsample_nearest
 from bundle.phantom import FACTOR
 from bundle.workbench import Lab, Model
 
 TRAIN, TEST = ((0, 128), None, None), ((128, 192), (96, 160), (96, 160))  # LR voxels of the Berea scan, as in docs/results.md
-EDGE = 64  # pixels, of the crops of the two-sample test
-LAGS = 147  # pixels, 64 µm
 
 
 def hr_sources(
@@ -51,8 +48,8 @@ def hr_sources(
         for path, labels, voxel in (
             (folder / "train" / "hr.tif", np.stack(kept), pixel),
             (folder / "test" / "hr.tif", unseen[None], pixel),
-            (folder / "test" / "lr.tif", _cut(scan.array, TEST), scan.voxel_size),
-            (folder / "train" / "lr.tif", _cut(scan.array, TRAIN), scan.voxel_size),
+            (folder / "test" / "lr.tif", cut(scan.array, TEST), scan.voxel_size),
+            (folder / "train" / "lr.tif", cut(scan.array, TRAIN), scan.voxel_size),
         ):
             write_volume(path, Volume(np.ascontiguousarray(labels), voxel))
     sources = {
@@ -73,15 +70,16 @@ def hr_sources(
         found[title] = _judged(lab, folder, name, model, lr, unseen, real, phases)
         shown[title] = (report.middle_slices(lab.super_resolve(model, lr)), (size[0],) * 3 if size else (1.0,) * 3)
     report.plot_slices(lab.folder / f"hr_sources_{left_out}.png", shown, phases)
-    reference = lab.kept(folder, "reference", lambda: real_reference(real, len(phases), edge=EDGE))
+    reference = lab.kept(folder, "reference", lambda: real_reference(real, len(phases), edge=judging.EDGE))
     heads = ["source of the HR images", "statistics, against the image kept out", "against all images", "two-point", "AUC", "LR pore kept"]
-    rows = [[title, *(f"{one[key]:.1%}" for key in ("unseen", "all")), f"{one['two_point']:.4f}", f"{one['auc']:.2f} ± {one['auc_error']:.2f}",
+    rows = [[title, *(f"{one[key]:.1%}" for key in ("statistics", "all")), f"{one['two_point']:.4f}", f"{one['auc']:.2f} ± {one['auc_error']:.2f}",
              f"{one['pore']:.1%}"] for title, one in found.items()]  # fmt: skip
     table = report.markdown_table(heads, rows)
     return lab.write(f"hr_sources_{left_out}", f"{table}\nreal images against each other: AUC {reference['auc']:.2f}\n")
 
 
-def _cut(array: np.ndarray, region: Sequence[tuple[int, int] | None]) -> np.ndarray:
+def cut(array: np.ndarray, region: Sequence[tuple[int, int] | None]) -> np.ndarray:
+    """Part of a volume (z, y, x): first voxel and the one after the last along each axis; None takes the whole axis."""
     return np.asarray(array[tuple(slice(*(part or (None,))) for part in region)])
 
 
@@ -107,20 +105,9 @@ def _judged(
     """Figures of one super-resolution, or of nearest neighbour where there is no model; made once."""
 
     def judge() -> dict:
-        n, scan = len(phases), read_volume(lr).array
+        scan = read_volume(lr).array
         sr = upsample_nearest(scan, FACTOR) if model is None else lab.super_resolve(model, lr)
-        values = statistics(sr, n)
-        wanted = np.stack([statistics(image, n) for image in real])
-        planes = [plane for axis in range(3) for plane in np.moveaxis(sr, axis, 0)[:: sr.shape[axis] // 8]]
-        curves = [two_point_curves(images, n)[:, 1:LAGS] for images in (planes, [unseen])]
-        test = two_sample_auc([unseen], sr, n, EDGE)
-        return {
-            "unseen": float(mean_relative_error(values, statistics(unseen, n))),
-            "all": float(mean_relative_error(values, wanted.mean(0))),
-            "two_point": compare_curves(*curves)["mean"],
-            "auc": test["auc"],
-            "auc_error": test["error"],
-            "pore": lr_agreement(scan, sr, FACTOR, phases)["kept"][phases[0]],
-        }
+        wanted = np.mean([statistics(image, len(phases)) for image in real], 0)
+        return judging.likeness(sr, scan, FACTOR, [unseen], phases) | {"all": float(mean_relative_error(statistics(sr, len(phases)), wanted))}
 
     return lab.kept(folder, f"judged_{name}", judge)

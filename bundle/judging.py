@@ -1,4 +1,4 @@
-"""Errors of candidates (nearest neighbour, trilinear, SR) against a known truth, and the tables over several rocks and seeds."""
+"""Errors of candidates (nearest neighbour, trilinear, SR) against a known truth or the HR images, and the tables over several rocks and seeds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from bundle.metrics import majority_downsample
+from bundle.metrics import compare_curves, lr_agreement, majority_downsample, mean_relative_error, statistics, two_sample_auc
 from bundle.metrics.fidelity import fidelity
+from bundle.metrics.gates import two_point_curves
 from bundle.physics import properties
 from bundle.physics.summary import NOT_CONVERGED
 from bundle.report import markdown_table
 
+EDGE = 64  # pixels, of the crops of the two-sample test
+LAGS = 147  # pixels, 64 µm of the Berea images
 PHYSICAL = ("permeability", "formation_factor", "bulk_modulus", "shear_modulus")
 
 
@@ -51,6 +54,35 @@ def coarse_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: flo
     if coarsening > 1:
         labels = majority_downsample(labels, coarsening, len(phases))
     return properties(labels, phases, voxel_size * coarsening, pore=phases[0])
+
+
+def likeness(sr: np.ndarray, scan: np.ndarray, scale: int, images: Sequence[np.ndarray], phases: Sequence[str]) -> dict[str, float]:
+    """How a volume differs from HR images, where no truth is known.
+
+    Args:
+        sr: (s z, s y, s x) labels.
+        scan: (z, y, x) labels it was made from.
+        scale: s.
+        images: (y, x) labels, of one size, with pixels like the voxels of `sr`.
+        phases: names of the labels; the first is the pore.
+
+    Returns:
+        "statistics": mean relative error of the fractions and areas against the mean of the images; "two_point": mean error of S2 up to 64 µm;
+        "auc" and "auc_error" of the two-sample test; "pore": share of the scan's pore voxels that stay pore by majority.
+    """
+    n = len(phases)
+    planes = [plane for axis in range(3) for plane in np.moveaxis(sr, axis, 0)[:: max(1, sr.shape[axis] // 8)]]
+    curves = [two_point_curves(part, n)[:, 1:LAGS] for part in (planes, images)]
+    lags = min(curve.shape[1] for curve in curves)
+    test = two_sample_auc(images, sr, n, EDGE)
+    wanted = np.mean([statistics(image, n) for image in images], 0)
+    return {
+        "statistics": float(mean_relative_error(statistics(sr, n), wanted)),
+        "two_point": compare_curves(*(curve[:, :lags] for curve in curves))["mean"],
+        "auc": test["auc"],
+        "auc_error": test["error"],
+        "pore": lr_agreement(scan, sr, scale, phases)["kept"][phases[0]],
+    }
 
 
 def physical_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int) -> dict[str, list[float | None]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle import image_experiments
+from bundle import image_experiments, judging
 from bundle.errors import InputError
 from bundle.io import Volume, read_images, read_volume, write_volume
 from bundle.metrics import mean_relative_error, statistics, upsample_nearest
@@ -37,7 +37,7 @@ def judged(monkeypatch) -> list[tuple[str, dict]]:
             self.path.write_text("{}")
 
     monkeypatch.setattr(image_experiments, "Gating", Gates)
-    monkeypatch.setattr(image_experiments, "two_sample_auc", lambda real, made, n, edge: {"auc": 0.25 + len(real) / 2, "error": 0.125})
+    monkeypatch.setattr(judging, "two_sample_auc", lambda real, made, n, edge: {"auc": 0.25 + len(real) / 2, "error": 0.125})
     monkeypatch.setattr(image_experiments, "real_reference", lambda real, n, edge: {"auc": 0.5 + len(real) / 32})
     monkeypatch.setattr(image_experiments, "TRAIN", ((0, 10), None, None))
     monkeypatch.setattr(image_experiments, "TEST", ((10, 18), (0, 8), (0, 8)))
@@ -106,7 +106,7 @@ def test_two_point_error_is_that_of_the_unseen_image(tmp_path, commands, judged,
         write_volume(Path(rock[name]), Volume(np.zeros(shape, np.uint8), size))
     image_experiments.hr_sources(lab_in(tmp_path), **rock, others=None, phases=PHASES, left_out=0, generator_epochs=1, images=2)
     found = json.loads((tmp_path / "lab" / "hr_sources" / "without_0" / "judged_nearest.json").read_text())
-    assert found["two_point"] == pytest.approx(0.0, abs=1e-6) and found["all"] == pytest.approx(0.0, abs=1e-6)
+    assert found["two_point"] == pytest.approx(0.0, abs=1e-6) and found["statistics"] == found["all"] == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("left_out", "images"), [(4, 4), (-1, 4), (0, 2)])

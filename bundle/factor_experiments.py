@@ -1,0 +1,78 @@
+"""The experiment on 16x and 32x: the same rock from coarser and coarser scans. Run by scripts/experiments.py; see bundle/workbench.py for the lab."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bundle import judging, report
+from bundle.image_experiments import TEST, TRAIN, cut
+from bundle.io import Volume, read_images, read_volume, write_volume
+from bundle.metrics import statistic_names, statistics, upsample_nearest
+from bundle.metrics.gates import two_point_curves
+from bundle.phantom import FACTOR
+from bundle.pyramid import majority_pyramid
+from bundle.workbench import SHIPPED, Lab, Model
+
+
+def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], finer: Sequence[int] = (16, 32)) -> str:
+    """The shipped 8x model beside models that learn 16x and 32x from the same scan, coarsened by majority; one place, the same fine voxels.
+
+    Args:
+        lab: its `epochs` are those of each finer model.
+        lr_image: scan of the rock that the shipped model learned, 8 times coarser than the images.
+        hr_images: of the rock.
+        phases: names of the labels.
+        finer: factors beyond 8, each with a config of its own (`16x.yaml`).
+    """
+    real, size = read_images(hr_images)
+    n, pixel = len(phases), 1.0 if size is None else size[0]
+    found, values, curves, shown = {}, {"HR images": np.mean([statistics(image, n) for image in real], 0)}, {}, {}
+    for factor in (FACTOR, *finer):
+        folder = lab.folder / "factors" / f"{factor}x"
+        _coarsened(folder, lr_image, n, factor)
+        model = SHIPPED
+        if factor != FACTOR:
+            config = (f"{factor}x.yaml",)
+            model = lab.train(
+                f"factor_{factor}x", folder / "train", phases, lab.epochs, f"--hr_images={Path(hr_images).resolve()}",
+                training=config, inference=config,
+            )  # fmt: skip
+        lr = folder / "test" / "lr.tif"
+        for title, volume in ((f"nearest {factor}x", None), (f"{factor}x", model)):
+            sr = _fine(lab, volume, lr, factor)
+            scan = read_volume(lr).array
+            found[title] = lab.kept(folder, f"judged_{title.replace(' ', '_')}", lambda: judging.likeness(sr, scan, factor, real, phases))
+            values[title] = statistics(sr, n)
+        planes = [plane for axis in range(3) for plane in np.moveaxis(sr, axis, 0)[:: max(1, sr.shape[axis] // 8)]]
+        curves[f"{factor}x"] = two_point_curves(planes, n)[None, :, : judging.LAGS]
+        shown[f"{factor}x: scan"] = (report.middle_slices(upsample_nearest(scan, factor)), (pixel,) * 3)
+        shown[f"{factor}x"] = (report.middle_slices(sr), (pixel,) * 3)
+    curves["HR images"] = np.stack([two_point_curves([image], n) for image in real])
+    lags = min(curve.shape[2] for curve in curves.values())
+    report.plot_curves(lab.folder / "factors_two_point.png", pixel * np.arange(lags), {name: c[:, :, :lags] for name, c in curves.items()}, phases)
+    report.plot_slices(lab.folder / "factors.png", shown, phases)
+    heads = ["", "statistics", "two-point", "AUC", "LR pore kept"]
+    rows = [[title, f"{one['statistics']:.1%}", f"{one['two_point']:.4f}", f"{one['auc']:.2f} ± {one['auc_error']:.2f}", f"{one['pore']:.1%}"]
+            for title, one in found.items()]  # fmt: skip
+    each = [[name, *(f"{value[i]:.5f}" for value in values.values())] for i, name in enumerate(statistic_names(phases))]
+    tables = [report.markdown_table(heads, rows), report.markdown_table(["statistic", *values], each)]
+    return lab.write("factors", "\n".join(tables))
+
+
+def _coarsened(folder: Path, lr_image: str, n_phases: int, factor: int) -> None:
+    """The parts of the scan to learn from and to judge on, with voxels factor / 8 times larger."""
+    if (folder / "train" / "lr.tif").exists():
+        return
+    scan, coarsening = read_volume(lr_image), factor // FACTOR
+    size = None if scan.voxel_size is None else tuple(coarsening * v for v in scan.voxel_size)
+    for name, region in (("test", TEST), ("train", TRAIN)):
+        labels = np.ascontiguousarray(cut(scan.array, region))
+        pyramid = [labels, *majority_pyramid(labels, n_phases, coarsening.bit_length() - 1)]
+        write_volume(folder / name / "lr.tif", Volume(pyramid[-1], size))
+
+
+def _fine(lab: Lab, model: Model | None, lr: Path, factor: int) -> np.ndarray:
+    return upsample_nearest(read_volume(lr).array, factor) if model is None else lab.super_resolve(model, lr, scale=factor)

@@ -1,0 +1,80 @@
+"""The experiment on 16x and 32x, with the bundle's own commands replaced: which scan each model learns and is judged on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bundle import factor_experiments, judging
+from bundle.io import Volume, read_volume, write_volume
+from bundle.metrics import mean_relative_error, statistics
+from bundle.workbench import SHIPPED, Lab
+from tests.commands import Commands
+
+PHASES = ["pore", "quartz", "feldspar", "clay"]
+
+
+@pytest.fixture
+def commands(monkeypatch) -> Commands:
+    monkeypatch.setattr(judging, "two_sample_auc", lambda real, made, n, edge: {"auc": len(real) / 8, "error": 0.125})
+    monkeypatch.setattr(factor_experiments, "TRAIN", ((0, 8), None, None))
+    monkeypatch.setattr(factor_experiments, "TEST", ((8, 16), (4, 12), (0, 8)))
+    return Commands(monkeypatch)
+
+
+def majority(labels: np.ndarray, edge: int) -> np.ndarray:
+    """By a loop over the blocks."""
+    result = np.empty([n // edge for n in labels.shape], np.uint8)
+    for index in np.ndindex(result.shape):
+        block = labels[tuple(slice(edge * i, edge * (i + 1)) for i in index)]
+        result[index] = np.bincount(block.ravel()).argmax()
+    return result
+
+
+def test_each_factor_learns_its_scan_and_all_are_judged_at_one_place(tmp_path, commands):
+    rng = np.random.default_rng(0)
+    scan, images = rng.integers(0, 4, (16, 12, 8)).astype(np.uint8), rng.integers(0, 4, (4, 64, 64)).astype(np.uint8)
+    write_volume(tmp_path / "lr.tif", Volume(scan, (3.5,) * 3))
+    write_volume(tmp_path / "hr.tif", Volume(images, (3.5, 0.4375, 0.4375)))
+    files = {"lr_image": str(tmp_path / "lr.tif"), "hr_images": str(tmp_path / "hr.tif")}
+    text = factor_experiments.factors(Lab(tmp_path / "lab", epochs=3), **files, phases=PHASES)
+    trainings = [(configs, given) for run, configs, given in commands.calls if run == "training"]
+    assert [configs for configs, _ in trainings] == [("train.yaml", "16x.yaml"), ("train.yaml", "32x.yaml")]
+    runs = [(configs, given) for run, configs, given in commands.calls if run == "inference"]
+    assert [configs for configs, _ in runs] == [("inference.yaml",), ("inference.yaml", "16x.yaml"), ("inference.yaml", "32x.yaml")]
+    assert runs[0][1]["model_file"] == str(SHIPPED.path)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    wanted = np.mean([statistics(image, 4) for image in images], 0)
+    for k, factor in enumerate((8, 16, 32)):
+        learned, judged = (majority(part, 2**k) for part in (scan[:8], scan[8:, 4:, :]))
+        folder = tmp_path / "lab" / "factors" / f"{factor}x"
+        for name, expected in (("train", learned), ("test", judged)):
+            volume = read_volume(folder / name / "lr.tif")
+            assert np.array_equal(volume.array, expected) and volume.voxel_size == (3.5 * 2**k,) * 3
+        if k:
+            given = trainings[k - 1][1]
+            assert given["lr_image"] == str(folder / "train" / "lr.tif") and given["hr_images"] == files["hr_images"] and given["max_epochs"] == "3"
+        assert runs[k][1]["lr_image"] == str(folder / "test" / "lr.tif") and runs[k][1]["scale_factor"] == str(factor)
+        fine = judged.repeat(factor, 0).repeat(factor, 1).repeat(factor, 2)  # what the stub makes
+        error = mean_relative_error(statistics(fine, 4), wanted)
+        for title in (f"nearest {factor}x", f"{factor}x"):
+            (row,) = [row for row in rows if row[0] == title]
+            assert row[1] == f"{error:.1%}" and row[3:] == ["0.50 ± 0.12", "100.0%"]
+        (fraction,) = [row for row in rows if row[0] == "clay"]
+        assert fraction[2 + 2 * k] == fraction[3 + 2 * k] == f"{(fine == 3).mean():.5f}" and fraction[1] == f"{wanted[3]:.5f}"
+    for picture in ("factors.png", "factors_two_point.png"):
+        assert (tmp_path / "lab" / picture).stat().st_size > 10000
+    calls = len(commands.calls)
+    assert factor_experiments.factors(Lab(tmp_path / "lab", epochs=3), **files, phases=PHASES) == text and len(commands.calls) == calls
+
+
+def test_likeness_of_a_volume_to_its_own_planes(monkeypatch):
+    """Against images of one phase, a volume of that phase: nothing differs. Against another phase: everything."""
+    monkeypatch.setattr(judging, "two_sample_auc", lambda real, made, n, edge: {"auc": 0.5, "error": 0.0})
+    volume, image = np.zeros((16, 16, 16), np.uint8), np.zeros((64, 64), np.uint8)
+    same = judging.likeness(volume, np.zeros((2, 2, 2), np.uint8), 8, [image], ["pore", "quartz"])
+    assert same == {"statistics": 0.0, "two_point": pytest.approx(0.0, abs=1e-6), "auc": 0.5, "auc_error": 0.0, "pore": 1.0}
+    other = judging.likeness(volume, np.zeros((2, 2, 2), np.uint8), 8, [image + 1], ["pore", "quartz"])
+    assert other["two_point"] == pytest.approx(1.0) and other["statistics"] > 0.3
