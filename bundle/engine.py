@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from bundle.data_parallel import DataParallel
 from bundle.errors import InputError, switch
 from bundle.memory import lack_of_memory
 from bundle.transforms.adaptive import AdaptiveAugmentation
@@ -47,6 +48,7 @@ class AdversarialTrainer(Trainer):
         max_grad_norm: clips the gradient norm of both optimizers; None does not clip.
         amp: runs the generator under bfloat16 autocast.
         seed: of everything random.
+        parallel: the processes that share every batch; None where this is the only one. The first alone has handlers.
         room: settings that lower the memory, by name, for the message where it does not suffice.
         train_handlers: ignite handlers.
     """
@@ -70,6 +72,7 @@ class AdversarialTrainer(Trainer):
         max_grad_norm: float | None = None,
         amp: bool = False,
         seed: int = 0,
+        parallel: DataParallel | None = None,
         room: Mapping[str, Any] | None = None,
         train_handlers: Sequence | None = None,
     ):
@@ -82,9 +85,9 @@ class AdversarialTrainer(Trainer):
         self.decay = decay
         self.rates = {optimizer: [group["lr"] for group in optimizer.param_groups] for optimizer in (g_optimizer, d_optimizer) if optimizer}
         self.max_grad_norm, self.bfloat16, self.seed = max_grad_norm, switch(amp, "amp"), seed
-        self.room = dict(room or {})
+        self.parallel, self.room = parallel, dict(room or {})
         self.add_event_handler(Events.EPOCH_STARTED, lambda: train_data_loader.dataset.set_epoch(self.state.epoch))
-        self._register_handlers(train_handlers or [])
+        self._register_handlers(train_handlers if train_handlers and (parallel is None or parallel.rank == 0) else [])
 
     def run(self) -> None:
         """Trains.
@@ -149,6 +152,8 @@ class AdversarialTrainer(Trainer):
     def _step(self, optimizer: Optimizer, loss: Tensor, module: nn.Module) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.parallel is not None and module is self.critics:
+            self.parallel.keep_in_step(module)
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm)
         optimizer.step()

@@ -86,6 +86,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         room = {"batch_size": batch, "boxes": list(boxes), "slices_per_plane": slices_per_plane}
         super().__init__(**common, memory_format=torch.channels_last_3d, room=room)
         device = self.state.device
+        self.decode = self.network.forward_training if self.parallel is None else self.parallel.decoder(self.network)
         self.adversarial, self.consistency = adversarial, consistency.to(device)
         self.patches, self.patch_weight = patches, patch_weight
         self.feedback, self.feedback_weight = feedback, feedback_weight
@@ -99,7 +100,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
     def _steps(self, iteration: int, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """One critic step and, every `n_critic` iterations, one generator step."""
         image = convert_to_tensor(batch["image"], track_meta=False).to(self.state.device, memory_format=torch.channels_last_3d)
-        labels = self.network.corrected(image)
+        labels = self.whole(self.network.corrected(image))
         adversarial = bool(self.critics) and iteration > self.warmup_iterations
         generator_turn = iteration % self.n_critic == 0 or not self.critics
         losses: dict[str, Tensor] = {}
@@ -107,7 +108,8 @@ class SuperResolutionTrainer(AdversarialTrainer):
         volumes = []
         if generator_turn or self.buffer is None or not self.buffer.rings:
             with torch.set_grad_enabled(generator_turn), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
-                volumes = self.network.forward_training(image, self.boxes)
+                volumes = self.decode(image, self.boxes)
+            volumes = [(scale, self.whole(probabilities), box) for scale, probabilities, box in volumes]
             if self.hard_labels:
                 volumes = [(scale, straight_through(probabilities), box) for scale, probabilities, box in volumes]
         reals, fakes = {}, {}
@@ -142,6 +144,10 @@ class SuperResolutionTrainer(AdversarialTrainer):
         hr = convert_to_tensor(self.state.batch[next(iter(self.planes))][-1], track_meta=False)[0, 0].argmax(0)
         return [labels.cpu().numpy() for labels in (lr, sr, hr)]
 
+    def whole(self, part: Tensor) -> Tensor:
+        """(B, …) of this process -> what all processes have."""
+        return part if self.parallel is None else self.parallel.whole(part)
+
     def averaged(self, image: Tensor) -> list[tuple[int, Tensor, Box]]:
         """What the averaged generator makes of LR patches, as `forward_training` of the network gives it; labels where the losses see labels."""
         with torch.no_grad(), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
@@ -159,7 +165,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         reals = {}
         for group, planes in self.planes.items():
             for scale, crops in zip(scales, batch[group]):
-                crops = convert_to_tensor(crops, track_meta=False).flatten(0, 1).to(self.state.device)
+                crops = self.whole(convert_to_tensor(crops, track_meta=False).to(self.state.device)).flatten(0, 1)
                 shares = torch.zeros(len(crops), n_labels, device=crops.device)
                 if self.match_label is not None:
                     label = block_mean(crops, self.network.scale_factor).argmax(1)

@@ -105,12 +105,14 @@ def trainer_of(network: nn.Module, iterations: int = 6, epochs: int = 1, lr: flo
     if critics is None:
         critics = make_critics(planes, scales, critic or (lambda: Score(phases)))
     sizes = [network.scale_factor * box - 2 * options.get("border", 0) for box in boxes]
-    items = Items(iterations * batch_size, edge, lr_phases, phases, sizes, planes, crops, fill)
+    parallel = options.get("parallel")
+    items = Items(iterations * batch_size * (parallel.size if parallel else 1), edge, lr_phases, phases, sizes, planes, crops, fill)
+    loader = DataLoader(items, batch_size, sampler=parallel.sampler(items, batch_size) if parallel else None)
     values = {
         "adversarial": WassersteinLoss(), "consistency": BlockConsistency(COST, 0.1), "slices_per_plane": 2, **options,
     }  # fmt: skip
     return SuperResolutionTrainer(
-        device="cpu", max_epochs=epochs, train_data_loader=DataLoader(items, batch_size), network=network, critics=critics,
+        device="cpu", max_epochs=epochs, train_data_loader=loader, network=network, critics=critics,
         g_optimizer=torch.optim.SGD(network.parameters(), lr), d_optimizer=torch.optim.SGD(critics.parameters(), lr) if critics else None,
         boxes=boxes, planes=planes, **values,
     )  # fmt: skip

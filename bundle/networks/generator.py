@@ -59,6 +59,7 @@ class LevelGenerator(nn.Module):
     ):
         super().__init__()
         self.checkpointing = switch(checkpointing, "checkpointing")
+        self.share: tuple[int, int] = (0, 1)  # of the batch of a training step: this part, of how many
         self.in_channels, self.out_channels = in_channels, out_channels
         self.trunk = nn.Sequential(
             conv3(in_channels + 2 * out_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
@@ -206,7 +207,9 @@ class LevelGenerator(nn.Module):
             low = [2**k * s - 2 for s in start]
             offset, size = [a - o for a, o in zip(low, origin)], [2**k * edge + 4] * 3
             x, logits = crop(x, offset, size), crop(logits, offset, size)
-            noise = self.noise_std * torch.randn(x.shape[0], 1, *(2 * n - 4 for n in x.shape[2:]), device=x.device)
+            part, parts = self.share  # one draws what all draw, so that noise does not depend on how many share the batch
+            drawn = torch.randn(parts * x.shape[0], 1, *(2 * n - 4 for n in x.shape[2:]), device=x.device)
+            noise = self.noise_std * drawn.chunk(parts)[part]
             x, logits = self._kept(level, x, logits, noise)
             origin = [2 * a + 4 for a in low]
             result.append(self.probabilities(self.held(logits)))
