@@ -65,8 +65,8 @@ def lack_of_memory(doing: str, advice: str, device: torch.device | str = "cpu") 
         lacking = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not lacking and not any(words in str(error) for words in _LACKING):
             raise
-        asked, free = _ASKED.search(str(error)), f"{_size(free_memory(torch.device(device)))} free"
-        numbers = f"{_size(float(asked[1]) * _UNITS[asked[2]])} more asked for, {free}" if asked else free
+        asked, free = _ASKED.search(str(error)), f"{size_text(free_memory(torch.device(device)))} free"
+        numbers = f"{size_text(float(asked[1]) * _UNITS[asked[2]])} more asked for, {free}" if asked else free
         raise InputError(f"{doing}: the memory is too little ({numbers}); {advice}") from error
 
 
@@ -130,7 +130,7 @@ def window_memory(network: nn.Module, core: int, amp: bool, probabilities: bool 
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a moment to import
 
     edge, device = core + 2 * network.halo, next(network.parameters()).device
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _LiveBytes() as tensors:
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), LiveBytes() as tensors:
         image = torch.empty(1, network.in_channels, edge, edge, edge, device=device).contiguous(memory_format=torch.channels_last_3d)
         noise = [torch.empty(1, 1, *shape, device=device) for _, _, shape in network.noise_windows([core] * 3)]
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
@@ -157,19 +157,20 @@ def choose_core(network: nn.Module, amp: bool, free: int, most: int, wanted: int
     smaller = next((core for core in CORES if core < largest and window_memory(network, core, amp, probabilities) <= free / 2), None)
     if smaller is None or wanted:
         advice = f"set core to {smaller}, or to null" if smaller else "free memory, or run fewer processes"
-        raise InputError(f"core: a window of {largest} LR voxels needs {_size(need)} of memory, {_size(free)} are free; {advice}")
+        raise InputError(f"core: a window of {largest} LR voxels needs {size_text(need)} of memory, {size_text(free)} are free; {advice}")
     return smaller
 
 
-def _size(n_bytes: float) -> str:
+def size_text(n_bytes: float) -> str:
+    """In MiB or GiB, two digits."""
     gib = n_bytes / 2**30
     if gib < 0.01:
         return f"{n_bytes / 2**20:.2g} MiB"
     return f"{gib:.2g} GiB" if gib < 100 else f"{gib:,.0f} GiB"
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Adds up what the tensors made under it take, and the most at any time."""
+class LiveBytes(TorchDispatchMode):
+    """Adds up what the tensors made under it take: `live` now, `peak` at most."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -68,7 +68,7 @@ class StatisticsFeedback(StepMemory):
         """
         labels = fake.detach()
         labels = (labels == labels.amax(1, keepdim=True)).to(fake.dtype)  # ten times as fast as argmax; ties, all but unknown, count twice
-        self.remember(group, _statistics(labels, labels).cpu(), shares.cpu())
+        self.remember(group, slice_statistics(labels, labels).cpu(), shares.cpu())
         if group not in self.wanted:
             self.wanted[group] = torch.from_numpy(np.mean([statistics(image, self.n_phases) for image in self.images[group]], 0))
         wanted, made = self.wanted[group], self.made(group)
@@ -78,7 +78,7 @@ class StatisticsFeedback(StepMemory):
         price[self.n_phases :].clamp_(min=-self.reward)
         price[: self.n_phases] *= self.fractions
         price = price / (wanted + floor)
-        return (price.to(fake) * _statistics(fake, labels).mean(0)).mean()
+        return (price.to(fake) * slice_statistics(fake, labels).mean(0)).mean()
 
     def made(self, group: str) -> Tensor:
         """Statistics of the last steps for a group, float64."""
@@ -86,7 +86,7 @@ class StatisticsFeedback(StepMemory):
         return tilted(shares, self.lr_fractions) @ counts
 
 
-def _statistics(x: Tensor, labels: Tensor) -> Tensor:
+def slice_statistics(x: Tensor, labels: Tensor) -> Tensor:
     """Fractions, then areas of all pairs, of each of (N, P, h, w): (N, P (P+1) / 2).
 
     Their gradient at `x` is that of a voxel turning while its neighbours keep their `labels`; of the areas half of it, since a face has two sides.

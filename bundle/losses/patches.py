@@ -112,7 +112,7 @@ class SlicedWasserstein:
         for phase in range(self.n_phases):
             if min(float(share[phase]) for share in shares) * 32 * self.samples < 1:
                 continue  # a phase that the images lack has no shape, one that is not there cannot change it
-            values = [self._project(sheets, first[torch.multinomial(weights[:, phase], self.samples, replacement=True)], direction, sheets is images)
+            values = [self.project(sheets, first[torch.multinomial(weights[:, phase], self.samples, replacement=True)], direction, sheets is images)
                       for sheets, first, weights in drawn]  # fmt: skip
             with torch.no_grad():
                 goal, far = transport(*values)
@@ -126,7 +126,7 @@ class SlicedWasserstein:
             total, weight = total + root * distance, weight + float(root)
         return total / max(weight, 1e-12)
 
-    def _project(self, sheets: Sheets, first: Tensor, direction: Tensor, turned: bool) -> Tensor:
+    def project(self, sheets: Sheets, first: Tensor, direction: Tensor, turned: bool = False) -> Tensor:
         """(projections, patches): the patches that start at the pixels `first`, on the directions; each turned at random if so wanted."""
         turn = self.turns[torch.randint(len(self.turns), (len(first),))] if turned else self.turns[:1]
         width = sheets.width[sheets.sheet(first)][:, None]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.losses.feedback import StatisticsFeedback, _statistics, contacts
+from bundle.losses.feedback import StatisticsFeedback, slice_statistics, contacts
 from bundle.metrics import statistics
 
 PAIRS = [(0, 1), (0, 2), (1, 2)]
@@ -65,7 +65,7 @@ def test_statistics_are_counts_of_each_slice():
     """Shares of all pixels; of the faces of inner pixels, each half theirs and two a pixel, those between two phases."""
     labels = np.random.default_rng(0).integers(0, 3, (2, 7, 6))
     x = onehot(*labels)
-    for image, found in zip(labels, _statistics(x, x), strict=True):
+    for image, found in zip(labels, slice_statistics(x, x), strict=True):
         expected = [float((image == phase).mean()) for phase in range(3)]
         for pair in PAIRS:
             faces = 0.0
@@ -80,7 +80,7 @@ def test_statistics_are_counts_of_each_slice():
 def test_statistics_are_those_of_the_evaluation(image, area):
     """Where the border is like the rest there is no difference."""
     x = onehot(image)
-    found = _statistics(x, x)[0].tolist()
+    found = slice_statistics(x, x)[0].tolist()
     assert found == pytest.approx(statistics(image, 3).tolist()) and found[3] == pytest.approx(area)
 
 
@@ -115,7 +115,7 @@ def test_a_contact_that_is_too_rare_earns_the_reward_at_most(reward):
     """A full one would be earned with specks. The pool has none, the image half of all faces; the shares are as wanted."""
     fake = onehot(stripes(4))
     value, gradient = priced([stripes(1)], fake, onehot(flat(0), flat(1)), reward=reward)
-    area = _statistics(fake, fake)[0, 3].item()
+    area = slice_statistics(fake, fake)[0, 3].item()
     assert area > 0.1 and value == pytest.approx(-reward / (0.5 + 0.0501) * area / 6, abs=2e-4)
     assert reward or gradient.abs().sum() < 1e-3
 

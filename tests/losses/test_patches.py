@@ -389,7 +389,7 @@ def test_gathered_patches_are_cut_from_their_images(sizes, symmetries):
     torch.manual_seed(0)
     first = found.places(300, 5)[0]
     axes = torch.eye(2 * 25, dtype=torch.float64)
-    gathered = teacher([], symmetries=max(symmetries, 4))._project(found, first, axes, symmetries > 1).T.numpy()
+    gathered = teacher([], symmetries=max(symmetries, 4)).project(found, first, axes, symmetries > 1).T.numpy()
     seen = set()
     for start, patch in zip(first.tolist(), gathered):
         n, y, x = pixels[start]

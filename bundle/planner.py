@@ -1,0 +1,149 @@
+"""What a training will take of memory, found by going through a step without computing; and what would fit where it is too much."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bundle.engine import straight_through
+from bundle.errors import InputError
+from bundle.losses.feedback import slice_statistics
+from bundle.losses.patches import MOST_PIXELS, Sheets, SlicedWasserstein
+from bundle.memory import LiveBytes, free_memory, size_text
+from bundle.networks.generator import Box
+from bundle.trainer import SuperResolutionTrainer, of_box
+from bundle.transforms.downsample import block_mean
+
+logger = logging.getLogger(__name__)
+
+ROOM = 2.0  # what a step takes is this much more than its tensors (docs/scaling.md): gaps of the allocator, and the work space of convolutions
+HALF, SINGLE = 2, 4  # bytes of a number
+
+
+def training_memory(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int], checkpointing: bool | None = None) -> int:
+    """Bytes that a training takes beyond what it holds before its first step.
+
+    Args:
+        trainer: as it would run.
+        batch_size: LR patches a step of this process.
+        edges: of the boxes, LR voxels.
+        checkpointing: of the generator; None leaves it as it is.
+    """
+    return int(ROOM * (_step(trainer, batch_size, edges, checkpointing) + _kept(trainer, batch_size, edges)))
+
+
+def check_training(trainer: SuperResolutionTrainer, batch_size: int) -> None:
+    """Says what the training will take.
+
+    Raises:
+        InputError: it is more than is free; names the settings with which it fits.
+    """
+    need, free = training_memory(trainer, batch_size, trainer.boxes), free_memory(trainer.state.device)
+    logger.info(f"training takes about {size_text(need)} of memory, {size_text(free)} are free")
+    if need <= free:
+        return
+    for advice, smaller in _smaller(trainer, batch_size):
+        if smaller <= free:
+            raise InputError(f"training takes about {size_text(need)} of memory, {size_text(free)} are free; set {advice}: {size_text(smaller)}")
+    raise InputError(f"training takes about {size_text(need)} of memory, {size_text(free)} are free, and no smaller setting fits; free memory")
+
+
+def _smaller(trainer: SuperResolutionTrainer, batch_size: int) -> Iterator[tuple[str, int]]:
+    """Settings in config words and what they take, from what costs the result least: time, then patches a step, then their size."""
+    edges, saving = list(trainer.boxes), hasattr(trainer.network, "checkpointing")
+    advice = ""
+    if saving and not trainer.network.checkpointing:
+        advice = "checkpointing to true"
+        yield advice, training_memory(trainer, batch_size, edges, True)
+    checkpointing = True if saving else None
+    for batch in range(batch_size - 1, 0, -1):
+        words = [*([advice] if advice else []), f"batch_size to {batch}"]
+        yield " and ".join(words), training_memory(trainer, batch, edges, checkpointing)
+    while len(edges) > 1 and edges[0] - 1 >= edges[1] + 4 or len(edges) == 1 and edges[0] > 4:
+        edges = [edges[0] - 1, *edges[1:]]
+        words = [*([advice] if advice else []), "batch_size to 1", f"boxes to {edges}"]
+        yield ", ".join(words), training_memory(trainer, 1, edges, checkpointing)
+
+
+def _step(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int], checkpointing: bool | None) -> int:
+    """Bytes of the tensors of a step with its losses, at their most."""
+    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode  # takes a moment to import
+
+    network, device = trainer.network, trainer.state.device
+    patch = network.patch_edge(edges)
+    with torch.random.fork_rng([]):
+        boxes = network.nested_boxes(patch, edges) if hasattr(network, "nested_boxes") else [((0, 0, 0), edges[0])]
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with FakeCopyMode(mode):
+        network, critics, consistency = (copy.deepcopy(part) for part in (network, trainer.critics, trainer.consistency))
+    if checkpointing is not None:
+        network.checkpointing = checkpointing
+    with torch.random.fork_rng([]), mode, LiveBytes() as tensors:
+        image = torch.empty(batch_size, network.in_channels, patch, patch, patch, device=device).contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(device.type, torch.bfloat16, enabled=trainer.bfloat16):
+            volumes = _volumes(network, image, boxes)
+        if trainer.hard_labels:
+            volumes = [(scale, straight_through(p), box) for scale, p, box in volumes]
+        fakes = {name: [fake for fake, _ in parts] for name, parts in trainer.fakes(volumes, image[:, :-1]).items()}
+        for name, critic in critics.items():
+            for fake in fakes[name]:
+                trainer.adversarial.critic_loss(critic, torch.empty_like(fake), fake.detach()).backward()
+        critics.requires_grad_(False)
+        total = torch.zeros((), device=device)
+        for _, p, box in volumes:
+            total = total + consistency(p, of_box(image[:, :-1], box))
+        for name, critic in critics.items():
+            total = total + sum(trainer.adversarial.generator_loss(critic, torch.empty_like(fake), fake) for fake in fakes[name])
+        for group in trainer.planes:
+            for scale, _, _ in volumes:
+                fake = torch.cat(fakes[f"{group}_{scale}x"])
+                if trainer.patches is not None:
+                    total = total + _patches(trainer.patches, fake)
+                if trainer.feedback is not None and scale == network.scale_factor:
+                    total = total + slice_statistics(fake, fake.detach()).mean()
+        total.backward()
+    return tensors.peak
+
+
+def _patches(patches: SlicedWasserstein, fake: Tensor) -> Tensor:
+    """Something that holds as much as the distance between patches: which of them it takes depends on their values, how many does not."""
+    total, pool = torch.zeros((), device=fake.device), fake.detach().repeat(4, 1, 1, 1)
+    first = torch.zeros(patches.samples, dtype=torch.long, device=fake.device)
+    direction = torch.empty(patches.patch**2 * patches.n_phases, patches.projections, device=fake.device)
+    for factor in patches.pyramid:
+        if fake.shape[-1] // factor >= patches.patch:
+            newest, known = (Sheets.of(block_mean(x, factor)) for x in (fake, pool))
+            for _ in range(patches.n_phases):
+                total = total + (patches.project(newest, first, direction) - patches.project(known, first, direction)).square().mean()
+    return total
+
+
+def _volumes(network: nn.Module, image: Tensor, boxes: Sequence[Box]) -> list[tuple[int, Tensor, Box]]:
+    if hasattr(network, "forward_boxes"):
+        return [(2 ** (k + 1), p, box) for k, (p, box) in enumerate(zip(network.forward_boxes(image, boxes), boxes))]
+    return network.forward_training(image, [edge for _, edge in boxes])
+
+
+def _kept(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]) -> int:
+    """Bytes that stay from step to step: gradients and moments of the optimizers, block means of the images, and the buffer once it is full."""
+    weights = [p for part in (trainer.network, trainer.critics) for p in part.parameters() if p.requires_grad]
+    total = 3 * SINGLE * sum(p.numel() for p in weights)
+    scale_factor, levels = trainer.network.scale_factor, len(edges)
+    scales = [scale_factor // 2**k for k in reversed(range(levels))]
+    if trainer.patches is not None:
+        for group in trainer.planes:
+            pixels = min(sum(image.size for image in trainer.patches.images[group]), MOST_PIXELS)
+            blocks = {factor * scale_factor // scale for factor in trainer.patches.pyramid for scale in scales}
+            total += sum(SINGLE * trainer.patches.n_phases * pixels // block**2 for block in blocks)
+    if trainer.buffer is not None:
+        for scale, edge in zip(scales, edges):
+            side = scale * edge - 2 * (trainer.border * scale // scale_factor)
+            for planes in trainer.planes.values():
+                slices = batch_size * len(planes) * (trainer.slices_per_plane or side)
+                kept = min(slices, trainer.buffer.slices or slices)
+                total += trainer.buffer.steps * kept * HALF * trainer.network.out_channels * side**2
+    return total
