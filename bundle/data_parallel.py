@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator, Sequence, Sized
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,45 +11,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
-from bundle.errors import InputError
+from bundle.processes import Processes
 
 
-class DataParallel:
-    """The processes that torchrun started, joined: with batches of b patches, n of them make the steps of one process with n b patches.
+class DataParallel(Processes):
+    """Processes that share every batch: with batches of b patches, n of them make the steps of one process with n b patches.
 
     All have the same random numbers, so they draw the same boxes, slices and projections; of the noise each takes the part of its patches.
     The generator's gradients are summed over the processes (`DistributedDataParallel`). What it made is gathered, so losses, critics and
     buffers are the same in all of them: 2D slices are cheap, the generator is not.
-
-    Args:
-        minutes: after which a process that waits for another in vain gives up.
-
-    Attributes:
-        rank, size: this process, of how many.
-        device: the GPU of this process, or the processor.
-
-    Raises:
-        InputError: not started by torchrun.
     """
 
     def __init__(self, minutes: float = 30.0):
-        if not dist.is_torchelastic_launched():
-            raise InputError(
-                "parallel: this configuration is for several processes; start it with `torchrun --nproc_per_node 2 -m monai.bundle run training ...`"
-            )
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % gpus) if gpus else torch.device("cpu")
-        if gpus:
-            torch.cuda.set_device(self.device)
-        if not dist.is_initialized():
-            timeout = timedelta(minutes=minutes)
-            store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-            if os.environ["GROUP_WORLD_SIZE"] == "1":  # one machine: else its addresses of before a restart would be taken for those of now
-                store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-            dist.init_process_group("nccl" if gpus else "gloo", store=store, rank=rank, world_size=size, timeout=timeout)
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        if self.rank:
-            logging.disable(logging.INFO)  # the first tells it for all
+        super().__init__(minutes)
+        self.shares = self.size
 
     def decoder(self, network: nn.Module) -> nn.Module:
         """What calls the network's `forward_training` and sums the gradients over the processes on the way back."""
@@ -64,20 +36,17 @@ class DataParallel:
         `DistributedDataParallel` takes the mean over the processes where their sum is due."""
         return _Whole.apply(part, self.rank, self.size)
 
-    def keep_in_step(self, module: nn.Module) -> None:
-        """Takes the mean of gradients that are the same in all processes but for what rounding did."""
-        for parameter in module.parameters():
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= self.size
+    def exchange(self, module: nn.Module, alike: bool) -> None:
+        """Takes the mean of gradients that are the same in all processes but for what rounding did. `DistributedDataParallel` did the rest."""
+        if alike:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= self.size
 
-    def sampler(self, dataset: Sized, batch_size: int) -> "ShareSampler":
+    def sampler(self, dataset: Sized, batch_size: int) -> ShareSampler:
         """Which items of the dataset this process takes."""
         return ShareSampler(len(dataset), batch_size, self.rank, self.size)
-
-    def close(self) -> None:
-        """Leaves the other processes."""
-        dist.destroy_process_group()
 
 
 class ShareSampler(Sampler[int]):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bundle.data_parallel import DataParallel
 from bundle.errors import InputError, switch
 from bundle.memory import lack_of_memory
+from bundle.processes import Processes
 from bundle.transforms.adaptive import AdaptiveAugmentation
 
 
@@ -48,7 +48,7 @@ class AdversarialTrainer(Trainer):
         max_grad_norm: clips the gradient norm of both optimizers; None does not clip.
         amp: runs the generator under bfloat16 autocast.
         seed: of everything random.
-        parallel: the processes that share every batch; None where this is the only one. The first alone has handlers.
+        parallel: the processes that train together; None where this is the only one. The one that leads alone has handlers.
         room: settings that lower the memory, by name, for the message where it does not suffice.
         train_handlers: ignite handlers.
     """
@@ -72,7 +72,7 @@ class AdversarialTrainer(Trainer):
         max_grad_norm: float | None = None,
         amp: bool = False,
         seed: int = 0,
-        parallel: DataParallel | None = None,
+        parallel: Processes | None = None,
         room: Mapping[str, Any] | None = None,
         train_handlers: Sequence | None = None,
     ):
@@ -87,7 +87,7 @@ class AdversarialTrainer(Trainer):
         self.max_grad_norm, self.bfloat16, self.seed = max_grad_norm, switch(amp, "amp"), seed
         self.parallel, self.room = parallel, dict(room or {})
         self.add_event_handler(Events.EPOCH_STARTED, lambda: train_data_loader.dataset.set_epoch(self.state.epoch))
-        self._register_handlers(train_handlers if train_handlers and (parallel is None or parallel.rank == 0) else [])
+        self._register_handlers(train_handlers if train_handlers and (parallel is None or parallel.leads) else [])
 
     def run(self) -> None:
         """Trains.
@@ -152,8 +152,12 @@ class AdversarialTrainer(Trainer):
     def _step(self, optimizer: Optimizer, loss: Tensor, module: nn.Module) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.parallel is not None and module is self.critics:
-            self.parallel.keep_in_step(module)
+        self._apply(optimizer, module)
+
+    def _apply(self, optimizer: Optimizer, module: nn.Module) -> None:
+        """A step along the gradients that are there."""
+        if self.parallel is not None:
+            self.parallel.exchange(module, module is self.critics)
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), self.max_grad_norm)
         optimizer.step()

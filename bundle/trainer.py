@@ -225,7 +225,21 @@ class SuperResolutionTrainer(AdversarialTrainer):
         adversarial: bool,
         losses: dict[str, Tensor],
     ) -> None:
-        """Updates the generator; levels count equally."""
+        """Updates the generator."""
+        total = self._generator_loss(lr_onehot, volumes, reals, fakes, adversarial, losses)
+        losses["generator"] = total  # after its parts: the guard names the part that broke
+        self._step(self.g_optimizer, total, self.network)
+
+    def _generator_loss(
+        self,
+        lr_onehot: Tensor,
+        volumes: Sequence[tuple[int, Tensor, Box]],
+        reals: Mapping[str, list[Slices]],
+        fakes: Mapping[str, list[Slices]],
+        adversarial: bool,
+        losses: dict[str, Tensor],
+    ) -> Tensor:
+        """What the generator has to lower; levels count equally."""
         consistency = torch.zeros((), device=self.state.device)
         for _, probabilities, box in volumes:
             consistency = consistency + self.consistency(probabilities, of_box(lr_onehot, box)) / len(volumes)
@@ -243,8 +257,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
                     losses[f"adversarial_{name}"] = losses.get(f"adversarial_{name}", 0.0) + score
                 total = total + self.adversarial_weight * losses[f"adversarial_{name}"] / len(self.critics)
             self.critics.requires_grad_(True)
-        losses["generator"] = total  # after its parts: the guard names the part that broke
-        self._step(self.g_optimizer, total, self.network)
+        return total
 
     def _teach(self, group: str, scale: int, fakes: Mapping[str, list[Slices]], losses: dict[str, Tensor]) -> Tensor | float:
         """What the patch distance and, at the finest scale, the feedback on statistics add to the generator's loss."""

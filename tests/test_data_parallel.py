@@ -30,6 +30,27 @@ def torchrun(*words: str, processes: int = 2, folder: Path | None = None, **envi
     return subprocess.run(command, cwd=folder, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
 
 
+def kill_once(folder: Path, rank: int, iteration: int) -> None:
+    """Writes `kill.yaml`, which kills (SIGKILL) a process at an iteration, the first time."""
+    (folder / "killer.py").write_text(
+        textwrap.dedent(
+            """
+            import os, signal
+            from pathlib import Path
+            from ignite.engine import Events
+
+            def once(trainer, rank, iteration):
+                def kill():
+                    if not Path("killed").exists() and int(os.environ["RANK"]) == rank:
+                        Path("killed").write_text(str(trainer.state.iteration))
+                        os.kill(os.getpid(), signal.SIGKILL)
+                trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), kill)
+            """
+        )
+    )
+    (folder / "kill.yaml").write_text(f'+imports: ["$import killer"]\n+initialize: ["$killer.once(@train#trainer, {rank}, {iteration})"]\n')
+
+
 def trainer_with(teacher: str, batch_size: int, parallel: DataParallel | None = None):
     """Six steps of the tiny default generator, with everything that draws random numbers or looks at a whole batch."""
     images = {"hr": list(np.random.default_rng(3).integers(0, 3, (2, 40, 40)).astype(np.uint8))}
@@ -109,24 +130,8 @@ def test_without_torchrun_it_says_how_to_start():
 
 
 def test_a_killed_process_is_started_again_and_the_training_ends(tmp_path, bundle_root):
-    """kill -9 of the second process in the second epoch: torchrun starts both again, from the checkpoint; the model is that of one process with the double batch."""
-    (tmp_path / "killer.py").write_text(
-        textwrap.dedent(
-            """
-            import os, signal
-            from pathlib import Path
-            from ignite.engine import Events
-
-            def once(trainer, iteration):
-                def kill():
-                    if not Path("killed").exists() and os.environ["RANK"] == "1":
-                        Path("killed").write_text(str(trainer.state.iteration))
-                        os.kill(os.getpid(), signal.SIGKILL)
-                trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), kill)
-            """
-        )
-    )
-    (tmp_path / "kill.yaml").write_text('+imports: ["$import killer"]\n+initialize: ["$killer.once(@train#trainer, 5)"]\n')
+    """kill -9 of the second process in the second epoch: both start again, from the checkpoint; the model is that of one process with double batch."""
+    kill_once(tmp_path, rank=1, iteration=5)
     rock = {
         "lr_image": write_lr(tmp_path / "lr.tif"),
         "hr_images": write_hr(tmp_path / "hr.tif", np.random.default_rng(1).integers(0, 4, (2, 64, 64))),

@@ -106,7 +106,7 @@ def trainer_of(network: nn.Module, iterations: int = 6, epochs: int = 1, lr: flo
         critics = make_critics(planes, scales, critic or (lambda: Score(phases)))
     sizes = [network.scale_factor * box - 2 * options.get("border", 0) for box in boxes]
     parallel = options.get("parallel")
-    items = Items(iterations * batch_size * (parallel.size if parallel else 1), edge, lr_phases, phases, sizes, planes, crops, fill)
+    items = Items(iterations * batch_size * (parallel.shares if parallel else 1), edge, lr_phases, phases, sizes, planes, crops, fill)
     loader = DataLoader(items, batch_size, sampler=parallel.sampler(items, batch_size) if parallel else None)
     values = {
         "adversarial": WassersteinLoss(), "consistency": BlockConsistency(COST, 0.1), "slices_per_plane": 2, **options,

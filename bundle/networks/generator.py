@@ -199,21 +199,35 @@ class LevelGenerator(nn.Module):
         Returns:
             probabilities a level: (B, out, m 2^k, m 2^k, m 2^k), k = 1, 2, … for a box of m LR voxels.
         """
-        x, logits = self._kept(self.coarse, image)
-        origin = [self.trunk_trim] * 3  # of x, in voxels of its own grid, relative to the patch
+        x, logits = self.start(image)
         result = []
-        for k, (level, (start, edge)) in enumerate(zip(self.levels, boxes)):
-            # two voxels of the coarser grid are four of this one: what interpolation and the two convolutions trim
-            low = [2**k * s - 2 for s in start]
-            offset, size = [a - o for a, o in zip(low, origin)], [2**k * edge + 4] * 3
-            x, logits = crop(x, offset, size), crop(logits, offset, size)
-            part, parts = self.share  # one draws what all draw, so that noise does not depend on how many share the batch
-            drawn = torch.randn(parts * x.shape[0], 1, *(2 * n - 4 for n in x.shape[2:]), device=x.device)
-            noise = self.noise_std * drawn.chunk(parts)[part]
-            x, logits = self._kept(level, x, logits, noise)
-            origin = [2 * a + 4 for a in low]
-            result.append(self.probabilities(self.held(logits)))
+        for k, noise in enumerate(self.box_noise(len(image), boxes, image.device)):
+            x, logits, probabilities = self.decode(k, x, logits, noise, boxes)
+            result.append(probabilities)
         return result
+
+    @torch.jit.unused
+    def start(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Training: `coarse` of LR patches."""
+        return self._kept(self.coarse, image)
+
+    @torch.jit.unused
+    def box_noise(self, batch: int, boxes: Sequence[Box], device: torch.device) -> list[Tensor]:
+        """Training: noise of each level for boxes, (batch, 1, n, n, n)."""
+        part, parts = self.share  # one draws what all draw, so that noise does not depend on how many share the batch
+        drawn = [torch.randn(parts * batch, 1, *[2 ** (k + 1) * edge + 4] * 3, device=device) for k, (_, edge) in enumerate(boxes)]
+        return [self.noise_std * noise.chunk(parts)[part] for noise in drawn]
+
+    @torch.jit.unused
+    def decode(self, k: int, x: Tensor, logits: Tensor, noise: Tensor, boxes: Sequence[Box]) -> tuple[Tensor, Tensor, Tensor]:
+        """Training: level k at its box, of the features and logits of what is before it -> its features, logits and probabilities."""
+        # two voxels of the coarser grid are four of this one: what interpolation and the two convolutions trim
+        low, edge = [2**k * s - 2 for s in boxes[k][0]], boxes[k][1]
+        # first voxel of x on its own grid, relative to the patch
+        origin = [2 * (2 ** (k - 1) * s - 2) + 4 for s in boxes[k - 1][0]] if k else [self.trunk_trim] * 3
+        offset, size = [a - o for a, o in zip(low, origin)], [2**k * edge + 4] * 3
+        x, logits = self._kept(self.levels[k], crop(x, offset, size), crop(logits, offset, size), noise)
+        return x, logits, self.probabilities(self.held(logits))
 
     @torch.jit.unused
     def _kept(self, part: Callable[..., tuple[Tensor, Tensor]], *inputs: Tensor) -> tuple[Tensor, Tensor]:

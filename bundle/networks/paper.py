@@ -43,12 +43,23 @@ class PaperGenerator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in, D, H, W) -> (B, out, 8D, 8H, 8W) softmax probabilities; zero padding at the border, as published."""
-        x = self.stem(image)
-        x = F.relu(x + self.residual(x))
-        x = F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)
-        x = self.stage2(self.stage1(x))
+        return self.part(2, self.part(1, self.part(0, image)))
+
+    def part(self, number: int, x: Tensor) -> Tensor:
+        """One of the three parts between which the paper cuts it for its GPUs: to twice, four times and eight times the LR grid."""
+        if number == 0:
+            x = self.stem(x)
+            x = F.relu(x + self.residual(x))
+            return self.stage1(F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False))
+        if number == 1:
+            return self.stage2(x)
         x = F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)
         return torch.softmax(self.stage3(x).float(), dim=1)  # single precision under autocast, too
+
+    @torch.jit.unused
+    def layers(self, number: int) -> list[nn.Module]:
+        """What a part consists of."""
+        return [[self.stem, self.residual, self.stage1], [self.stage2], [self.stage3]][number]
 
     @torch.jit.export
     def noise_windows(self, size: list[int]) -> list[tuple[int, int, list[int]]]:
