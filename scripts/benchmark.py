@@ -1,6 +1,6 @@
 """Time and memory, our default beside the paper's, one case after the other on an otherwise idle machine.
 
-python scripts/benchmark.py training [--steps 5] [--full-paper]
+python scripts/benchmark.py training [--steps 5] [--full-paper] [--quick]
 python scripts/benchmark.py inference [--lr-image my_scan.tif] [--quick]
 
 `training`: one generator step, with its critic steps where there are any. `inference`: seconds per fine voxel from disk to disk, beside the paper's
@@ -29,7 +29,13 @@ SMALL_PAPER = {"boxes": [16], "batch_size": 1, "crops_per_plane": 64, "critic_de
 TRAINING = {
     "default": ("default (train.yaml)", [], {}),
     "default_fp32": ("default, float32", [], {"amp": False}),
+    "batch": ("default, batches of 8", [], {"batch_size": 8}),
+    "checkpointing": ("default, batches of 8, checkpointing", [], {"batch_size": 8, "checkpointing": True}),
     "critics": ("critics (critics.yaml)", ["critics.yaml"], {}),
+    "x2": ("2x", [], {"scale_factor": 2, "hr_voxel_size": 1.75}),
+    "x4": ("4x", [], {"scale_factor": 4, "hr_voxel_size": 0.875}),
+    "x16": ("16x", ["16x.yaml"], {"hr_voxel_size": 0.21875}),
+    "x32": ("32x", ["32x.yaml"], {"hr_voxel_size": 0.109375}),
     "paper": ("the paper's (paper.yaml), 16^3 -> 128^3, batch 1", ["paper.yaml"], SMALL_PAPER),
     "paper_full": ("the paper's (paper.yaml) as published", ["paper.yaml"], {}),
 }
@@ -56,16 +62,21 @@ def peak_memory() -> float:
 
 
 def training_step(case: str, steps: int) -> dict[str, float]:
-    """Seconds a generator step with its critic steps, peak memory in GiB and finest voxels decoded a step, in this process."""
+    """Seconds a generator step with its critic steps, memory in GiB (before the first step, planned, at most), finest voxels decoded, in this process."""
     from monai.bundle import ConfigParser
+
+    from bundle.planner import training_memory
 
     _, overrides, settings = TRAINING[case]
     parser = ConfigParser()
     parser.read_config([str(ROOT / "configs" / name) for name in ("train.yaml", *overrides)])
     parser.update({"train#handlers": [], "warmup_iterations": 0, "resume": False, "device": "$torch.device('cpu')", **settings})
     n_critic, scale = parser.get_parsed_content("n_critic"), parser.get_parsed_content("scale_factor")
-    parser.update({"epoch_length": n_critic, "max_epochs": 1})
+    # what is kept of earlier steps is planned for all of them, so a few must be all
+    parser.update({"epoch_length": n_critic, "max_epochs": 1, "buffer_volumes": min(2, parser["buffer_volumes"])})
     trainer = parser.get_parsed_content("train#trainer")
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
+    planned = held + training_memory(trainer, parser.get_parsed_content("batch_size"), trainer.boxes) / 2**30
     trainer.run()  # warms up: caches, and the buffer
     times = []
     for _ in range(steps):
@@ -74,7 +85,8 @@ def training_step(case: str, steps: int) -> dict[str, float]:
         trainer.run()
         times.append(time.perf_counter() - start)
     edge = parser.get_parsed_content("boxes")[-1] * scale
-    return {"seconds": sorted(times)[len(times) // 2], "memory": peak_memory(), "voxels": parser.get_parsed_content("batch_size") * edge**3}
+    voxels = parser.get_parsed_content("batch_size") * edge**3
+    return {"seconds": sorted(times)[len(times) // 2], "memory": peak_memory(), "held": held, "planned": planned, "voxels": voxels}
 
 
 def generator(name: str):
@@ -166,17 +178,19 @@ def in_a_process(*words: object) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.splitlines()[-1])
 
 
-def report_training(steps: int, full_paper: bool) -> None:
+def report_training(steps: int, full_paper: bool, quick: bool) -> None:
     """Runs every case and prints the table."""
-    cases = [case for case in TRAINING if case != "paper_full" or full_paper]
+    cases = [case for case in TRAINING if (case != "paper_full" or full_paper) and (case != "paper" or not quick)]
     results = {case: in_a_process("training", "--case", case, "--steps", steps) for case in cases}
     first = results["default"]
     print(f"{processor()}; median of {steps} generator steps with their critic steps\n")
-    print("| | s a step | peak GiB | finest voxels decoded | µs a voxel | time a voxel, default = 1 |\n|---|---|---|---|---|---|")
+    print("| | s a step | peak GiB | planned | before the first step | finest voxels decoded | µs a voxel | time a voxel, default = 1 |")
+    print("|---|---|---|---|---|---|---|---|")
     for case, r in results.items():
         ratio = (r["seconds"] / r["voxels"]) / (first["seconds"] / first["voxels"])
         microseconds = 1e6 * r["seconds"] / r["voxels"]
-        print(f"| {TRAINING[case][0]} | {r['seconds']:.2f} | {r['memory']:.2f} | {r['voxels']:,} | {microseconds:.2f} | {ratio:.1f} |")
+        memory = " | ".join(f"{r[key]:.2f}" for key in ("memory", "planned", "held"))
+        print(f"| {TRAINING[case][0]} | {r['seconds']:.2f} | {memory} | {r['voxels']:,} | {microseconds:.2f} | {ratio:.1f} |")
 
 
 def report_inference(lr_image: str, quick: bool) -> None:
@@ -223,7 +237,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=5, help="training: generator steps timed a case; the median counts")
     arguments.add_argument("--full-paper", action="store_true", help="training: the published size too; much memory, and minutes a step")
     arguments.add_argument("--lr-image", default=str(ROOT / "docs" / "sample" / "lr.tif"), help="inference: labels 0 to 3, at least 96^3 voxels for all cases")
-    arguments.add_argument("--quick", action="store_true", help="inference: without the paper's generator")
+    arguments.add_argument("--quick", action="store_true", help="without the paper's generator")
     for hidden, kind in (("--case", str), ("--folder", str), ("--rank", int)):
         arguments.add_argument(hidden, type=kind, default=0 if kind is int else None, help=argparse.SUPPRESS)
     options = arguments.parse_args()
@@ -234,7 +248,7 @@ def main() -> None:
     elif options.case:
         print(json.dumps(super_resolution(options.case, options.lr_image, options.folder, options.rank)))
     elif options.what == "training":
-        report_training(options.steps, options.full_paper)
+        report_training(options.steps, options.full_paper, options.quick)
     else:
         report_inference(options.lr_image, options.quick)
 
