@@ -51,9 +51,18 @@ INFERENCE = {
     "x8_96": ("default, 96^3", "default", 96, {"amp": None}, 0),
     "x4_64": ("factor 4, 64^3", "x4", 64, {"amp": None}, 0),
     "x2_64": ("factor 2, 64^3", "x2", 64, {"amp": None}, 0),
+    "x16_32": ("factor 16, 32^3", "x16", 32, {"amp": None}, 0),
+    "x32_16": ("factor 32, 16^3", "x32", 16, {"amp": None}, 0),
 }
 SLOW = ("published", "engine", "engine_bf16", "default_fp32")
-CHANNELS = {"default": (64, 48, 32, 16), "x4": (64, 32, 16), "x2": (64, 16)}  # as inference.yaml has them
+CHANNELS = {  # as inference.yaml has them
+    "default": (64, 48, 32, 16),
+    "x4": (64, 32, 16),
+    "x2": (64, 16),
+    "x16": (64, 48, 32, 16, 16),
+    "x32": (64, 48, 32, 16, 16, 16),
+}
+GRAINS = {"x16": 8, "x32": 4}  # radius, LR voxels; 16 else
 
 
 def peak_memory() -> float:
@@ -97,7 +106,7 @@ def generator(name: str):
     from bundle.networks.paper import PaperGenerator
 
     torch.manual_seed(0)
-    return (PaperGenerator(5, 4) if name == "paper" else LevelGenerator(5, 4, channels=CHANNELS[name])).eval()
+    return (PaperGenerator(5, 4) if name == "paper" else LevelGenerator(5, 4, channels=CHANNELS[name], grain_radius=GRAINS.get(name, 16))).eval()
 
 
 def super_resolution(case: str, lr_image: str, folder: str, rank: int) -> dict[str, float]:
@@ -123,7 +132,8 @@ def super_resolution(case: str, lr_image: str, folder: str, rank: int) -> dict[s
     world_size = 2 if threads else 1
     window = WindowInferer(None, processes=world_size, **window)
     window.core_for(network, 32)  # chosen beforehand: it takes as long for a small volume as for a large one
-    inferer = StoreInferer(window, Path(folder) / "a.ome.zarr", phases, {}, rank=rank, world_size=world_size, progress=False)
+    path, shard = Path(folder) / "a.ome.zarr", 256 // network.scale_factor
+    inferer = StoreInferer(window, path, phases, {}, shard, rank=rank, world_size=world_size, progress=False)
     start = time.perf_counter()
     inferer(source, network)
     return {"seconds": time.perf_counter() - start, "memory": peak_memory(), "voxels": (network.scale_factor * edge) ** 3 / world_size}

@@ -275,3 +275,11 @@ def frozen(network: nn.Module, levels: int) -> nn.Module:
         for part in [network.trunk, *parts[:levels]]:
             part.requires_grad_(False)
     return network
+
+
+def compiled(network: nn.Module, wanted: bool | str) -> nn.Module:
+    """The generator, whose parts torch compiles when they are first used; the weights keep their names. Not compiled unless wanted."""
+    if switch(wanted, "compile"):
+        for part in [network.trunk, *network.levels] if isinstance(network, LevelGenerator) else network.children():
+            part.compile()
+    return network

@@ -1,16 +1,18 @@
 """The default generator: exact windows, a halo that is the receptive field, nested boxes, levels of x2."""
 
 import itertools
+import shutil
 import weakref
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from bundle.errors import InputError
 from bundle.networks.fields import waves
-from bundle.networks.generator import LevelGenerator, frozen
+from bundle.networks.generator import LevelGenerator, compiled, frozen
 from bundle.networks.levels import Up2
 from bundle.networks.noise import coordinate_noise
 from bundle.networks.paper import PaperGenerator
@@ -548,3 +550,24 @@ def test_checkpointing_changes_no_gradient_and_keeps_less(amp):
         found.append(([p.detach() for _, p, _ in made], {name: p.grad for name, p in net.named_parameters()}, size))
     torch.testing.assert_close(found[0][:2], found[1][:2], rtol=0, atol=0)
     assert found[1][2] < 0.5 * found[0][2]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler on a processor")
+def test_compiled_it_makes_and_learns_the_same():
+    """Volumes, gradients and the averaged copy within rounding; the weights keep their names."""
+    found = []
+    for wanted in (False, "true"):
+        net = compiled(make((4, 3), blocks=0).requires_grad_(True), wanted)
+        assert (net.levels[0]._compiled_call_impl is None) == (wanted is False)
+        torch.manual_seed(3)
+        image = volume(9, *[net.patch_edge([4])] * 3)
+        ((_, made, _),) = net.forward_training(image, [4])
+        made.square().mean().backward()
+        copied = AveragedModel(net).module.state_dict()
+        found.append(({name: p.grad for name, p in net.named_parameters()}, made.detach(), copied))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_is_on_or_off():
+    with pytest.raises(InputError, match="compile: yes is neither true nor false"):
+        compiled(make(), "yes")
