@@ -24,6 +24,8 @@ class PipelineTrainer(SuperResolutionTrainer):
     The volumes that the critics see are made first without gradients, then again with them: the schedules know one loss for the whole way back.
     """
 
+    pushed = False  # whether the last process has put something into its buffer since the start
+
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         try:
             return super()._iteration(engine, batchdata)
@@ -39,19 +41,13 @@ class PipelineTrainer(SuperResolutionTrainer):
         last = self.parallel.rank == self.parallel.size - 1
         self.adversarial_turn = bool(self.critics) and iteration > self.warmup_iterations
         generator_turn = iteration % self.n_critic == 0 or not self.critics
-        if isinstance(self.network, PaperGenerator):
-            self.places, noises = [((0, 0, 0), image.shape[-1])], []
-        else:
-            self.places = self.network.nested_boxes(image.shape[-1], self.boxes)
-            noises = self.network.box_noise(len(image), self.places, image.device)
-        if not hasattr(self.parallel, "both"):
-            self.parallel.build(self.network, image, self.places, self.bfloat16, self._microbatch_loss)
-            self.pushed = False
+        generates = generator_turn or self.buffer is None or not (self.pushed or self.buffer.rings)
+        if generates:  # else nothing is drawn either, as in one process
+            noises = self._draw(image)
         self.random, self.reals, self.micro = torch.get_rng_state(), {}, []
         losses: dict[str, Tensor] = {}
 
-        teachers = self.critics or self.patches is not None or self.feedback is not None
-        if teachers and (generator_turn or self.buffer is None or not self.pushed):
+        if generates and (self.critics or self.patches is not None or self.feedback is not None):
             made = self.parallel.run(image, self.places, noises)
             self.pushed = True
             if last:
@@ -77,6 +73,18 @@ class PipelineTrainer(SuperResolutionTrainer):
                     losses[name] = losses.get(name, 0.0) + value / self.parallel.microbatches
         known = self.parallel.from_last({name: float(value.detach()) for name, value in losses.items()} if last else None)
         return {name: torch.tensor(value) for name, value in known.items()}
+
+    def _draw(self, image: Tensor) -> list[Tensor]:
+        """Where the levels decode, and the noise of each; the stages are built at the first time."""
+        noises = []
+        if isinstance(self.network, PaperGenerator):
+            self.places = [((0, 0, 0), image.shape[-1])]
+        else:
+            self.places = self.network.nested_boxes(image.shape[-1], self.boxes)
+            noises = self.network.box_noise(len(image), self.places, image.device)
+        if not hasattr(self.parallel, "both"):
+            self.parallel.build(self.network, image, self.places, self.bfloat16, self._microbatch_loss)
+        return noises
 
     def _volumes(self, made: Tensor | tuple[Tensor, ...]) -> list[tuple[int, Tensor, Any]]:
         """What the last stage made, as `forward_training` gives it; labels where the losses see labels."""

@@ -86,7 +86,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         room = {"batch_size": batch, "boxes": list(boxes), "slices_per_plane": slices_per_plane}
         super().__init__(**common, memory_format=torch.channels_last_3d, room=room)
         device = self.state.device
-        self.decode = self.network.forward_training if self.parallel is None else self.parallel.decoder(self.network)
+        self.decoder = None if self.parallel is None else self.parallel.decoder(self.network)
         self.adversarial, self.consistency = adversarial, consistency.to(device)
         self.patches, self.patch_weight = patches, patch_weight
         self.feedback, self.feedback_weight = feedback, feedback_weight
@@ -108,7 +108,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         volumes = []
         if generator_turn or self.buffer is None or not self.buffer.rings:
             with torch.set_grad_enabled(generator_turn), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
-                volumes = self.decode(image, self.boxes)
+                volumes = (self.decoder or self.network.forward_training)(image, self.boxes)
             volumes = [(scale, self.whole(probabilities), box) for scale, probabilities, box in volumes]
             if self.hard_labels:
                 volumes = [(scale, straight_through(probabilities), box) for scale, probabilities, box in volumes]

@@ -12,6 +12,7 @@ import torch
 from bundle.buffer import SliceBuffer
 from bundle.checkpoint import load_model
 from bundle.errors import InputError
+from bundle.losses.adversarial import WassersteinLoss
 from bundle.networks.critic import SliceCritic
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.paper import PaperGenerator
@@ -31,7 +32,7 @@ CASES = {
     "paper_gpipe_2": ("paper", "gpipe", 2, 1, 1.0),
     "paper_1f1b_4": ("paper", "1f1b", 4, 1, 1.0),
     "ours_twenty": ("ours", "1f1b", 4, 20, 2e-3),
-    "ours_buffer": ("ours", "1f1b", 4, 6, 2e-3),
+    "ours_buffer": ("ours", "1f1b", 4, 6, 5e-4),
     "paper_twenty": ("paper", "gpipe", 2, 20, 1e-3),
 }
 
@@ -41,16 +42,16 @@ def trainer_for(case: str, parallel: Pipeline | None = None) -> SuperResolutionT
     test_trainer.SuperResolutionTrainer = SuperResolutionTrainer if parallel is None else PipelineTrainer
     options = {"iterations": iterations, "lr": lr, "batch_size": 4, "parallel": parallel, "max_grad_norm": None if lr == 1.0 else 0.5}
     if iterations == 1:  # gradients of some tenths, whose rounding is below 1e-6
-        options |= {"adversarial_weight": 0.1, "consistency_weight": 0.1}
+        options |= {"adversarial_weight": 0.05, "consistency_weight": 0.05, "adversarial": WassersteinLoss(1.0)}
     if kind == "ours":
-        # the buffer holds half precision, in which rounding grows
-        options |= {"hard_labels": iterations == 1, "buffer": SliceBuffer(3, 7) if iterations == 6 else None}
+        # the buffer holds half precision, in which the rounding of probabilities would grow, and labels are exact
+        options |= {"hard_labels": iterations < 20, "buffer": SliceBuffer(3, 7) if iterations == 6 else None}
         return level_trainer(**options, n_critic=1 if iterations == 1 else 2, match_label=0, crops=4)
     torch.manual_seed(0)
     network = PaperGenerator(3, 3, 16)
     trainer = trainer_of(network, scales=(8,), critic=lambda: SliceCritic(3, [4, 4]), separate_planes=iterations > 1, **options)
     if parallel is None:  # batch statistics are those of a microbatch, whoever computes them
-        trainer.decode = lambda image, edges: [
+        trainer.decoder = lambda image, edges: [
             (8, torch.cat([network(part) for part in image.chunk(microbatches)]), ((0, 0, 0), image.shape[-1]))
         ]
     return trainer
@@ -88,12 +89,15 @@ def pipelined(tmp_path_factory, bundle_root) -> Path:
 @pytest.mark.parametrize("case", CASES)
 def test_three_processes_learn_as_one(pipelined, case):
     """One step of length 1 along the gradient, to 1e-6; twenty steps, to 1e-5."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as torchrun does: more would add up in another order
     alone = trainer_for(case)
     start = {name: value.clone() for name, value in alone.network.state_dict().items()}
     alone.run()
+    torch.set_num_threads(threads)
     states = [torch.load(pipelined / f"{case}_{rank}.pt", weights_only=True) for rank in range(3)]
     assert [state["stage"] for state in states] == [[0], [1], [2]]
-    tolerance = {1: 1e-6, 6: 1e-4, 20: 1e-5}[CASES[case][3]]
+    tolerance = 1e-6 if CASES[case][3] == 1 else 1e-5
     for name in ("network", "ema", "critics"):
         expected = {k: v for k, v in alone.parts()[name].state_dict().items() if "running" not in k and "tracked" not in k}
         for state in states:
