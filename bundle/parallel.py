@@ -88,7 +88,7 @@ def cut(network: nn.Module, stages: int, image: Tensor, boxes: Sequence[Box]) ->
     number = 3 if isinstance(network, PaperGenerator) else 1 + len(network.levels)
     if not 1 <= stages <= number:
         name = type(network).__name__
-        raise InputError(f"pipeline: {name} has {number} parts and cannot be cut into {stages} stages; start {number} processes at most")
+        raise InputError(f"pipeline: {name} has {number} parts and cannot be cut into {stages} stages; take {number} processes or devices at most")
     counts = part_costs(network, image, boxes)
     best: tuple[float, tuple[int, ...]] = (float("inf"), ())
     for cuts in combinations(range(1, number), stages - 1):
@@ -146,6 +146,38 @@ def _fake_noises(network: nn.Module, batch: int, boxes: Sequence[Box], device: t
 def stage_of(network: nn.Module, parts: range, boxes: Sequence[Box], bfloat16: bool) -> nn.Module:
     """A stage of either generator."""
     return (PaperStage if isinstance(network, PaperGenerator) else LevelStage)(network, parts, boxes, bfloat16)
+
+
+def place(network: nn.Module, devices: Sequence[str | torch.device], image: Tensor, boxes: Sequence[Box]) -> None:
+    """Spreads the parts of a generator over devices of one process, as a pipeline would over processes; what it makes lies where its part lies.
+
+    Args:
+        network: the generator.
+        devices: for each stage one, the first being that of the patches.
+        image: a batch of LR patches; only its shape counts.
+        boxes: of the levels.
+
+    Raises:
+        InputError: more devices than parts, or one that is not there.
+    """
+    for device in devices:
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(f"devices: {device} is not there ({str(error).splitlines()[0]}); correct devices") from error
+    for device, own in zip(devices, cut(network, len(devices), image, boxes)):
+        for module in (module for number in own for module in network.layers(number)):
+            module.to(device).register_forward_pre_hook(_Moving(torch.device(device)))
+
+
+class _Moving:
+    """Brings what a module is given to its device."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(self.device) for tensor in inputs)
 
 
 class Pipeline(Processes):

@@ -85,7 +85,7 @@ def _step(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]
     with torch.random.fork_rng([]), mode, LiveBytes() as tensors:
         image = torch.empty(batch_size, network.in_channels, patch, patch, patch, device=device).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(device.type, torch.bfloat16, enabled=trainer.bfloat16):
-            volumes = _volumes(network, image, boxes)
+            volumes = [(scale, p.to(device), box) for scale, p, box in _volumes(network, image, boxes)]
         if trainer.hard_labels:
             volumes = [(scale, straight_through(p), box) for scale, p, box in volumes]
         fakes = {name: [fake for fake, _ in parts] for name, parts in trainer.fakes(volumes, image[:, :-1]).items()}

@@ -14,6 +14,7 @@ from bundle.buffer import SliceBuffer
 from bundle.engine import AdversarialTrainer, straight_through
 from bundle.errors import switch
 from bundle.networks.generator import Box
+from bundle.parallel import place
 from bundle.transforms.downsample import block_mean
 from bundle.transforms.slices import random_slices
 
@@ -53,6 +54,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         buffer: earlier fake slices; None uses the newest volume only, as published.
         hard_labels: every loss sees labels (straight-through), not probabilities, and the reals of coarser scales are majority labels.
             Near-uniform probabilities would satisfy the consistency while the labels, which are what the user gets, are anything.
+        devices: over which the generator is spread in this process, the first being `device`; None leaves it whole.
         common: of `AdversarialTrainer`. The critics are one a level and plane group, named `<group>_<scale>x`; without any, consistency and
             patches teach. The network has `corrected`, `forward_training` and `scale_factor`.
     """
@@ -80,6 +82,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         warmup_iterations: int = 0,
         buffer: SliceBuffer | None = None,
         hard_labels: bool = True,
+        devices: Sequence[str] | None = None,
         **common: Any,
     ):
         batch = getattr(common["train_data_loader"], "batch_size", None) or 1
@@ -92,10 +95,21 @@ class SuperResolutionTrainer(AdversarialTrainer):
         self.feedback, self.feedback_weight = feedback, feedback_weight
         self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
         self.boxes, self.planes = list(boxes), {group: list(names) for group, names in planes.items()}
+        if devices:
+            self._spread(list(devices))
         self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, switch(separate_planes, "separate_planes")
         self.match_label = match_label
         self.n_critic, self.warmup_iterations = n_critic, warmup_iterations
         self.buffer, self.hard_labels = buffer, switch(hard_labels, "hard_labels")
+
+    def _spread(self, devices: Sequence[str]) -> None:
+        """Puts the parts of the generator, and of its average, on devices."""
+        edge = self.network.patch_edge(self.boxes)
+        image = torch.zeros(1, self.network.in_channels, edge, edge, edge, device=self.state.device)
+        with torch.random.fork_rng([]):
+            places = self.network.nested_boxes(edge, self.boxes) if hasattr(self.network, "nested_boxes") else []
+        for network in (self.network, self.ema.module):
+            place(network, devices, image, places)
 
     def _steps(self, iteration: int, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """One critic step and, every `n_critic` iterations, one generator step."""
@@ -109,7 +123,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         if generator_turn or self.buffer is None or not self.buffer.rings:
             with torch.set_grad_enabled(generator_turn), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
                 volumes = (self.decoder or self.network.forward_training)(image, self.boxes)
-            volumes = [(scale, self.whole(probabilities), box) for scale, probabilities, box in volumes]
+            volumes = [(scale, self.whole(probabilities.to(image.device)), box) for scale, probabilities, box in volumes]
             if self.hard_labels:
                 volumes = [(scale, straight_through(probabilities), box) for scale, probabilities, box in volumes]
         reals, fakes = {}, {}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bundle import parallel
 from bundle.buffer import SliceBuffer
 from bundle.checkpoint import load_model
 from bundle.errors import InputError
@@ -37,10 +38,10 @@ CASES = {
 }
 
 
-def trainer_for(case: str, parallel: Pipeline | None = None) -> SuperResolutionTrainer:
+def trainer_for(case: str, pipeline: Pipeline | None = None) -> SuperResolutionTrainer:
     kind, _, microbatches, iterations, lr = CASES[case]
-    test_trainer.SuperResolutionTrainer = SuperResolutionTrainer if parallel is None else PipelineTrainer
-    options = {"iterations": iterations, "lr": lr, "batch_size": 4, "parallel": parallel, "max_grad_norm": None if lr == 1.0 else 0.5}
+    test_trainer.SuperResolutionTrainer = SuperResolutionTrainer if pipeline is None else PipelineTrainer
+    options = {"iterations": iterations, "lr": lr, "batch_size": 4, "parallel": pipeline, "max_grad_norm": None if lr == 1.0 else 0.5}
     if iterations == 1:  # gradients of some tenths, whose rounding is below 1e-6
         options |= {"adversarial_weight": 0.05, "consistency_weight": 0.05, "adversarial": WassersteinLoss(1.0)}
     if kind == "ours":
@@ -50,7 +51,7 @@ def trainer_for(case: str, parallel: Pipeline | None = None) -> SuperResolutionT
     torch.manual_seed(0)
     network = PaperGenerator(3, 3, 16)
     trainer = trainer_of(network, scales=(8,), critic=lambda: SliceCritic(3, [4, 4]), separate_planes=iterations > 1, **options)
-    if parallel is None:  # batch statistics are those of a microbatch, whoever computes them
+    if pipeline is None:  # batch statistics are those of a microbatch, whoever computes them
         trainer.decoder = lambda image, edges: [
             (8, torch.cat([network(part) for part in image.chunk(microbatches)]), ((0, 0, 0), image.shape[-1]))
         ]
@@ -136,6 +137,55 @@ def test_ours_is_cut_where_the_largest_stage_is_smallest(monkeypatch):
     assert cut(network, 1, image, []) == [range(0, 4)]
     with pytest.raises(InputError, match="LevelGenerator has 4 parts and cannot be cut into 5 stages"):
         cut(network, 5, image, [])
+
+
+@pytest.mark.parametrize("kind", ["ours", "paper"])
+def test_spread_over_devices_of_one_process_it_learns_the_same(kind):
+    found = []
+    for devices in (None, ["cpu", "cpu", "cpu"]):
+        if kind == "ours":
+            trainer = level_trainer(iterations=3, devices=devices)
+        else:
+            torch.manual_seed(0)
+            trainer = trainer_of(PaperGenerator(3, 3, 16), iterations=3, scales=(8,), critic=lambda: SliceCritic(3, [4, 4]), devices=devices)
+        trainer.run()
+        found.append({name: part.state_dict() for name, part in trainer.parts().items() if name in ("network", "ema", "critics")})
+    for name, state in found[0].items():
+        torch.testing.assert_close(found[1][name], state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["ours", "paper"])
+def test_parts_compute_on_their_devices(kind, monkeypatch):
+    """Every part is called with what lies on its device: a stand-in that notes where it brings what, since there is one device here."""
+    brought = []
+    call = parallel._Moving.__call__
+
+    def note(self, module, inputs):
+        brought.append((module, self.device.index))
+        return call(self, module, inputs)
+
+    monkeypatch.setattr(parallel._Moving, "__call__", note)
+    if kind == "ours":
+        network, edges = LevelGenerator(3, 2, (4, 4, 4), blocks=1, grain_radius=1), [4, 2]
+        boxes = network.nested_boxes(network.patch_edge(edges), edges)
+        image, run = torch.randn(1, 3, *[network.patch_edge(edges)] * 3), lambda: network.forward_boxes(image, boxes)
+    else:
+        network, boxes = PaperGenerator(3, 2, 16), []
+        image, run = torch.randn(1, 3, 4, 4, 4), lambda: network(image)
+    parallel.place(network, ["cpu:0", "cpu:1", "cpu:2"], image, boxes)
+    run()
+    for number in range(3):
+        for module in network.layers(number):
+            assert (module, number) in brought
+    assert len(brought) == sum(len(network.layers(number)) for number in range(3))
+
+
+def test_a_device_that_is_not_there():
+    network = PaperGenerator(3, 2, 16)
+    with pytest.raises(InputError, match="devices: cuda:0 is not there"):
+        parallel.place(network, ["cpu", "cuda:0"], torch.zeros(1, 3, 4, 4, 4), [])
+    with pytest.raises(InputError, match="3 parts and cannot be cut into 4 stages; take 3 processes or devices at most"):
+        parallel.place(network, ["cpu"] * 4, torch.zeros(1, 3, 4, 4, 4), [])
 
 
 BAD = {

@@ -212,6 +212,11 @@ class LevelGenerator(nn.Module):
         return self._kept(self.coarse, image)
 
     @torch.jit.unused
+    def layers(self, number: int) -> list[nn.Module]:
+        """What part 0, all before the first level, or the part of a level consists of."""
+        return [self.levels[number - 1]] if number else [self.trunk, self.grains, self.hidden]
+
+    @torch.jit.unused
     def box_noise(self, batch: int, boxes: Sequence[Box], device: torch.device) -> list[Tensor]:
         """Training: noise of each level for boxes, (batch, 1, n, n, n)."""
         part, parts = self.share  # one draws what all draw, so that noise does not depend on how many share the batch
