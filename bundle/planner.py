@@ -20,7 +20,9 @@ from bundle.transforms.downsample import block_mean
 
 logger = logging.getLogger(__name__)
 
-ROOM = 2.0  # what a step takes is this much more than its tensors (docs/scaling.md): gaps of the allocator, and the work space of convolutions
+# A step takes up to twice its tensors, for the gaps between them and the work space of convolutions, but not more than this beside them: larger
+# blocks are given back to the system (measured: docs/scaling.md).
+GAPS = 450 * 2**20
 HALF, SINGLE = 2, 4  # bytes of a number
 
 
@@ -33,7 +35,8 @@ def training_memory(trainer: SuperResolutionTrainer, batch_size: int, edges: Seq
         edges: of the boxes, LR voxels.
         checkpointing: of the generator; None leaves it as it is.
     """
-    return int(ROOM * (_step(trainer, batch_size, edges, checkpointing) + _kept(trainer, batch_size, edges)))
+    tensors = _step(trainer, batch_size, edges, checkpointing) + _kept(trainer, batch_size, edges)
+    return tensors + min(tensors, GAPS)
 
 
 def check_training(trainer: SuperResolutionTrainer, batch_size: int) -> None:
