@@ -14,7 +14,7 @@ from bundle.metrics import statistic_names, statistics, upsample_nearest
 from bundle.metrics.gates import two_point_curves
 from bundle.phantom import FACTOR
 from bundle.pyramid import majority_pyramid
-from bundle.workbench import SHIPPED, Lab, Model
+from bundle.workbench import SHIPPED, Lab
 
 
 def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], finer: Sequence[int] = (16, 32)) -> str:
@@ -41,14 +41,13 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
                 training=config, inference=config,
             )  # fmt: skip
         lr = folder / "test" / "lr.tif"
-        for title, volume in ((f"nearest {factor}x", None), (f"{factor}x", model)):
-            sr = _fine(lab, volume, lr, factor)
-            scan = read_volume(lr).array
+        scan = read_volume(lr).array
+        nearest = upsample_nearest(scan, factor)
+        for title, sr in ((f"nearest {factor}x", nearest), (f"{factor}x", lab.super_resolve(model, lr, scale=factor))):
             found[title] = lab.kept(folder, f"judged_{title.replace(' ', '_')}", lambda: judging.likeness(sr, scan, factor, real, phases))
             values[title] = statistics(sr, n)
-        planes = [plane for axis in range(3) for plane in np.moveaxis(sr, axis, 0)[:: max(1, sr.shape[axis] // 8)]]
-        curves[f"{factor}x"] = two_point_curves(planes, n)[None, :, : judging.LAGS]
-        shown[f"{factor}x: scan"] = (report.middle_slices(upsample_nearest(scan, factor)), (pixel,) * 3)
+        curves[f"{factor}x"] = two_point_curves(judging.sections(sr), n)[None, :, : judging.LAGS]
+        shown[f"{factor}x: scan"] = (report.middle_slices(nearest), (pixel,) * 3)
         shown[f"{factor}x"] = (report.middle_slices(sr), (pixel,) * 3)
     curves["HR images"] = np.stack([two_point_curves([image], n) for image in real])
     lags = min(curve.shape[2] for curve in curves.values())
@@ -72,7 +71,3 @@ def _coarsened(folder: Path, lr_image: str, n_phases: int, factor: int) -> None:
         labels = np.ascontiguousarray(cut(scan.array, region))
         pyramid = [labels, *majority_pyramid(labels, n_phases, coarsening.bit_length() - 1)]
         write_volume(folder / name / "lr.tif", Volume(pyramid[-1], size))
-
-
-def _fine(lab: Lab, model: Model | None, lr: Path, factor: int) -> np.ndarray:
-    return upsample_nearest(read_volume(lr).array, factor) if model is None else lab.super_resolve(model, lr, scale=factor)

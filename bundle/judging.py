@@ -56,6 +56,11 @@ def coarse_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: flo
     return properties(labels, phases, voxel_size * coarsening, pore=phases[0])
 
 
+def sections(volume: np.ndarray) -> list[np.ndarray]:
+    """Eight planes or so across each axis of a volume (z, y, x)."""
+    return [plane for axis in range(3) for plane in np.moveaxis(volume, axis, 0)[:: max(1, volume.shape[axis] // 8)]]
+
+
 def likeness(sr: np.ndarray, scan: np.ndarray, scale: int, images: Sequence[np.ndarray], phases: Sequence[str]) -> dict[str, float]:
     """How a volume differs from HR images, where no truth is known.
 
@@ -71,8 +76,7 @@ def likeness(sr: np.ndarray, scan: np.ndarray, scale: int, images: Sequence[np.n
         "auc" and "auc_error" of the two-sample test; "pore": share of the scan's pore voxels that stay pore by majority.
     """
     n = len(phases)
-    planes = [plane for axis in range(3) for plane in np.moveaxis(sr, axis, 0)[:: max(1, sr.shape[axis] // 8)]]
-    curves = [two_point_curves(part, n)[:, 1:LAGS] for part in (planes, images)]
+    curves = [two_point_curves(part, n)[:, 1:LAGS] for part in (sections(sr), images)]
     lags = min(curve.shape[1] for curve in curves)
     test = two_sample_auc(images, sr, n, EDGE)
     wanted = np.mean([statistics(image, n) for image in images], 0)

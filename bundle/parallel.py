@@ -85,7 +85,7 @@ def cut(network: nn.Module, stages: int, image: Tensor, boxes: Sequence[Box]) ->
     Raises:
         InputError: more stages than parts.
     """
-    number = 3 if isinstance(network, PaperGenerator) else 1 + len(network.levels)
+    number = network.part_count()
     if not 1 <= stages <= number:
         name = type(network).__name__
         raise InputError(f"pipeline: {name} has {number} parts and cannot be cut into {stages} stages; take {number} processes or devices at most")
@@ -99,11 +99,10 @@ def cut(network: nn.Module, stages: int, image: Tensor, boxes: Sequence[Box]) ->
 
 def part_costs(network: nn.Module, image: Tensor, boxes: Sequence[Box]) -> list[int]:
     """Operations of the convolutions of each part, counted without computing."""
-    number = 3 if isinstance(network, PaperGenerator) else 1 + len(network.levels)
     costs = []
     with torch.no_grad(), _Fake(network) as fake:
         tensors = fake.like(image)
-        for part in range(number):
+        for part in range(network.part_count()):
             with FlopCounterMode(display=False) as counter:
                 tensors = fake.through(range(part, part + 1), tensors, boxes, False)
             costs.append(counter.get_total_flops())
@@ -132,15 +131,14 @@ class _Fake:
 
     def through(self, parts: range, tensors: tuple[Tensor, ...], boxes: Sequence[Box], bfloat16: bool) -> tuple[Tensor, ...]:
         """What a stage gives for what the one before gave."""
-        noises = _fake_noises(self.network, len(tensors[0]), boxes, tensors[0].device)
-        made = stage_of(self.network, parts, boxes, bfloat16)(*tensors, **noises)
+        noises = self.network.box_noise(len(tensors[0]), boxes, tensors[0].device)
+        made = stage_of(self.network, parts, boxes, bfloat16)(*tensors, **_named(noises))
         return made if isinstance(made, tuple) else (made,)
 
 
-def _fake_noises(network: nn.Module, batch: int, boxes: Sequence[Box], device: torch.device) -> dict[str, Tensor]:
-    if isinstance(network, PaperGenerator):
-        return {}
-    return {f"noise_{k + 1}": torch.empty(batch, 1, *[2 ** (k + 1) * edge + 4] * 3, device=device) for k, (_, edge) in enumerate(boxes)}
+def _named(noises: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The noise of each level under the name that the stages know."""
+    return {f"noise_{level}": noise for level, noise in enumerate(noises, start=1)}
 
 
 def stage_of(network: nn.Module, parts: range, boxes: Sequence[Box], bfloat16: bool) -> nn.Module:
@@ -251,7 +249,7 @@ class Pipeline(Processes):
         """
         self.stage.boxes = boxes
         inputs = (image,) if self.rank == 0 else ()
-        named = {f"noise_{k}": noise for k, noise in enumerate(noises, start=1)}
+        named = _named(noises)
         if labels is None:
             with torch.no_grad():
                 return self.forward.step(*inputs, **named)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bundle.engine import straight_through
 from bundle.errors import InputError
-from bundle.networks.paper import PaperGenerator
 from bundle.trainer import SuperResolutionTrainer
 
 _LOST = ("Connection", "connection", "closed by peer", "timed out", "Timed out", "NCCL")
@@ -76,12 +75,8 @@ class PipelineTrainer(SuperResolutionTrainer):
 
     def _draw(self, image: Tensor) -> list[Tensor]:
         """Where the levels decode, and the noise of each; the stages are built at the first time."""
-        noises = []
-        if isinstance(self.network, PaperGenerator):
-            self.places = [((0, 0, 0), image.shape[-1])]
-        else:
-            self.places = self.network.nested_boxes(image.shape[-1], self.boxes)
-            noises = self.network.box_noise(len(image), self.places, image.device)
+        self.places = self.network.nested_boxes(image.shape[-1], self.boxes)
+        noises = self.network.box_noise(len(image), self.places, image.device)
         if not hasattr(self.parallel, "both"):
             self.parallel.build(self.network, image, self.places, self.bfloat16, self._microbatch_loss)
         return noises

@@ -14,7 +14,6 @@ from bundle.errors import InputError
 from bundle.losses.feedback import slice_statistics
 from bundle.losses.patches import MOST_PIXELS, Sheets, SlicedWasserstein
 from bundle.memory import LiveBytes, free_memory, size_text
-from bundle.networks.generator import Box
 from bundle.trainer import SuperResolutionTrainer, of_box
 from bundle.transforms.downsample import block_mean
 
@@ -79,7 +78,7 @@ def _step(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]
     network, device = trainer.network, trainer.state.device
     patch = network.patch_edge(edges)
     with torch.random.fork_rng([]):
-        boxes = network.nested_boxes(patch, edges) if hasattr(network, "nested_boxes") else [((0, 0, 0), edges[0])]
+        boxes = network.nested_boxes(patch, edges)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with FakeCopyMode(mode):
         network, critics, consistency = (copy.deepcopy(part) for part in (network, trainer.critics, trainer.consistency))
@@ -88,7 +87,8 @@ def _step(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]
     with torch.random.fork_rng([]), mode, LiveBytes() as tensors:
         image = torch.empty(batch_size, network.in_channels, patch, patch, patch, device=device).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(device.type, torch.bfloat16, enabled=trainer.bfloat16):
-            volumes = [(scale, p.to(device), box) for scale, p, box in _volumes(network, image, boxes)]
+            made = network.forward_boxes(image, boxes)
+        volumes = [(scale, p.to(device), box) for scale, p, box in zip(_scales(network, boxes), made, boxes)]
         if trainer.hard_labels:
             volumes = [(scale, straight_through(p), box) for scale, p, box in volumes]
         fakes = {name: [fake for fake, _ in parts] for name, parts in trainer.fakes(volumes, image[:, :-1]).items()}
@@ -125,18 +125,16 @@ def _patches(patches: SlicedWasserstein, fake: Tensor) -> Tensor:
     return total
 
 
-def _volumes(network: nn.Module, image: Tensor, boxes: Sequence[Box]) -> list[tuple[int, Tensor, Box]]:
-    if hasattr(network, "forward_boxes"):
-        return [(2 ** (k + 1), p, box) for k, (p, box) in enumerate(zip(network.forward_boxes(image, boxes), boxes))]
-    return network.forward_training(image, [edge for _, edge in boxes])
+def _scales(network: nn.Module, levels: Sequence) -> list[int]:
+    """Scale of each level, the last being the finest."""
+    return [network.scale_factor // 2**k for k in reversed(range(len(levels)))]
 
 
 def _kept(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]) -> int:
     """Bytes that stay from step to step: gradients and moments of the optimizers, block means of the images, and the buffer once it is full."""
     weights = [p for part in (trainer.network, trainer.critics) for p in part.parameters() if p.requires_grad]
     total = 3 * SINGLE * sum(p.numel() for p in weights)
-    scale_factor, levels = trainer.network.scale_factor, len(edges)
-    scales = [scale_factor // 2**k for k in reversed(range(levels))]
+    scale_factor, scales = trainer.network.scale_factor, _scales(trainer.network, edges)
     if trainer.patches is not None:
         for group in trainer.planes:
             pixels = min(sum(image.size for image in trainer.patches.images[group]), MOST_PIXELS)

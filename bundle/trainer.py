@@ -107,7 +107,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         edge = self.network.patch_edge(self.boxes)
         image = torch.zeros(1, self.network.in_channels, edge, edge, edge, device=self.state.device)
         with torch.random.fork_rng([]):
-            places = self.network.nested_boxes(edge, self.boxes) if hasattr(self.network, "nested_boxes") else []
+            places = self.network.nested_boxes(edge, self.boxes)
         for network in (self.network, self.ema.module):
             place(network, devices, image, places)
 
@@ -136,7 +136,9 @@ class SuperResolutionTrainer(AdversarialTrainer):
         if self.critics:
             self._critic_step(reals, fakes, losses)
         if generator_turn:
-            self._generator_step(labels, volumes, reals, fakes, adversarial, losses)
+            total = self._generator_loss(labels, volumes, reals, fakes, adversarial, losses)
+            losses["generator"] = total  # after its parts: the guard names the part that broke
+            self._step(self.g_optimizer, total, self.network)
             self.ema.update_parameters(self.network)
         return losses
 
@@ -229,20 +231,6 @@ class SuperResolutionTrainer(AdversarialTrainer):
                 total = total + loss
             self._step(self.d_optimizer, total, self.critics)
         losses["critic"] = total
-
-    def _generator_step(
-        self,
-        lr_onehot: Tensor,
-        volumes: Sequence[tuple[int, Tensor, Box]],
-        reals: Mapping[str, list[Slices]],
-        fakes: Mapping[str, list[Slices]],
-        adversarial: bool,
-        losses: dict[str, Tensor],
-    ) -> None:
-        """Updates the generator."""
-        total = self._generator_loss(lr_onehot, volumes, reals, fakes, adversarial, losses)
-        losses["generator"] = total  # after its parts: the guard names the part that broke
-        self._step(self.g_optimizer, total, self.network)
 
     def _generator_loss(
         self,

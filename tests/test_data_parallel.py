@@ -30,6 +30,12 @@ def torchrun(*words: str, processes: int = 2, folder: Path | None = None, **envi
     return subprocess.run(command, cwd=folder, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
 
 
+def torchrun_script(folder: Path, bundle_root: Path, text: str, processes: int = 2) -> subprocess.CompletedProcess:
+    """Runs Python text that may import the bundle and the tests, in every process."""
+    (folder / "script.py").write_text(f"import sys\nsys.path.insert(0, {str(bundle_root)!r})\n{textwrap.dedent(text)}")
+    return torchrun(str(folder / "script.py"), processes=processes)
+
+
 def kill_once(folder: Path, rank: int, iteration: int) -> None:
     """Writes `kill.yaml`, which kills (SIGKILL) a process at an iteration, the first time."""
     (folder / "killer.py").write_text(
@@ -68,25 +74,19 @@ def trainer_with(teacher: str, batch_size: int, parallel: DataParallel | None = 
 def together(tmp_path_factory, bundle_root) -> Path:
     """Folder with the weights of both processes after both trainings."""
     folder = tmp_path_factory.mktemp("together")
-    (folder / "train.py").write_text(
-        textwrap.dedent(
-            f"""
-            import sys
-            sys.path.insert(0, {str(bundle_root)!r})
-            import torch
-            from bundle.data_parallel import DataParallel
-            from tests.test_data_parallel import trainer_with
-            parallel = DataParallel()
-            for teacher in ("patches", "critics"):
-                trainer = trainer_with(teacher, 1, parallel)
-                trainer.run()
-                state = {{name: part.state_dict() for name, part in trainer.parts().items() if name in ("network", "ema", "critics", "augmentation")}}
-                torch.save(state, {str(folder)!r} + f"/{{teacher}}_{{parallel.rank}}.pt")
-            parallel.close()
-            """
-        )
-    )
-    done = torchrun(str(folder / "train.py"))
+    text = f"""
+        import torch
+        from bundle.data_parallel import DataParallel
+        from tests.test_data_parallel import trainer_with
+        parallel = DataParallel()
+        for teacher in ("patches", "critics"):
+            trainer = trainer_with(teacher, 1, parallel)
+            trainer.run()
+            state = {{name: part.state_dict() for name, part in trainer.parts().items() if name in ("network", "ema", "critics", "augmentation")}}
+            torch.save(state, {str(folder)!r} + f"/{{teacher}}_{{parallel.rank}}.pt")
+        parallel.close()
+    """
+    done = torchrun_script(folder, bundle_root, text)
     assert done.returncode == 0, done.stderr
     return folder
 

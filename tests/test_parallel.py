@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from bundle.parallel import Pipeline, cut, part_costs
 from bundle.pipeline_trainer import PipelineTrainer
 from bundle.trainer import SuperResolutionTrainer
 from tests import test_trainer
-from tests.test_data_parallel import kill_once, torchrun
+from tests.test_data_parallel import kill_once, torchrun, torchrun_script
 from tests.test_trainer import level_trainer, trainer_of
 from tests.test_training_workflow import CRITICS, write_hr, write_lr
 
@@ -62,27 +61,21 @@ def trainer_for(case: str, pipeline: Pipeline | None = None) -> SuperResolutionT
 def pipelined(tmp_path_factory, bundle_root) -> Path:
     """Folder with the weights of the three processes after each case."""
     folder = tmp_path_factory.mktemp("pipelined")
-    (folder / "train.py").write_text(
-        textwrap.dedent(
-            f"""
-            import sys
-            sys.path.insert(0, {str(bundle_root)!r})
-            import torch
-            from bundle.parallel import Pipeline
-            from tests.test_parallel import CASES, trainer_for
-            for case, (_, schedule, microbatches, *_) in CASES.items():
-                parallel = Pipeline(microbatches, schedule)
-                trainer = trainer_for(case, parallel)
-                trainer.run()
-                state = {{name: part.state_dict() for name, part in trainer.parts().items() if name in ("network", "ema", "critics")}}
-                state["stage"] = list(parallel.parts[parallel.rank])
-                state["losses"] = {{k: v for k, v in trainer.state.output.items() if type(k) is str}}
-                torch.save(state, {str(folder)!r} + f"/{{case}}_{{parallel.rank}}.pt")
-            parallel.close()
-            """
-        )
-    )
-    done = torchrun(str(folder / "train.py"), processes=3)
+    text = f"""
+        import torch
+        from bundle.parallel import Pipeline
+        from tests.test_parallel import CASES, trainer_for
+        for case, (_, schedule, microbatches, *_) in CASES.items():
+            parallel = Pipeline(microbatches, schedule)
+            trainer = trainer_for(case, parallel)
+            trainer.run()
+            state = {{name: part.state_dict() for name, part in trainer.parts().items() if name in ("network", "ema", "critics")}}
+            state["stage"] = list(parallel.parts[parallel.rank])
+            state["losses"] = {{k: v for k, v in trainer.state.output.items() if type(k) is str}}
+            torch.save(state, {str(folder)!r} + f"/{{case}}_{{parallel.rank}}.pt")
+        parallel.close()
+    """
+    done = torchrun_script(folder, bundle_root, text, 3)
     assert done.returncode == 0, done.stderr[-5000:]
     return folder
 
@@ -196,23 +189,17 @@ BAD = {
 
 
 def test_what_cannot_work_says_so_on_every_process(tmp_path, bundle_root):
-    (tmp_path / "bad.py").write_text(
-        textwrap.dedent(
-            f"""
-            import sys
-            sys.path.insert(0, {str(bundle_root)!r})
-            from bundle.errors import InputError
-            from bundle.parallel import Pipeline
-            from tests.test_parallel import BAD, trainer_for
-            for name, (pipeline, _) in BAD.items():
-                try:
-                    trainer_for("ours_gpipe_2", eval(pipeline)).run()
-                except InputError as error:
-                    sys.stdout.write(f"{{name}}: {{error}}\\n")
-            """
-        )
-    )
-    done = torchrun(str(tmp_path / "bad.py"), processes=3)
+    text = """
+        from bundle.errors import InputError
+        from bundle.parallel import Pipeline
+        from tests.test_parallel import BAD, trainer_for
+        for name, (pipeline, _) in BAD.items():
+            try:
+                trainer_for("ours_gpipe_2", eval(pipeline)).run()
+            except InputError as error:
+                sys.stdout.write(f"{name}: {error}\\n")
+    """
+    done = torchrun_script(tmp_path, bundle_root, text, 3)
     assert done.returncode == 0, done.stderr[-8000:]
     for name, (_, words) in BAD.items():
         lines = [line for line in done.stdout.splitlines() if line.startswith(f"{name}: ")]
@@ -220,25 +207,20 @@ def test_what_cannot_work_says_so_on_every_process(tmp_path, bundle_root):
 
 
 def test_a_lost_process_ends_the_others_with_a_line(tmp_path, bundle_root):
-    (tmp_path / "lost.py").write_text(
-        textwrap.dedent(
-            f"""
-            import os, signal, sys
-            sys.path.insert(0, {str(bundle_root)!r})
-            from ignite.engine import Events
-            from bundle.errors import one_line_errors
-            from bundle.parallel import Pipeline
-            from tests.test_parallel import trainer_for
-            one_line_errors()
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun would end them before they notice
-            trainer = trainer_for("ours_twenty", Pipeline(4, "1f1b"))
-            if trainer.parallel.rank == 1:
-                trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda: os.kill(os.getpid(), signal.SIGKILL))
-            trainer.run()
-            """
-        )
-    )
-    done = torchrun(str(tmp_path / "lost.py"), processes=3)
+    text = """
+        import os, signal
+        from ignite.engine import Events
+        from bundle.errors import one_line_errors
+        from bundle.parallel import Pipeline
+        from tests.test_parallel import trainer_for
+        one_line_errors()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun would end them before they notice
+        trainer = trainer_for("ours_twenty", Pipeline(4, "1f1b"))
+        if trainer.parallel.rank == 1:
+            trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda: os.kill(os.getpid(), signal.SIGKILL))
+        trainer.run()
+    """
+    done = torchrun_script(tmp_path, bundle_root, text, 3)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "error: pipeline: process " in line]
     assert len(lines) == 2 and all("lost another at iteration 4" in line for line in lines), done.stderr[-3000:]

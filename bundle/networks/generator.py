@@ -212,6 +212,11 @@ class LevelGenerator(nn.Module):
         return self._kept(self.coarse, image)
 
     @torch.jit.unused
+    def part_count(self) -> int:
+        """Parts between which it may be cut: all before the first level, and the levels."""
+        return 1 + len(self.levels)
+
+    @torch.jit.unused
     def layers(self, number: int) -> list[nn.Module]:
         """What part 0, all before the first level, or the part of a level consists of."""
         return [self.levels[number - 1]] if number else [self.trunk, self.grains, self.hidden]

@@ -106,6 +106,31 @@ class PaperGenerator(nn.Module):
     @torch.jit.unused
     def forward_training(self, image: Tensor, edges: Sequence[int]) -> list[tuple[int, Tensor, Box]]:
         """What the losses see: the whole patch, decoded once (`edges` must be its edge, one level)."""
-        if list(edges) != [image.shape[-1]]:
-            raise ValueError(f"the paper's generator decodes whole patches: boxes must be [{image.shape[-1]}], not {list(edges)}")
-        return [(self.scale_factor, self.forward(image), ((0, 0, 0), image.shape[-1]))]
+        boxes = self.nested_boxes(image.shape[-1], edges)
+        return [(self.scale_factor, p, box) for p, box in zip(self.forward_boxes(image, boxes), boxes)]
+
+    @torch.jit.unused
+    def nested_boxes(self, patch: int, edges: Sequence[int]) -> list[Box]:
+        """The whole of a patch of `patch` LR voxels.
+
+        Raises:
+            ValueError: `edges` are others.
+        """
+        if list(edges) != [patch]:
+            raise ValueError(f"the paper's generator decodes whole patches: boxes must be [{patch}], not {list(edges)}")
+        return [((0, 0, 0), patch)]
+
+    @torch.jit.unused
+    def forward_boxes(self, image: Tensor, boxes: Sequence[Box]) -> list[Tensor]:
+        """Probabilities of the whole patch, as `forward`."""
+        return [self.forward(image)]
+
+    @torch.jit.unused
+    def box_noise(self, batch: int, boxes: Sequence[Box], device: torch.device) -> list[Tensor]:
+        """No noise beyond the input channel."""
+        return []
+
+    @torch.jit.unused
+    def part_count(self) -> int:
+        """Parts between which it may be cut."""
+        return 3
