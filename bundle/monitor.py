@@ -42,6 +42,27 @@ class FeedbackLog:
             logger.info(f"slices of {group}, {100 * error:.1f} % off the images: {pairs}")
 
 
+class ConfusionLog:
+    """Every epoch: how the scan labels each phase, as far as a consistency has learned it; without such a one it says nothing.
+
+    Args:
+        phases, labels: names of the phases of the result and of the scan's labels.
+    """
+
+    def __init__(self, phases: Sequence[str], labels: Sequence[str]):
+        self.phases, self.labels = list(phases), list(labels)
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
+
+    def _tell(self, engine: SuperResolutionTrainer) -> None:
+        if not engine.learns_confusion:
+            return
+        for phase, row in zip(self.phases, engine.consistency.confusion().tolist()):
+            logger.info(f"the scan labels {phase} " + ", ".join(f"{label} {share:.0%}" for label, share in zip(self.labels, row)))
+
+
 class Alarm:
     """Warns once when something is seen at some looks in a row, and says once when it is no longer seen at as many.
 

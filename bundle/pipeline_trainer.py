@@ -23,6 +23,11 @@ class PipelineTrainer(SuperResolutionTrainer):
     The volumes that the critics see are made first without gradients, then again with them: the schedules know one loss for the whole way back.
     """
 
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        if self.learns_confusion:
+            raise InputError("consistency: in a pipeline the last process alone would know what it learned of the scan; leave confusion.yaml out")
+
     pushed = False  # whether the last process has put something into its buffer since the start
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bundle.buffer import SliceBuffer
 from bundle.engine import AdversarialTrainer, straight_through
 from bundle.errors import switch
+from bundle.losses.confusion import ConfusionConsistency
 from bundle.networks.generator import Box
 from bundle.parallel import place
 from bundle.transforms.downsample import block_mean
@@ -37,7 +38,8 @@ class SuperResolutionTrainer(AdversarialTrainer):
 
     Args:
         adversarial: the adversarial loss.
-        consistency: the loss between probabilities and LR one-hot labels.
+        consistency: the loss between probabilities and LR one-hot labels: those of the scan where it learns how the scan labels, else with what
+            they hide brought back.
         patches: a distance between slices and HR images that teaches in the critics' place or beside them; None leaves it out.
         feedback: prices on the statistics of the finest slices; None leaves it out.
         adversarial_weight, consistency_weight, patch_weight, feedback_weight: of the four in the generator's loss.
@@ -91,6 +93,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         device = self.state.device
         self.decoder = None if self.parallel is None else self.parallel.decoder(self.network)
         self.adversarial, self.consistency = adversarial, consistency.to(device)
+        self.learns_confusion = isinstance(consistency, ConfusionConsistency)
         self.patches, self.patch_weight = patches, patch_weight
         self.feedback, self.feedback_weight = feedback, feedback_weight
         self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
@@ -136,7 +139,8 @@ class SuperResolutionTrainer(AdversarialTrainer):
         if self.critics:
             self._critic_step(reals, fakes, losses)
         if generator_turn:
-            total = self._generator_loss(labels, volumes, reals, fakes, adversarial, losses)
+            tied = self.whole(image[:, :-1]) if self.learns_confusion else labels
+            total = self._generator_loss(tied, volumes, reals, fakes, adversarial, losses)
             losses["generator"] = total  # after its parts: the guard names the part that broke
             self._step(self.g_optimizer, total, self.network)
             self.ema.update_parameters(self.network)
@@ -149,6 +153,8 @@ class SuperResolutionTrainer(AdversarialTrainer):
             parts["buffer"] = self.buffer
         if self.feedback is not None:
             parts["feedback"] = self.feedback
+        if self.learns_confusion:
+            parts["consistency"] = self.consistency
         return parts
 
     def example_slices(self) -> list[np.ndarray]:

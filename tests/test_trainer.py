@@ -13,6 +13,7 @@ from bundle.buffer import SliceBuffer
 from bundle.engine import straight_through
 from bundle.errors import InputError
 from bundle.losses.adversarial import WassersteinLoss
+from bundle.losses.confusion import ConfusionConsistency
 from bundle.losses.consistency import BlockConsistency, NearestConsistency
 from bundle.networks.critic import SliceCritic, make_critics
 from bundle.networks.generator import LevelGenerator
@@ -658,6 +659,17 @@ def test_the_losses_see_the_corrected_labels():
     assert trainer.state.output["consistency"] == pytest.approx(wrong.item(), rel=1e-5)
     for _, fake, shares in feedback.seen:
         torch.testing.assert_close(shares, fake[:, :2].flip(1).mean((2, 3)))
+
+
+def test_a_learned_confusion_is_that_of_the_scan_as_it_came():
+    """The result is as the labels came, so they are explained; corrected ones, swapped, would not be. What was learned goes into the checkpoint."""
+    consistency = ConfusionConsistency([[0.5, 0.5]] * 3, 2, prior=1e-3)
+    trainer = trainer_of(
+        Corrected(None), iterations=30, critics=nn.ModuleDict(), hard_labels=False, consistency=consistency, slices_per_plane=None
+    )  # fmt: skip
+    trainer.run()
+    assert consistency.confusion().diagonal()[:2].min() > 0.9
+    torch.testing.assert_close(trainer.parts()["consistency"].state_dict()["table"], consistency.table)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])

@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bundle.checkpoint import save_model
 from bundle.errors import InputError, find_input_error
 from bundle.losses.adversarial import RelativisticLoss, WassersteinLoss
+from bundle.losses.confusion import ConfusionConsistency
 from bundle.losses.consistency import NearestConsistency
 from bundle.losses.feedback import StatisticsFeedback
 from bundle.losses.patches import SlicedWasserstein
@@ -452,6 +453,22 @@ def test_relativistic(parse, rock):
     trainer = train(parse("critics.yaml", "relativistic.yaml", **CRITICS | rock))
     assert isinstance(trainer.adversarial, RelativisticLoss) and (trainer.adversarial.r1, trainer.adversarial.r2) == (1.0, 1.0)
     assert trainer.n_critic == 1 and np.isfinite(list(trainer.state.output.values())).all()
+
+
+def test_confusion_learns_how_the_scan_labels_and_goes_on_where_it_was(parse, rock, tmp_path, caplog):
+    def trained(name: str, **settings):
+        settings = TINY | rock | {"decay": 0.0, "output_dir": str(tmp_path / name)} | settings
+        return train(parse("confusion.yaml", **settings))
+
+    whole = trained("whole", max_epochs=2)
+    assert isinstance(whole.consistency, ConfusionConsistency) and whole.consistency.scale_factor == whole.network.scale_factor
+    assert not torch.equal(whole.consistency.table, whole.consistency.start)
+    with caplog.at_level("INFO"):
+        trained("broken", max_epochs=1)
+    assert "the scan labels pore pore" in caplog.text
+    resumed = trained("broken", max_epochs=2, resume=True)
+    assert torch.equal(resumed.consistency.table, whole.consistency.table)
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 @pytest.fixture

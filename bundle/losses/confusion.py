@@ -1,0 +1,99 @@
+"""A consistency loss that learns how the scan labels what it sees, and charges only what it would hardly have labelled so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bundle.transforms.downsample import block_mean
+
+FLOOR = 0.02
+"""Share of every row of the table that is spread over all labels: no label is impossible, so no charge is infinite."""
+
+
+def least_confusion(hr_fractions: Sequence[float], lr_fractions: Sequence[float]) -> list[list[float]]:
+    """P(LR label | phase) with the fewest wrong labels that turns the fractions of the HR images into those of the scan -> rows phase, columns label.
+
+    What both have stays; what a phase has too much of becomes the labels that are too frequent, in proportion. That is all that volume fractions
+    say.
+
+    Args:
+        hr_fractions: of the phases.
+        lr_fractions: of the labels, the first phases; there may be fewer.
+    """
+    hr, lr = torch.tensor(hr_fractions, dtype=torch.float64), torch.tensor(lr_fractions, dtype=torch.float64)
+    hr, lr = hr / hr.sum(), F.pad(lr / lr.sum(), [0, len(hr) - len(lr)])
+    kept = torch.minimum(hr, lr)
+    joint = kept.diag() + torch.outer(hr - kept, lr - kept) / (1 - kept.sum()).clamp(min=1e-12)
+    rows = joint / hr.clamp(min=1e-12)[:, None]
+    rows[hr <= 0] = torch.eye(len(hr), dtype=torch.float64)[hr <= 0]
+    return rows[:, : len(lr_fractions)].tolist()
+
+
+class ConfusionConsistency(nn.Module):
+    """Charges each LR voxel for how unlikely its label is, given what its block holds.
+
+    Two voxels drawn from a block that holds the shares f are the phases p and q with probability f_p f_q, and such a pair is labelled l with
+    probability table[pq, l]; so P(l | f) = sum over pairs p <= q of (2 - [p = q]) f_p f_q table[pq, l]. The rows of two equal phases are the
+    confusion matrix of the segmentation (feldspar that passes for quartz), the others what a mixed voxel is taken for (clay, where half is pore
+    and half quartz).
+
+    loss = mean over LR voxels of max(0, log((1 - tolerance) / P(label | block))).
+
+    The table is learned from what the generator makes (expectation maximisation, Dempster et al. 1977: of each voxel every pair claims the part
+    that it explains), starting from `least_confusion`. Nothing else has to be known of the scan. The LR labels are those of the scan itself, not
+    corrected ones.
+
+    Args:
+        start: P(label | phase), rows phases, columns labels.
+        scale_factor: of the level whose labels teach the table.
+        tolerance: share of a block that may differ at no charge, so that surfaces need not follow the LR staircase.
+        memory: generator steps over which the counts fade to 1 / e.
+        prior: LR voxels that the start stands for in every row, as a share of all: rows with less are hardly learned.
+    """
+
+    def __init__(self, start: Sequence[Sequence[float]], scale_factor: int, tolerance: float = 0.35, memory: float = 100.0, prior: float = 0.01):
+        super().__init__()
+        pure = torch.tensor(start, dtype=torch.float32)
+        self.first, self.second = torch.triu_indices(len(pure), len(pure)).tolist()
+        rows = 0.5 * (pure[self.first] + pure[self.second])
+        rows = (1 - FLOOR) * rows / rows.sum(1, keepdim=True).clamp(min=1e-6) + FLOOR / rows.shape[1]
+        self.register_buffer("start", rows / rows.sum(1, keepdim=True))
+        self.register_buffer("table", self.start.clone())
+        self.register_buffer("counts", torch.zeros_like(self.start))
+        self.register_buffer("weight", torch.zeros(()))
+        self.scale_factor, self.tolerance, self.memory, self.prior = scale_factor, tolerance, memory, prior
+
+    def forward(self, probabilities: Tensor, lr_onehot: Tensor) -> Tensor:
+        """(B, P, s d, s h, s w) and the scan's labels (B, L, d, h, w) -> scalar. In training, the finest level also teaches the table."""
+        scale = probabilities.shape[-1] // lr_onehot.shape[-1]
+        likely = torch.einsum("brdhw,rl,bldhw->bdhw", self.pairs(block_mean(probabilities, scale)), self.table, lr_onehot.to(self.table))
+        charge = (torch.log((1 - self.tolerance) / likely)).relu().mean()
+        if scale == self.scale_factor and self.training and probabilities.requires_grad:
+            labels = probabilities.detach()
+            self.learn(block_mean((labels == labels.amax(1, keepdim=True)).to(self.table), scale), lr_onehot)
+        return charge
+
+    def pairs(self, shares: Tensor) -> Tensor:
+        """Probability of each pair of phases that two voxels of a block are: (B, P, d, h, w), sums to 1 -> (B, P (P+1) / 2, d, h, w), too."""
+        double = torch.tensor([1.0 if a == b else 2.0 for a, b in zip(self.first, self.second)], device=shares.device)
+        return shares[:, self.first] * shares[:, self.second] * double[:, None, None, None]
+
+    def learn(self, shares: Tensor, lr_onehot: Tensor) -> None:
+        """One step: the labels of LR voxels (B, L, d, h, w) are shared out among the pairs that explain them, and the table follows."""
+        pairs, onehot = self.pairs(shares), lr_onehot.to(self.table)
+        likely = torch.einsum("brdhw,rl,bldhw->bdhw", pairs, self.table, onehot)
+        joint = self.table * torch.einsum("brdhw,bldhw,bdhw->rl", pairs, onehot, 1 / likely) / likely.numel()
+        fade = 1 - 1 / self.memory
+        self.counts.mul_(fade).add_(joint)
+        self.weight.mul_(fade).add_(1)
+        rows = self.counts / self.weight + self.prior * self.start
+        rows = rows / rows.sum(1, keepdim=True)
+        self.table = (1 - FLOOR) * rows + FLOOR / rows.shape[1]  # a new one: the charge of this step still needs the old for its gradient
+
+    def confusion(self) -> Tensor:
+        """P(label | voxel of one phase alone), rows phases, columns labels."""
+        return self.table[[row for row, (a, b) in enumerate(zip(self.first, self.second)) if a == b]]
