@@ -12,7 +12,7 @@ import numpy as np
 from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError
-from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, labels_sha256, open_uncertainty, record
+from bundle.evaluation_files import Doubt, check_alike, common_voxel_size, find_sr, labels_sha256, open_percent, record
 from bundle.html_slices import sections
 from bundle.io import Volume, check_labels, read_images, read_volume, write_text
 from bundle.io.images import image_files
@@ -20,7 +20,9 @@ from bundle.io.region import region_slices
 from bundle.io.volume import size_text
 from bundle.metrics import lr_agreement, mean_relative_error, seed_diversity, statistic_names, statistics, summarise, two_point
 from bundle.metrics.correlation import MAX_LINES
+from bundle.shards import TRUST, UNCERTAINTY
 from bundle.store import NOT_MADE
+from bundle.trust import trust_summary
 from bundle.view3d import phase_to_draw, surfaces_png
 
 logger = logging.getLogger(__name__)
@@ -51,8 +53,8 @@ class Evaluation:
         max_lag: largest distance of the two-point correlation in µm (in SR voxels where no file and no setting tells the voxel size).
         seed: of the bootstrap.
         sr_images: further SR volumes of the same LR, made with other seeds of the noise: they tell how much of SR is chance; null = none.
-        uncertainty_image: per cent on the grid of SR, laid over it in report.html; null takes `<name of sr_image>_uncertainty.ome.zarr` beside SR, or
-            in `output_dir`, where there is one.
+        uncertainty_image: per cent on the grid of SR, laid over it in report.html; null takes `<name of sr_image>_trust.ome.zarr` beside SR, or in
+            `output_dir`, where there is one, or else `…_uncertainty.ome.zarr`.
         view3d: surfaces of a phase in report.html: true for the first, or its name; false for none.
         assessment: what is measured beyond this; null = nothing.
     """
@@ -106,8 +108,10 @@ class Evaluation:
         lr, sr, groups, unit, provenance = self._read()
         assessed = (lr, sr, groups, self.phases, self.scale_factor, unit)
         truth = self.assessment.prepare(*assessed) if self.assessment else None
-        uncertainty = open_uncertainty(self.uncertainty_image, self.sr_image, self.output_dir, sr.array.shape)
-        shown = sections(lr, sr, groups, len(self.phases), uncertainty)
+        trust = open_percent(None, TRUST, self.sr_image, self.output_dir, sr.array.shape)
+        doubt = trust is not None and not self.uncertainty_image
+        overlay = Doubt(trust) if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, sr.array.shape)
+        shown = sections(lr, sr, groups, len(self.phases), overlay)
         n, names = len(self.phases), statistic_names(self.phases)
         lr_size, sr_size = lr.voxel_size, sr.voxel_size
         seeds, diversity = self._seeds(sr, groups, provenance["files"])
@@ -149,6 +153,8 @@ class Evaluation:
         }
         if diversity:
             result["diversity"] = diversity
+        if trust is not None:
+            result["trust"] = {**trust_summary(trust), "overlay": doubt}
         if self.assessment:
             result |= self.assessment.run(*assessed, truth)
         for group, summary in summaries.items():

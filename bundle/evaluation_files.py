@@ -17,7 +17,7 @@ from bundle.io.volume import size_text
 from bundle.metrics.fractions import slabs
 from bundle.provenance import commit, sha256, versions
 from bundle.report import PLANES
-from bundle.shards import UNCERTAINTY, beside
+from bundle.shards import TRUST, UNCERTAINTY, beside
 from bundle.store import FINGERPRINT, SUFFIX, store_path
 
 logger = logging.getLogger(__name__)
@@ -71,12 +71,24 @@ def common_voxel_size(
     return size, "µm"
 
 
-def open_uncertainty(given: str | Path | None, sr_image: Path, output_dir: Path, shape: Sequence[int]) -> Any:
-    """The uncertainty on the grid of SR, per cent (z, y, x), read where it is sliced; None where there is none.
+class Doubt:
+    """The chance that a label is wrong, 100 less its trust, per cent (z, y, x), read where it is sliced; 255, not made yet, stays."""
+
+    def __init__(self, trust: Any):
+        self.trust, self.shape, self.dtype = trust, trust.shape, trust.dtype
+
+    def __getitem__(self, box: Any) -> np.ndarray:
+        percent = np.asarray(self.trust[box])
+        return np.where(percent <= 100, 100 - np.minimum(percent, 100), percent)
+
+
+def open_percent(given: str | Path | None, what: str, sr_image: Path, output_dir: Path, shape: Sequence[int]) -> Any:
+    """The uncertainty or the trust on the grid of SR, per cent (z, y, x), read where it is sliced; None where there is none.
 
     Args:
-        given: its file; None looks for `<name of sr_image>_uncertainty.ome.zarr` beside SR and in `output_dir`. One found there that is of another
+        given: its file; None looks for `<name of sr_image>_<what>.ome.zarr` beside SR and in `output_dir`. One found there that is of another
             shape or was made from something else is left out, with a warning.
+        what: "uncertainty" or "trust".
         sr_image: the SR volume.
         output_dir: folder of the results.
         shape: of SR.
@@ -87,9 +99,9 @@ def open_uncertainty(given: str | Path | None, sr_image: Path, output_dir: Path,
     if given:
         array = open_volume(given).array
         if tuple(array.shape) != tuple(shape):
-            raise InputError(f"{given} has shape {tuple(array.shape)}, SR {tuple(shape)}: give the uncertainty_image of the same result")
+            raise InputError(f"{given} has shape {tuple(array.shape)}, SR {tuple(shape)}: give the {what}_image of the same result")
         return array
-    name = beside(stem_of(sr_image) + SUFFIX, UNCERTAINTY)
+    name = beside(stem_of(sr_image) + SUFFIX, what)
     for path in dict.fromkeys([sr_image.parent / name, output_dir / name]):
         if not path.is_dir():
             continue
@@ -148,7 +160,7 @@ def check_alike(path: Path, one: Volume, first: Path, other: Volume) -> None:
 
 
 def _made_otherwise(path: Path, sr_image: Path) -> str:
-    """What tells that an uncertainty store is not of this SR store; nothing where they fit, or where SR is no store and cannot tell."""
+    """What tells that a store of votes is not of this SR store; nothing where they fit, or where SR is no store and cannot tell."""
     if not sr_image.name.endswith(SUFFIX):
         return ""
     import zarr
@@ -157,5 +169,5 @@ def _made_otherwise(path: Path, sr_image: Path) -> str:
         made = [dict(zarr.open_group(str(one), mode="r").attrs.get(FINGERPRINT, {})) for one in (path, sr_image)]
     except Exception as error:  # of zarr and of the system, each their own
         return f"its record ({first_line(error)})"
-    keys = [key for key in {**made[0], **made[1]} if key != "uncertainty" and made[0].get(key) != made[1].get(key)]
+    keys = [key for key in {**made[0], **made[1]} if key not in (UNCERTAINTY, TRUST) and made[0].get(key) != made[1].get(key)]
     return ", ".join(keys)

@@ -57,7 +57,7 @@ def page(result: Mapping[str, Any], curves: Mapping[str, Mapping], sections: Map
     """The HTML; see `write`."""
     parts = {
         "verdicts": ("What the numbers say", _verdicts(result)),
-        "sections": ("Sections", _sections(sections, result["phases"], result["voxel_size"]["unit"])),
+        "sections": ("Sections", _sections(sections, result["phases"], result["voxel_size"]["unit"], (result.get("trust") or {}).get("overlay", False))),
         "view": ("Surfaces in 3D", _view(view)),
         "statistics": ("Statistics", _statistics(result)),
         "curves": ("Two-point correlation", _curves(curves, result)),
@@ -113,7 +113,7 @@ def _verdicts(result: Mapping[str, Any]) -> str:
     return f'<p>{escape(intro)}</p>\n<ul class="verdicts">\n{lines}</ul>\n'
 
 
-def _sections(sections: Mapping[str, Sections], phases: Sequence[str], unit: str) -> str:
+def _sections(sections: Mapping[str, Sections], phases: Sequence[str], unit: str, doubt: bool) -> str:
     overlaid = any("uncertainty" in one.pictures for one in sections.values())
     swatches = "".join(
         f'<span><span class="swatch" style="background:{report.PHASE_COLOURS[i % len(report.PHASE_COLOURS)]}"></span>{escape(name)}</span>'
@@ -127,9 +127,10 @@ def _sections(sections: Mapping[str, Sections], phases: Sequence[str], unit: str
     if overlaid:
         colour, opacity = ",".join(map(str, OVERLAY)), OVERLAY_OPACITY / 255
         html += (
-            '<div class="bar"><label><input type="checkbox" id="overlay"> uncertainty over SR</label>'
-            f'<span>0 % (all seeds agree)<span class="ramp" style="background:linear-gradient(90deg,rgba({colour},0),rgba({colour},{opacity:.2f}))">'
-            "</span>100 % (all phases equally often)</span></div>\n"
+            f'<div class="bar"><label><input type="checkbox" id="overlay"> {"chance that the label is wrong" if doubt else "uncertainty"} over SR</label>'
+            f'<span>0 %{"" if doubt else " (all seeds agree)"}'
+            f'<span class="ramp" style="background:linear-gradient(90deg,rgba({colour},0),rgba({colour},{opacity:.2f}))"></span>'
+            f'100 %{"" if doubt else " (all phases equally often)"}</span></div>\n'
         )
     reduced: dict[str, set[int]] = {}  # planes of an oblong volume may be reduced by different factors
     for column, factor in ((column.upper(), factor) for one in sections.values() for column, factor in one.reduced.items() if column != "uncertainty"):

@@ -159,20 +159,30 @@ def spread(rows: Sequence[Mapping[str, float | None]]) -> dict[str, tuple[float,
     return result
 
 
-def majority_of_seeds(volumes: Sequence[np.ndarray], n_phases: int) -> np.ndarray:
-    """The label that most of the SR volumes of one scan have, (z, y, x) uint8; ties go to the first volume's label if it is among them.
+def moved_to_truth(volume: np.ndarray, scan: np.ndarray, truth: np.ndarray, n_phases: int) -> dict[str, float]:
+    """Of the voxels that a result labels otherwise than the scan: the share that is right now, was right before, and would be right by chance.
 
-    A single volume is one plausible rock; this is the best guess of each voxel, which is smoother than any rock.
+    "By chance": as many voxels of each label of the scan get as many new labels, each to any of them: the truth of the label's voxels is what it
+    is, wherever they lie. What exceeds it was put where it belongs.
+
+    Args:
+        volume, scan, truth: labels (z, y, x) on one grid.
+        n_phases: number of labels.
+
+    Returns:
+        "changed": share of all voxels; "right", "was right", "by chance": shares of the changed, 0 where nothing changed.
     """
-    most = np.zeros(volumes[0].shape, np.uint8)
-    best = volumes[0].copy()
-    for phase in [None, *range(n_phases)]:  # first the votes for the first volume's own labels
-        wanted = volumes[0] if phase is None else phase
-        votes = sum((volume == wanted).astype(np.uint8) for volume in volumes)
-        more = votes > most
-        best[more] = volumes[0][more] if phase is None else phase
-        most = np.maximum(most, votes)
-    return best
+    joint = np.bincount(np.ravel_multi_index((scan.ravel(), volume.ravel(), truth.ravel()), (n_phases,) * 3), minlength=n_phases**3)
+    joint = joint.reshape((n_phases,) * 3).astype(float)
+    moved = joint * (1 - np.eye(n_phases))[:, :, None]
+    changed = max(moved.sum(), 1)
+    of_label = joint.sum(1) / np.maximum(joint.sum((1, 2)), 1)[:, None]  # [scan][truth]
+    return {
+        "changed": float(moved.sum() / joint.sum()),
+        "right": float(np.einsum("abb->", moved) / changed),
+        "was right": float(np.einsum("aba->", moved) / changed),
+        "by chance": float((moved.sum(2) * of_label).sum() / changed),
+    }
 
 
 def markdown(columns: Mapping[str, Mapping[str, tuple[float, float, int] | None]], ratio: tuple[str, str] | None = None) -> str:

@@ -141,6 +141,30 @@ def plot_curves(path: str | os.PathLike, lag: np.ndarray, curves: Mapping[str, n
     save_figure(figure, path)
 
 
+def plot_reliability(path: str | os.PathLike, curves: Mapping[str, Mapping]) -> None:
+    """Write a PNG of what is said to be right against what is (`bundle.trust.reliability`), and beneath it how often it is said.
+
+    Args:
+        path: of the PNG.
+        curves: title -> {"said", "right", "share"} a bin.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 6.2), dpi=130, layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+    above.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    for k, (title, curve) in enumerate(curves.items()):
+        points = [(s, r, n) for s, r, n in zip(curve["said"], curve["right"], curve["share"]) if s is not None]
+        said, right, share = zip(*points)
+        style = {"color": f"C{k}", "linestyle": ("-", "--", ":")[k % 3], "marker": "o", "markersize": 4}
+        above.plot(said, right, label=title, **style)
+        below.plot(said, share, **style)
+    above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+    below.set(xlabel="chance of being right, as said", ylabel="share of the voxels", ylim=(0, None))
+    above.legend(frameon=False)
+    save_figure(figure, path)
+
+
 def plot_bands(path: str | os.PathLike, curves: Mapping[str, Mapping], phases: Sequence[str], step: float, unit: str) -> None:
     """Write a PNG of the curves of a set of images in the bands of the real ones: a row a kind of curve, a panel a phase.
 

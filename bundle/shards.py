@@ -20,12 +20,15 @@ from bundle.inferer import WindowInferer
 from bundle.io import Volume, super_resolved_affine
 from bundle.io.source import LabelSource
 from bundle.memory import lack_of_memory
+from bundle.metrics import upsample_nearest
 from bundle.store import SUFFIX, LabelStore, PercentStore, ShardStore
+from bundle.trust import Trust
+from bundle.votes import entropy_percent, majority_of_votes
 
 logger = logging.getLogger(__name__)
 
 COUNT_EVERY = 5.0  # seconds
-LABELS, PROBABILITIES, UNCERTAINTY = "labels", "probabilities", "uncertainty"
+LABELS, PROBABILITIES, UNCERTAINTY, MAJORITY, TRUST = "labels", "probabilities", "uncertainty", "majority", "trust"
 
 
 class StoreInferer(Inferer):
@@ -36,13 +39,15 @@ class StoreInferer(Inferer):
 
     Args:
         window: makes the windows of a shard.
-        path: of the labels, `<name>.ome.zarr`; the others are `<name>_probabilities.ome.zarr` and `<name>_uncertainty.ome.zarr`.
+        path: of the labels, `<name>.ome.zarr`; the others are `<name>_probabilities.ome.zarr` and so on.
         phases: names of the result's labels.
         fingerprint: what else the labels are made from, such as the checksum of the weights; a store made otherwise is refused.
         shard: edge of a shard, LR voxels.
         probabilities: a store of the softmax of each phase, in per cent.
         uncertainty: number of noise seeds that vote, `window.seed` and those after it; a store of the entropy of their votes in per cent of
-            the largest possible: 0 where all agree, 100 where all phases have equally many. 0 for none.
+            the largest possible: 0 where all agree, 100 where all phases have equally many; and one of the label that most of them gave, the best
+            guess of each voxel, smoother than any rock. 0 for none.
+        trust: turns the votes into a store of the chance, in per cent, that a label of the result is right; None, or no votes, for none.
         rank, world_size: this process, of how many.
         progress: shows a bar with voxels per second, the time left and the shards done of all.
 
@@ -59,6 +64,7 @@ class StoreInferer(Inferer):
         shard: int = 32,
         probabilities: bool = False,
         uncertainty: int = 0,
+        trust: Trust | None = None,
         rank: int = 0,
         world_size: int = 1,
         progress: bool = True,
@@ -72,6 +78,7 @@ class StoreInferer(Inferer):
             raise InputError(f"rank: {rank} of {world_size} processes; give 0 to {world_size - 1}")
         self.window, self.path, self.phases, self.fingerprint = window, Path(path), list(phases), dict(fingerprint)
         self.shard, self.probabilities, self.uncertainty = int(shard), switch(probabilities, "probabilities"), int(uncertainty)
+        self.trust = trust if self.uncertainty else None
         self.rank, self.world_size, self.progress = int(rank), int(world_size), progress
         self.made = 0
 
@@ -83,7 +90,7 @@ class StoreInferer(Inferer):
             network: as for `WindowInferer`.
 
         Returns:
-            the stores by what they hold: "labels", "probabilities", "uncertainty". Whether all of them is there `missing` says, as other
+            the stores by what they hold: "labels", "probabilities", "uncertainty", "majority", "trust". Whether all of them is there `missing` says, as other
             processes may still be at work.
 
         Raises:
@@ -91,7 +98,7 @@ class StoreInferer(Inferer):
         """
         scale, edge = int(network.scale_factor), min(self.shard, max(inputs.shape))
         device = next(network.parameters()).device
-        layers = 1 + len(self.phases) * (self.probabilities + bool(self.uncertainty)) + bool(self.uncertainty)
+        layers = 1 + len(self.phases) * (self.probabilities + bool(self.uncertainty)) + 2 * bool(self.uncertainty) + 2 * bool(self.trust)
         reserved = 0 if device.type == "cuda" else 2 * layers * (scale * edge) ** 3  # one made, one written
         # before anything is written, so that too little memory leaves nothing
         self.window.core_for(network, edge, self.probabilities, reserved)
@@ -154,8 +161,12 @@ class StoreInferer(Inferer):
             path = beside(self.path, PROBABILITIES)
             stores[PROBABILITIES] = PercentStore(path, fingerprint=made_of, channels=len(self.phases), **place)
         if self.uncertainty:
-            path = beside(self.path, UNCERTAINTY)
-            stores[UNCERTAINTY] = PercentStore(path, fingerprint={**made_of, "uncertainty": self.uncertainty}, **place)
+            voted = {**made_of, "uncertainty": self.uncertainty}
+            stores[UNCERTAINTY] = PercentStore(beside(self.path, UNCERTAINTY), fingerprint=voted, **place)
+            stores[MAJORITY] = LabelStore(beside(self.path, MAJORITY), fingerprint=voted, **place)
+            if self.trust:
+                told = {**voted, "trust": self.trust.table.round(4).tolist()}
+                stores[TRUST] = PercentStore(beside(self.path, TRUST), fingerprint=told, **place)
         return stores
 
     def _shard(
@@ -181,25 +192,11 @@ class StoreInferer(Inferer):
                 bar.update(labels.size)
         if votes is not None:
             made[UNCERTAINTY] = entropy_percent(votes, self.uncertainty)
+            made[MAJORITY] = majority_of_votes(made[LABELS], votes)
+            if self.trust:
+                scan = inputs[tuple(slice(a, a + n) for a, n in zip(start, shape))]
+                made[TRUST] = self.trust.percent(made[LABELS], votes, self.uncertainty, made[LABELS] == upsample_nearest(scan, scale))
         return made
-
-
-def entropy_percent(votes: np.ndarray, number: int) -> np.ndarray:
-    """Entropy of votes in whole per cent of its largest value, log(phases): -sum_p v_p/N log(v_p/N) / log(phases) (Shannon 1948).
-
-    Args:
-        votes: uint8 (phases, z, y, x), how many of `number` voted for each.
-
-    Returns:
-        uint8 (z, y, x), 0 to 100.
-    """
-    share = np.arange(number + 1) / number
-    terms = np.zeros(number + 1, np.float32)
-    terms[1:] = -100 / np.log(len(votes)) * share[1:] * np.log(share[1:])
-    total = terms[votes[0]]
-    for phase in votes[1:]:
-        total += terms[phase]
-    return np.rint(total).astype(np.uint8)
 
 
 def _settings(network: nn.Module) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def verdicts(result: Mapping[str, Any]) -> list[Verdict]:
         of_group += [*_areas(summary, result["phases"]), *_curves(summary, result["two_point"][group], result["phases"])]
         of_group += _seeds(summary, result["phases"])
         found += [Verdict(mark, f"{group}: {text}" if several else text) for mark, text in of_group]
-    return found + _kept(result["lr_agreement"])
+    return found + _kept(result["lr_agreement"]) + _trust(result.get("trust"))
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -80,6 +80,13 @@ def _input(provenance: Mapping[str, Any]) -> list[Verdict]:
         return [Verdict(GOOD, f"The LR labels are those that SR was made from, by their checksum ({found[:12]}…).")]
     text = f"The LR labels (checksum {found[:12]}…) are not those that SR was made from ({expected[:12]}…)"
     return [Verdict(BAD, f"{text}: check lr_image, lr_region, lr_labels and sr_image.")]
+
+
+def _trust(trust: Mapping[str, Any] | None) -> list[Verdict]:
+    if not trust:
+        return []
+    text = f"In the mean a label of SR is right with a chance of {percent(trust['mean'])}, {percent(trust['sure'])} of the voxels with 90 % or more"
+    return [Verdict(NOTE, f"{text}: by the votes of the seeds, as they hit where the truth is known.")]
 
 
 def _error(summary: Mapping[str, Any]) -> list[Verdict]:

@@ -22,6 +22,7 @@ from bundle.io.files import read_volume
 from bundle.lab import write_phantom
 from bundle.metrics import upsample_nearest, upsample_trilinear
 from bundle.phantom import FACTOR
+from bundle.votes import majority_of_votes, votes_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +82,12 @@ class Lab:
             write_phantom(folder, name, 1, self.train_size, self.hr_size, 4, axes, workers=self.workers)
         return folder
 
-    def tests(self, name: str) -> list[Path]:
-        """Folders with lr.tif and truth.tif of unseen realisations of a synthetic rock."""
-        folders = [self.folder / name / f"test_{i}" for i in range(self.realisations)]
+    def tests(self, name: str, purpose: str = "test", seed: int = 201) -> list[Path]:
+        """Folders with lr.tif and truth.tif of unseen realisations of a synthetic rock, `seed` and those after it."""
+        folders = [self.folder / name / f"{purpose}_{i}" for i in range(self.realisations)]
         for i, folder in enumerate(folders):
             if self.anew(folder, folder / "scan.json", {"edge of the scan": self.test_size}):
-                write_phantom(folder, name, 201 + i, self.test_size, truth=True, workers=self.workers)
+                write_phantom(folder, name, seed + i, self.test_size, truth=True, workers=self.workers)
         return folders
 
     def train(
@@ -185,7 +186,8 @@ class Lab:
             if votes:
                 more = [self.super_resolve(models[own], folder / "lr.tif", seed, scale) for seed in range(self.seeds, votes)]
                 guess = f"majority of {votes} seeds"
-                made[guess], keys[guess] = [judging.majority_of_seeds([*made[own], *more][:votes], n)], f"{keys[own]}_majority_of_{votes}"
+                made[guess] = [majority_of_votes(made[own][0], votes_of([*made[own], *more][:votes], n))]
+                keys[guess] = f"{keys[own]}_majority_of_{votes}"
             for title, volumes in made.items():
                 for seed, volume in enumerate(volumes):
                     errors = partial(judging.geometry_errors, volume, truth.array, phases, size, boundaries=False)

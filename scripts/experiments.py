@@ -16,16 +16,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bundle import experiments, factor_experiments, image_experiments  # noqa: E402
+from bundle import experiments, factor_experiments, image_experiments, trust_experiments  # noqa: E402
 from bundle.errors import one_line_errors  # noqa: E402
 from bundle.workbench import Lab  # noqa: E402
 
+TRUST = ("confusion", "trust")
 ROCKS_OF_OUR_OWN = ("truth", "mse_only", "zero_noise", "two_points", "minerals", "layering", "artefacts")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", choices=["phantom", *ROCKS_OF_OUR_OWN, "hr_sources", "factors", "paired"])
+    parser.add_argument("experiment", choices=["phantom", *ROCKS_OF_OUR_OWN, *TRUST, "hr_sources", "factors", "paired"])
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that is made; what is there is used again")
     parser.add_argument("--epochs", type=int, default=20, help="of 50 generator steps, for the first model; the others get half of them")
     parser.add_argument("--realisations", type=int, default=3, help="unseen rocks")
@@ -71,7 +72,7 @@ def main() -> None:
     elif args.experiment == "paired":
         table = experiments.paired(lab, args.volume, args.phases, args.name, args.voxel_size)
     else:
-        table = getattr(experiments, args.experiment)(lab)
+        table = getattr(trust_experiments if args.experiment in TRUST else experiments, args.experiment)(lab)
     print(table)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bundle import judging
-from bundle.judging import geometry_errors, majority_of_seeds, markdown, physical_errors, physical_properties, property_table, spread
+from bundle.judging import geometry_errors, markdown, physical_errors, physical_properties, property_table, spread
 from bundle.physics.summary import NOT_CONVERGED
 
 PHASES = ("pore", "grain")
@@ -95,15 +95,22 @@ def test_table_marks_the_best_and_divides():
     assert lines[4].startswith("| c | **0.0000** ± 0 | 0.100 ± 0 | -")  # nothing can be divided by 0
 
 
-def test_majority_of_seeds_against_a_loop():
-    volumes = [np.random.default_rng(seed).integers(0, 3, (4, 5, 6)).astype(np.uint8) for seed in range(4)]
-    found = majority_of_seeds(volumes, 3)
-    for index in np.ndindex(4, 5, 6):
-        votes = [int(volume[index]) for volume in volumes]
-        most = max(votes.count(label) for label in votes)
-        winners = [label for label in set(votes) if votes.count(label) == most]
-        expected = votes[0] if votes[0] in winners else min(winners)
-        assert found[index] == expected
+def test_what_moved_against_a_loop():
+    """Right now, right before, and what chance gives: each changed voxel has the truth of a voxel drawn from those of its old label."""
+    rng = np.random.default_rng(0)
+    scan, volume, truth = rng.integers(0, 3, (3, 6, 7, 8)).astype(np.uint8)
+    volume[rng.random(volume.shape) < 0.5] = truth[rng.random(volume.shape) < 0.5][0]
+    found = judging.moved_to_truth(volume, scan, truth, 3)
+    moved = [index for index in np.ndindex(*scan.shape) if volume[index] != scan[index]]
+    assert found["changed"] == pytest.approx(len(moved) / scan.size)
+    assert found["right"] == pytest.approx(np.mean([volume[i] == truth[i] for i in moved]))
+    assert found["was right"] == pytest.approx(np.mean([scan[i] == truth[i] for i in moved]))
+    assert found["by chance"] == pytest.approx(np.mean([np.mean(truth[scan == scan[i]] == volume[i]) for i in moved]))
+
+
+def test_nothing_moved():
+    labels = np.zeros((2, 2, 2), np.uint8)
+    assert judging.moved_to_truth(labels, labels, labels + 1, 2) == {"changed": 0, "right": 0, "was right": 0, "by chance": 0}
 
 
 def test_properties_side_by_side():

@@ -20,7 +20,8 @@ from bundle.inferer import WindowInferer
 from bundle.io import Volume, write_volume
 from bundle.io.source import LabelSource
 from bundle.networks.generator import LevelGenerator
-from bundle.shards import StoreInferer, entropy_percent
+from bundle.shards import StoreInferer
+from bundle.trust import Trust
 
 zarr = pytest.importorskip("zarr")
 
@@ -175,9 +176,30 @@ def test_probabilities_and_uncertainty_beside_the_labels(source, tmp_path):
     assert percent.shape == (3, 40, 28, 36) and np.abs(percent - 100 * softmax).max() <= 0.501
     votes = np.stack([(WindowInferer(CORE, seed)(volume, generator())[0, 0].numpy()[None] == np.arange(3)[:, None, None, None]) for seed in range(3, 8)])
     expected = 100 * stats.entropy(votes.sum(0), base=3, axis=0)
+    best = found["majority"].volume().array[:]
+    assert (np.take_along_axis(votes.sum(0), best[None].astype(int), 0)[0] == votes.sum(0).max(0)).all()
     uncertainty = found["uncertainty"].volume().array[:]
     assert np.abs(uncertainty - expected).max() <= 0.501 and 0 < expected.mean() < 100
     assert found["uncertainty"].voxel_size == found["labels"].voxel_size and found["uncertainty"].origin == found["labels"].origin
+
+
+def test_trust_is_looked_up_by_label_scan_and_votes(source, tmp_path):
+    """Against a loop over the voxels; trust needs votes."""
+    table = np.random.default_rng(5).random((3, 2, 4))
+    found = stores(source, tmp_path, uncertainty=3, trust=Trust(PHASES, table))
+    labels, percent = (found[name].volume().array[:] for name in ("labels", "trust"))
+    scan = source[0:10, 0:7, 0:9]
+    others = [infer(source, tmp_path / str(seed), seed=seed).volume().array[:] for seed in (3, 4, 5)]
+    kinds = set()
+    for index in np.ndindex(*labels.shape):
+        same = int(scan[tuple(i // SCALE for i in index)] == labels[index])
+        votes = sum(int(volume[index] == labels[index]) for volume in others)
+        assert percent[index] == round(100 * table[labels[index], same, votes])
+        kinds.add((same, votes))
+    assert len(kinds) == 6
+    assert set(stores(source, tmp_path / "alone", trust=Trust(PHASES, table))) == {"labels"}
+    with pytest.raises(InputError, match="trust"):
+        stores(source, tmp_path, uncertainty=3, trust=Trust(PHASES, table / 2))
 
 
 def test_what_is_asked_for_later_is_added(source, tmp_path):
@@ -193,13 +215,6 @@ def test_what_is_asked_for_later_is_added(source, tmp_path):
     assert shard_files(tmp_path) == before and victim.read_bytes() == expected
     with pytest.raises(InputError, match="uncertainty is 2, now 3"):
         stores(source, tmp_path, uncertainty=3)
-
-
-@pytest.mark.parametrize("votes", [(4, 0, 0), (2, 2, 0), (1, 1, 2)])
-def test_entropy_of_votes(votes):
-    found = entropy_percent(np.array(votes, np.uint8)[:, None, None, None], 4)
-    assert abs(int(found.item()) - 100 * stats.entropy(votes, base=3)) <= 0.5
-    assert entropy_percent(np.full((4, 1, 1, 1), 2, np.uint8), 8).item() == 100
 
 
 @pytest.mark.parametrize("options", [{"uncertainty": 1}, {"uncertainty": 255}, {"shard": 0}, {"rank": 2, "world_size": 2}])
