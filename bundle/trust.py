@@ -75,7 +75,7 @@ class Trust:
         Raises:
             InputError: the file cannot be read, is no such table, or is of other phases.
         """
-        with readable(path):
+        with readable(Path(path)):
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(f"{path}: no table of trust; give what scripts/experiments.py trust writes, or set trust_file to null")

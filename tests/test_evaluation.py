@@ -11,6 +11,7 @@ from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError
 from bundle.evaluation import Evaluation, find_sr
+from bundle.evaluation_files import Doubt
 from bundle.io.source import LabelSource
 from bundle.metrics import mean_relative_error, statistics
 from bundle.provenance import sha256
@@ -268,6 +269,29 @@ def test_uncertainty_of_another_model_is_left_out_with_a_warning(files, stored, 
     stored(model="b")
     evaluation(files).run()
     assert "uncertainty" not in drawn[0] and "left out: model is not that of" in caplog.text
+
+
+def test_trust_beside_sr_is_told_and_laid_over_as_doubt(files, stored, monkeypatch):
+    """It goes before the uncertainty beside it, but not before one that is given."""
+    seen = []
+    monkeypatch.setattr("bundle.evaluation.sections", lambda lr, sr, groups, n, overlay: seen.append(overlay[:]) or {})
+    monkeypatch.setattr(html_report, "write", lambda *args: None)
+    stored()
+    place = {"shape": (24, 32, 32), "shard": 32, "voxel_size": (0.5,) * 3, "origin": (0.0,) * 3, "phases": PHASES, "levels": 2}
+    made_of = {"seed": 0, "model": "a", "uncertainty": 4, "trust": [[0.5]]}
+    percent = np.full((24, 32, 32), 95, np.uint8)
+    percent[:12] = 65
+    PercentStore(files / "rock_3.5um_sr_trust.ome.zarr", fingerprint=made_of, **place).write((0, 0, 0), percent)
+    found = evaluation(files).run()
+    assert found["trust"] == {"mean": pytest.approx(0.8), "sure": 0.5, "overlay": True}
+    assert np.array_equal(seen[0], 100 - percent)
+    tifffile.imwrite(files / "percent.tif", percent)
+    assert not evaluation(files, uncertainty_image=files / "percent.tif").run()["trust"]["overlay"]
+    assert np.array_equal(seen[1], percent)
+
+
+def test_doubt_of_what_is_not_made_yet_stays():
+    assert Doubt(np.array([0, 100, 255], np.uint8))[:].tolist() == [100, 0, 255]
 
 
 def test_uncertainty_given(files, drawn):

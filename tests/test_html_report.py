@@ -223,6 +223,13 @@ def test_without_uncertainty_there_is_no_switch(browser, tmp_path, no_charts):
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.parametrize(("trust", "words"), [({"mean": 0.8, "sure": 0.5, "overlay": True}, "chance that the label is wrong"), (None, "uncertainty")])
+def test_the_switch_says_what_is_laid_over(trust, words, no_charts):
+    html = html_report.page(*made(**({"trust": trust} if trust else {})))
+    label = html.split('id="overlay">')[1].split("</div>")[0]
+    assert f"{words} over SR" in label and ("all seeds agree" in label) == (trust is None)
+
+
 # --- what it holds ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from bundle.inferer import WindowInferer
 from bundle.io import read_volume
 from bundle.io.source import LabelSource
 from bundle.networks.generator import LevelGenerator
+from bundle.trust import Trust
 
 PHASES = ["pore", "quartz", "feldspar", "clay"]
 SHAPE = (5, 4, 6)
@@ -165,11 +166,13 @@ def test_when_all_was_there_before_the_first_process_writes_what_lacks(case):
     assert (case.out / "rock_sr.png").exists()
 
 
-def test_probabilities_and_uncertainty(case):
-    done = command(case, probabilities=True, uncertainty=3, core=None, amp=None)
+def test_probabilities_uncertainty_and_trust(case, tmp_path):
+    Trust(PHASES, np.full((len(PHASES), 2, 4), 0.7)).save(tmp_path / "chances.json")
+    done = command(case, probabilities=True, uncertainty=3, trust_file=tmp_path / "chances.json", core=None, amp=None)
     assert done.returncode == 0, done.stderr
-    names = {"rock_sr.ome.zarr", "rock_sr_probabilities.ome.zarr", "rock_sr_uncertainty.ome.zarr"}
+    names = {f"rock_sr{what}.ome.zarr" for what in ("", "_probabilities", "_uncertainty", "_majority", "_trust")}
     assert names < {p.name for p in case.out.iterdir()}
+    assert (read_volume(case.out / "rock_sr_trust.ome.zarr").array == 70).all()
     percent = read_volume(case.out / "rock_sr_uncertainty.ome.zarr")
     assert percent.voxel_size == pytest.approx([3.5 / 8] * 3) and 0 < percent.array.mean() < 100
     record = json.loads((case.out / "rock_sr_provenance.json").read_text())

@@ -103,6 +103,13 @@ def test_areas_outside_the_spread_are_named():
     assert not [v for v in verdicts(result(images=1)) if "interfacial" in v.text]
 
 
+def test_trust_is_told_where_there_is_one():
+    found = result() | {"trust": {"mean": 0.8123, "sure": 0.5, "overlay": True}}
+    mark, text = said(found, "right with a chance")
+    assert mark == "note" and "chance of 81.2 %, 50.0 % of the voxels with 90 % or more" in text
+    assert not [v for v in verdicts(result()) if "right with a chance" in v.text]
+
+
 def test_one_image_has_no_spread():
     found = result(images=1)
     assert said(found, "With one HR image nothing can be said about the spread")[0] == "note"
