@@ -134,8 +134,7 @@ class LevelGenerator(nn.Module):
         for i, level in enumerate(self.levels):  # TorchScript knows no self.levels[:-1]
             if i + 1 < len(self.levels):
                 x, logits = level(x, logits, noise[i])
-                cut = 2 * self.margins[i] - 4 - self.margins[i + 1]
-                x, logits = trimmed(x, cut), trimmed(logits, cut)
+                x, logits = self.inner(i, x, logits)
         size = [x.shape[2] - 4, x.shape[3] - 4, x.shape[4] - 4]
         result = empty_window(image, self.out_channels, [2 * n for n in size], labels, probabilities)
         for start, shape in blocks(size, self.block):
@@ -147,6 +146,11 @@ class LevelGenerator(nn.Module):
             if probabilities:
                 put(self.probabilities(finest), result[1], [2 * a for a in start])
         return result
+
+    def inner(self, i: int, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What the level after level `i` needs of its features and logits."""
+        cut = 2 * self.margins[i] - 4 - self.margins[i + 1]
+        return trimmed(x, cut), trimmed(logits, cut)
 
     @torch.jit.unused
     def corrected(self, image: Tensor) -> Tensor:
