@@ -1,6 +1,6 @@
 """Time and memory, our default beside the paper's, one case after the other on an otherwise idle machine.
 
-python scripts/benchmark.py training [--steps 5] [--full-paper] [--quick]
+python scripts/benchmark.py training [--steps 5] [--full-paper] [--quick] [--plot steps.png]
 python scripts/benchmark.py inference [--lr-image my_scan.tif] [--quick]
 
 `training`: one generator step, with its critic steps where there are any. `inference`: seconds per fine voxel from disk to disk, beside the paper's
@@ -188,8 +188,8 @@ def in_a_process(*words: object) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.splitlines()[-1])
 
 
-def report_training(steps: int, full_paper: bool, quick: bool) -> None:
-    """Runs every case and prints the table."""
+def report_training(steps: int, full_paper: bool, quick: bool, plot: str | None) -> None:
+    """Runs every case, prints the table, and draws what the factors cost where a file is named."""
     cases = [case for case in TRAINING if (case != "paper_full" or full_paper) and (case != "paper" or not quick)]
     results = {case: in_a_process("training", "--case", case, "--steps", steps) for case in cases}
     first = results["default"]
@@ -201,6 +201,25 @@ def report_training(steps: int, full_paper: bool, quick: bool) -> None:
         microseconds = 1e6 * r["seconds"] / r["voxels"]
         memory = " | ".join(f"{r[key]:.2f}" for key in ("memory", "planned", "held"))
         print(f"| {TRAINING[case][0]} | {r['seconds']:.2f} | {memory} | {r['voxels']:,} | {microseconds:.2f} | {ratio:.1f} |")
+    if plot:
+        plot_factors(results, plot)
+
+
+def plot_factors(results: dict[str, dict[str, float]], path: str) -> None:
+    """Time and peak memory of a generator step against the factor."""
+    from matplotlib.figure import Figure
+
+    from bundle.report import save_figure
+
+    factors = {"2x": "x2", "4x": "x4", "8x": "default", "16x": "x16", "32x": "x32"}
+    figure = Figure(figsize=(7, 2.8), dpi=130, layout="constrained")
+    rows = {"seconds": [("seconds", "measured", "o-")], "GiB": [("memory", "peak", "o-"), ("planned", "planned", "x--"), ("held", "before the first step", ".:")]}
+    for panel, (unit, lines) in zip(figure.subplots(1, 2), rows.items()):
+        for key, label, style in lines:
+            panel.plot(list(factors), [results[case][key] for case in factors.values()], style, label=label)
+        panel.set(ylabel=f"{unit} a generator step", ylim=(0, None))
+        panel.legend(frameon=False)
+    save_figure(figure, path)
 
 
 def report_inference(lr_image: str, quick: bool) -> None:
@@ -246,6 +265,7 @@ def main() -> None:
     arguments.add_argument("what", choices=["training", "inference"])
     arguments.add_argument("--steps", type=int, default=5, help="training: generator steps timed a case; the median counts")
     arguments.add_argument("--full-paper", action="store_true", help="training: the published size too; much memory, and minutes a step")
+    arguments.add_argument("--plot", help="training: PNG of time and memory against the factor")
     arguments.add_argument("--lr-image", default=str(ROOT / "docs" / "sample" / "lr.tif"), help="inference: labels 0 to 3, at least 96^3 voxels for all cases")
     arguments.add_argument("--quick", action="store_true", help="without the paper's generator")
     for hidden, kind in (("--case", str), ("--folder", str), ("--rank", int)):
@@ -258,7 +278,7 @@ def main() -> None:
     elif options.case:
         print(json.dumps(super_resolution(options.case, options.lr_image, options.folder, options.rank)))
     elif options.what == "training":
-        report_training(options.steps, options.full_paper, options.quick)
+        report_training(options.steps, options.full_paper, options.quick, options.plot)
     else:
         report_inference(options.lr_image, options.quick)
 

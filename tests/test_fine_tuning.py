@@ -14,6 +14,8 @@ from bundle.networks.critic import SliceCritic
 from bundle.networks.generator import LevelGenerator
 from tests.test_handlers import Trainer, checkpoint_of, same
 
+PHASES = ["pore", "quartz"]
+
 
 def test_warm_start_takes_the_networks_and_nothing_else(tmp_path):
     trained = Trainer([checkpoint_of(tmp_path)])
@@ -98,7 +100,94 @@ def test_levels_of_other_widths_do_not_fit(tmp_path):
         warm_start(Engine((6, 5, 4)), tmp_path / "old.pt")
 
 
-def test_fewer_levels_than_the_file_do_not_fit(tmp_path):
-    save_model(tmp_path / "old.pt", Engine((6, 5, 4)).network, ["pore", "quartz"], ["pore", "quartz"])
-    with pytest.raises(InputError, match="holds other networks"):
-        warm_start(Engine((6, 5)), tmp_path / "old.pt")
+def test_fewer_levels_than_the_file_leave_the_others_out(tmp_path):
+    """It is the earlier model stopped there."""
+    old, new = Engine((6, 5, 4), seed=1), Engine((6, 5), seed=1)
+    nn.init.normal_(old.network.levels[0].head.weight)
+    save_model(tmp_path / "old.pt", old.network, PHASES, PHASES)
+    warm_start(new, tmp_path / "old.pt", PHASES, PHASES)
+    for key, value in new.network.state_dict().items():
+        assert torch.equal(value, old.network.state_dict()[key]), key
+    assert not any(key.endswith("levels.0.perturb") for key in new.network.state_dict())
+
+
+class OtherRock(Engine):
+    """Labels and phases of other numbers than those of `Engine`."""
+
+    def __init__(self, labels: int, phases: int, seed: int = 2):
+        super().__init__((6, 5, 4), (2, 4), seed)
+        torch.manual_seed(seed)
+        self.network = LevelGenerator(labels + 1, phases, (6, 5, 4), blocks=1, grain_radius=1)
+        self.ema = AveragedModel(self.network)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["checkpoint", "model"])
+def test_phases_that_are_alike_bring_their_channels(tmp_path, whole):
+    """Of ("pore", "quartz") to labels ("void", "pore") and phases ("void", "pore", "binder"); void is like quartz."""
+    old, new = Engine((6, 5, 4), (2, 4), 1), OtherRock(2, 3)
+    for level in old.network.levels:
+        nn.init.normal_(level.head.bias)
+    old.ema = AveragedModel(old.network)
+    if whole:
+        names = {"phases": PHASES, "lr_phases": PHASES, "hidden": []}
+        torch.save({"names": names, **{name: part.state_dict() for name, part in old.parts().items()}}, tmp_path / "old.pt")
+    else:
+        save_model(tmp_path / "old.pt", old.network, PHASES, PHASES)
+    before = {key: value.clone() for key, value in new.network.state_dict().items()}
+    critics = {key: value.clone() for key, value in new.critics.state_dict().items()}
+    warm_start(new, tmp_path / "old.pt", ["void", "pore", "binder"], ["void", "pore"], {"void": "quartz"})
+    was, now = old.network.state_dict(), new.network.state_dict()
+    # labels 2, noise, phases 2, fields 2 -> labels 2, noise, phases 3, fields 3
+    for i, like in enumerate([1, 0, 2, 4, 3, None, 6, 5, None]):
+        expected = before["trunk.0.weight"][:, i] if like is None else was["trunk.0.weight"][:, like]
+        assert torch.equal(now["trunk.0.weight"][:, i], expected), i
+    for level in (0, 1):
+        for kind in ("weight", "bias"):
+            key = f"levels.{level}.head.{kind}"
+            for i, like in enumerate([1, 0, None]):
+                assert torch.equal(now[key][i], before[key][i] if like is None else was[key][like]), (key, i)
+        assert torch.equal(now[f"levels.{level}.conv1.weight"], was[f"levels.{level}.conv1.weight"])
+    for key in before:
+        if "grains" in key or "perturb" in key or "hidden" in key:
+            assert torch.equal(now[key], before[key]), key
+    assert same(new.ema.module.state_dict(), now) and same(new.critics.state_dict(), critics)
+
+
+def test_the_same_phases_in_another_order_are_found_by_name(tmp_path):
+    """The same rock, its labels renumbered: what it makes is renumbered, too."""
+    old, new = Engine((6, 5), seed=1), Engine((6, 5), seed=1)
+    for engine in (old, new):  # noise fields belong to numbers, not to names: without them and without hiding all is symmetric
+        engine.network.hidden.hide([[0.0, 0.0], [0.0, 0.0]])
+    nn.init.normal_(old.network.levels[0].head.weight)
+    save_model(tmp_path / "old.pt", old.network, PHASES, PHASES)
+    warm_start(new, tmp_path / "old.pt", PHASES[::-1], PHASES[::-1])
+    h = old.network.halo
+    image = torch.cat([torch.nn.functional.one_hot(torch.randint(2, [1] + [2 * h + 2] * 3), 2).movedim(-1, 1).float(), torch.zeros(1, 1, *[2 * h + 2] * 3)], 1)
+    noise = [torch.randn(1, 1, *shape) for _, _, shape in old.network.noise_windows([2, 2, 2])]
+    with torch.no_grad():
+        made = old.network.forward_window(image, noise)
+        renumbered = new.network.forward_window(image[:, [1, 0, 2]], noise)
+    torch.testing.assert_close(renumbered, made.flip(1))
+    assert made.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("phases", "start_phases", "words"),
+    [
+        (["void", "solid"], {}, "none of which is here .void, solid.*--start_phases"),
+        (["void", "solid"], {"void": "clay"}, "clay is no phase here"),
+        (["void", "solid"], {"pore": "pore"}, "pore is no phase here"),
+    ],
+)
+def test_phases_that_are_not_alike(tmp_path, phases, start_phases, words):
+    save_model(tmp_path / "old.pt", Engine((6, 5)).network, PHASES, PHASES)
+    with pytest.raises(InputError, match=words):
+        warm_start(Engine((6, 5)), tmp_path / "old.pt", phases, phases, start_phases)
+
+
+def test_another_generator_cannot_start_from_other_phases(tmp_path):
+    trained = Trainer([checkpoint_of(tmp_path)])
+    trained.run([None] * 4, max_epochs=3)
+    torch.save({"model": trained.ema.module.state_dict(), "phases": ["pore"], "lr_phases": ["pore"]}, tmp_path / "old.pt")
+    with pytest.raises(InputError, match="cannot start from other phases"):
+        warm_start(Trainer(), tmp_path / "old.pt", ["pore", "grain"], ["pore", "grain"])

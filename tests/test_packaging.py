@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -104,6 +106,13 @@ def test_the_downloaded_bundle_super_resolves_its_sample(downloaded):
     assert done.returncode == 0, done.stderr
     record = json.loads((downloaded / "eval" / "lr_sr_provenance.json").read_text())
     assert record["result"]["shape"] == [32, 32, 32] and Path(record["model"]["file"]) == downloaded / "models" / "model.pt"
+
+
+def test_all_files_tell_one_version(bundle_root):
+    version = json.loads((bundle_root / "configs" / "metadata.json").read_text())["version"]
+    assert tomllib.loads((bundle_root / "pyproject.toml").read_text())["project"]["version"] == version
+    assert yaml.safe_load((bundle_root / "CITATION.cff").read_text())["version"] == version
+    assert re.search(r"^## (.*)$", (bundle_root / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
 
 
 @pytest.fixture
