@@ -30,7 +30,8 @@ def training_memory(trainer: SuperResolutionTrainer, batch_size: int, edges: Seq
 
     Args:
         trainer: as it would run.
-        batch_size: LR patches a step of this process.
+        batch_size: LR patches a step of this process. Of processes that share a batch each holds what all of them made; of a pipeline the whole
+            generator is counted.
         edges: of the boxes, LR voxels.
         checkpointing: of the generator; None leaves it as it is.
     """
@@ -75,7 +76,7 @@ def _step(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]
     """Bytes of the tensors of a step with its losses, at their most."""
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode  # takes a moment to import
 
-    network, device = trainer.network, trainer.state.device
+    network, device, shares = trainer.network, trainer.state.device, _shares(trainer)
     patch = network.patch_edge(edges)
     with torch.random.fork_rng([]):
         boxes = network.nested_boxes(patch, edges)
@@ -88,17 +89,19 @@ def _step(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]
         image = torch.empty(batch_size, network.in_channels, patch, patch, patch, device=device).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(device.type, torch.bfloat16, enabled=trainer.bfloat16):
             made = network.forward_boxes(image, boxes)
+        labels = image[:, :-1].repeat(shares, 1, 1, 1, 1)
+        made = [torch.cat([p, *(torch.empty_like(p) for _ in range(shares - 1))]) for p in made]
         volumes = [(scale, p.to(device), box) for scale, p, box in zip(_scales(network, boxes), made, boxes)]
         if trainer.hard_labels:
             volumes = [(scale, straight_through(p), box) for scale, p, box in volumes]
-        fakes = {name: [fake for fake, _ in parts] for name, parts in trainer.fakes(volumes, image[:, :-1]).items()}
+        fakes = {name: [fake for fake, _ in parts] for name, parts in trainer.fakes(volumes, labels).items()}
         for name, critic in critics.items():
             for fake in fakes[name]:
                 trainer.adversarial.critic_loss(critic, torch.empty_like(fake), fake.detach()).backward()
         critics.requires_grad_(False)
         total = torch.zeros((), device=device)
         for _, p, box in volumes:
-            total = total + consistency(p, of_box(image[:, :-1], box))
+            total = total + consistency(p, of_box(labels, box))
         for name, critic in critics.items():
             total = total + sum(trainer.adversarial.generator_loss(critic, torch.empty_like(fake), fake) for fake in fakes[name])
         for group in trainer.planes:
@@ -125,6 +128,11 @@ def _patches(patches: SlicedWasserstein, fake: Tensor) -> Tensor:
     return total
 
 
+def _shares(trainer: SuperResolutionTrainer) -> int:
+    """Processes that each make a part of every batch."""
+    return 1 if trainer.parallel is None else trainer.parallel.shares
+
+
 def _scales(network: nn.Module, levels: Sequence) -> list[int]:
     """Scale of each level, the last being the finest."""
     return [network.scale_factor // 2**k for k in reversed(range(len(levels)))]
@@ -133,7 +141,8 @@ def _scales(network: nn.Module, levels: Sequence) -> list[int]:
 def _kept(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]) -> int:
     """Bytes that stay from step to step: gradients and moments of the optimizers, block means of the images, and the buffer once it is full."""
     weights = [p for part in (trainer.network, trainer.critics) for p in part.parameters() if p.requires_grad]
-    total = 3 * SINGLE * sum(p.numel() for p in weights)
+    shares = _shares(trainer)
+    total = (3 + (shares > 1)) * SINGLE * sum(p.numel() for p in weights)  # gradients that are exchanged are kept twice
     scale_factor, scales = trainer.network.scale_factor, _scales(trainer.network, edges)
     if trainer.patches is not None:
         for group in trainer.planes:
@@ -144,7 +153,7 @@ def _kept(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]
         for scale, edge in zip(scales, edges):
             side = scale * edge - 2 * (trainer.border * scale // scale_factor)
             for planes in trainer.planes.values():
-                slices = batch_size * len(planes) * (trainer.slices_per_plane or side)
+                slices = shares * batch_size * len(planes) * (trainer.slices_per_plane or side)
                 kept = min(slices, trainer.buffer.slices or slices)
                 total += trainer.buffer.steps * kept * HALF * trainer.network.out_channels * side**2
     return total

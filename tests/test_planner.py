@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from bundle.losses.feedback import StatisticsFeedback
 from bundle.losses.patches import SlicedWasserstein
 from bundle.networks.critic import SliceCritic
 from bundle.networks.paper import PaperGenerator
+from tests.test_data_parallel import torchrun_script
 from tests.test_trainer import APART, level_trainer, trainer_of
 
 MEASURE = """
@@ -56,6 +58,33 @@ def test_what_it_says_is_what_the_system_counts(bundle_root, files, settings):
     assert done.returncode == 0, done.stderr
     before, need, peak = np.array(re.findall(r"\d+", done.stdout.splitlines()[-1]), float)
     assert peak == pytest.approx(before + need, rel=0.2) and peak - before == pytest.approx(need, rel=0.4), (before, need, peak)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_of_two_processes_each_holds_what_both_made(bundle_root, tmp_path):
+    """As one process, but each of two is measured."""
+    script = textwrap.dedent(MEASURE).format(root=str(bundle_root), files=["multi_gpu.yaml"], settings={"batch_size": 3, "output_dir": str(tmp_path)})
+    done = torchrun_script(tmp_path, bundle_root, script)
+    assert done.returncode == 0, done.stderr
+    lines = re.findall(r"^\[\d+, \d+, \d+\]$", done.stdout, re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        before, need, peak = np.array(json.loads(line), float)
+        assert peak == pytest.approx(before + need, rel=0.2) and peak - before == pytest.approx(need, rel=0.4), (before, need, peak)
+
+
+def test_a_shared_batch_takes_more_than_its_part_and_less_than_the_whole():
+    class Shared:
+        shares, decoder = 3, staticmethod(lambda network: None)
+
+        @staticmethod
+        def sampler(items, batch_size):
+            return None
+
+    trainer = patch_trainer(buffer=SliceBuffer(20))
+    part, whole = (planner.training_memory(trainer, batch, [4, 2]) for batch in (2, 6))
+    trainer.parallel = Shared()
+    assert part < planner.training_memory(trainer, 2, [4, 2]) < whole
 
 
 @pytest.mark.parametrize("name", ["patches", "critics", "apart", "paper"])
