@@ -77,7 +77,8 @@ def export_onnx(config: Path, model: Path, path: Path) -> None:
     open_sizes = [{2 + i: size + 2 * network.halo for i, size in enumerate(sizes)}]
     open_sizes += [{2 + i: scale * size - 2 * offset for i, size in enumerate(sizes)} for scale, offset, _ in windows]
     program = torch.onnx.export(
-        WindowGenerator(network).eval(), tuple(example), dynamo=True, opset_version=20, verbose=False, dynamic_shapes=(open_sizes[0], tuple(open_sizes[1:])),
+        WindowGenerator(network).eval(), tuple(example), dynamo=True, opset_version=20, verbose=False,
+        dynamic_shapes=(open_sizes[0], tuple(open_sizes[1:])),
         input_names=["image", *(f"noise_{scale}x" for scale, _, _ in windows)], output_names=["pred"],
     )  # fmt: skip
     with atomic_path(path) as partial:

@@ -26,9 +26,9 @@ def write_phantom(
 ) -> None:  # fmt: skip
     """Write one synthetic rock: lr.tif, scan.json and, where asked for, images and truth.
 
-    lr.tif holds (lr_size,) * 3 voxels of 3.5 µm, scan.json the confusion of its labels with the truth, truth.tif the fine volume. The images, `images`
-    sections of hr_size x hr_size pixels of 0.4375 µm normal to each of `axes`, come from other realisations than the volume: unpaired, as real data
-    are. They are hr.tif, and with several axes hr_z.tif, hr_y.tif and hr_x.tif.
+    lr.tif holds (lr_size,) * 3 voxels of 3.5 µm, scan.json the confusion of its labels with the truth, truth.tif the fine volume. The images,
+    `images` sections of hr_size x hr_size pixels of 0.4375 µm normal to each of `axes`, come from other realisations than the volume: unpaired, as
+    real data are. They are hr.tif, and with several axes hr_z.tif, hr_y.tif and hr_x.tif.
 
     Raises:
         InputError: no rock of that name, or the folder cannot be written; before anything is made.

@@ -27,7 +27,8 @@ _UNITS = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * power) for power, prefix in e
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that tensors free, for the next ones: glibc gives large blocks back, and asking again takes a fifth of the time.
+    """Let this process keep the memory that tensors free, for the next ones: glibc gives large blocks back, and asking again takes a fifth of the
+    time.
 
     Returns:
         whether the C library knows how; others are left as they are.

@@ -90,8 +90,8 @@ class StoreInferer(Inferer):
             network: as for `WindowInferer`.
 
         Returns:
-            the stores by what they hold: "labels", "probabilities", "uncertainty", "majority", "trust". Whether all of them is there `missing` says, as other
-            processes may still be at work.
+            the stores by what they hold: "labels", "probabilities", "uncertainty", "majority", "trust". Whether all of them is there `missing` says,
+            as other processes may still be at work.
 
         Raises:
             InputError: a store made otherwise; the disk is full; the LR file changed; too little memory.

@@ -115,7 +115,8 @@ class TrustCounts:
 
 
 def trust_summary(percent: Any) -> dict[str, float]:
-    """What a map of trust, per cent (z, y, x), says of the whole: `mean` chance that a label is right, and `sure`, the share of voxels of 90 % and more.
+    """What a map of trust, per cent (z, y, x), says of the whole: `mean` chance that a label is right, and `sure`, the share of voxels of 90 % and
+    more.
 
     Raises:
         InputError: parts of it are not made yet.

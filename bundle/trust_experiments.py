@@ -30,8 +30,8 @@ PASSES = 60  # over the true volumes, until the table of the scanner stays
 
 
 def confusion(lab: Lab) -> str:
-    """Consistencies under equal compute, each from the shipped weights: equal costs, the costs of train.yaml, a confusion that is learned; how much of
-    what each changes is put where it belongs, and the learned table beside that of the scanner."""
+    """Consistencies under equal compute, each from the shipped weights: equal costs, the costs of train.yaml, a confusion that is learned; how much
+    of what each changes is put where it belongs, and the learned table beside that of the scanner."""
     data, phases = lab.training_data("berea"), rock("berea").phases
     start, epochs = f"--start_from={SHIPPED.path}", lab.epochs // 2
     models = {
@@ -76,7 +76,8 @@ def _onehot(labels: np.ndarray, n_phases: int) -> Tensor:
 
 
 def trust(lab: Lab) -> str:
-    """Calibrates the votes of the shipped model on unseen rocks, and looks on others, of the same kind and of other kinds, whether what is said is met.
+    """Calibrates the votes of the shipped model on unseen rocks, and looks on others, of the same kind and of other kinds, whether what is said is
+    met.
 
     Writes `trust.json`, which `run inference` takes as `trust_file`, and the reliability diagram `trust.png`.
     """

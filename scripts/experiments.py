@@ -3,6 +3,8 @@
     python scripts/experiments.py truth --output lab
     python scripts/experiments.py phantom --hr-images hr_real_0.4375um.tif --output lab
     python scripts/experiments.py hr_sources --lr-image lr_3.5um.tif --hr-images hr_real_0.4375um.tif --hr-others hr_generated_0.4375um.tif --output lab
+    python scripts/experiments.py confusion --output lab
+    python scripts/experiments.py trust --output lab
     python scripts/experiments.py factors --lr-image lr_3.5um.tif --hr-images hr_real_0.4375um.tif --output lab
     python scripts/experiments.py paired --volume berea.tif --name berea3d --phases pore grain --voxel-size 5.345 --output lab
 """

@@ -29,10 +29,10 @@ def contacts(x: Tensor, neighbours: Tensor | None = None) -> Tensor:
 class StatisticsFeedback(StepMemory):
     """Charges slices for phases and contacts of which the generator makes too much, and rewards those of which it makes too little.
 
-    The price of a statistic is log2(made / wanted), at most 1 either way and for contacts that are rewarded less, per share wanted. "Made" is counted in the labels of the slices of
-    the last steps, as `run evaluating` counts it, weighted so that they hold the LR labels in the proportions of the whole volume; "wanted" is
-    the mean over the HR images. A loss on the statistics of the newest slices themselves would ask every place for all that the rock
-    holds, and square the error of the rarest contact.
+    The price of a statistic is log2(made / wanted), at most 1 either way and for contacts that are rewarded less, per share wanted. "Made" is counted
+    in the labels of the slices of the last steps, as `run evaluating` counts it, weighted so that they hold the LR labels in the proportions of the
+    whole volume; "wanted" is the mean over the HR images. A loss on the statistics of the newest slices themselves would ask every place for all that
+    the rock holds, and square the error of the rarest contact.
 
     Args:
         images: plane group -> its HR images, (y, x) label arrays.

@@ -33,8 +33,8 @@ def fidelity(
         boundaries: whether the distance of the boundaries is measured, which takes longer than all the rest.
 
     Returns:
-        `accuracy`, `confusion`, `dice`, `absent` of `voxel_agreement`; `boundary_distance` by phase, of `boundary_distance` (None where not measured);
-        `statistics`: by name the fraction or interfacial area of `volume` and `truth` and the relative `error`, None where truth is 0;
+        `accuracy`, `confusion`, `dice`, `absent` of `voxel_agreement`; `boundary_distance` by phase, of `boundary_distance` (None where not
+        measured); `statistics`: by name the fraction or interfacial area of `volume` and `truth` and the relative `error`, None where truth is 0;
         `mean_relative_error` over them, None where all are;
         `two_point`: by phase `mean` and `max` of |S2 - S2 of the truth| over lags 1 to `max_lag` and the axes, None for a phase absent in both;
         `pore`: of `volume` and `truth` the `euler_number`, the `connected_fraction` and the `mean_chord` in µm, each by axis (None: no pore, or no

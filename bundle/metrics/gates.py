@@ -1,7 +1,7 @@
 """Gates: may a set of images stand for the real HR images in a training? Each gate is a measure with its limit, and says why.
 
-A generator that learns from few images, and a super-resolution that learns from the generator, are a game of telephone: what the first misses the second
-never hears of. So a set is compared with the real images before it may teach.
+A generator that learns from few images, and a super-resolution that learns from the generator, are a game of telephone: what the first misses the
+second never hears of. So a set is compared with the real images before it may teach.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ def _curves(
 ) -> tuple[dict, dict]:
     """The curves of the set, inside the bootstrap band of the real images, which are drawn with replacement.
 
-    The band of a few images is too narrow: redrawn means of n scatter less than true ones by (n - 1) / n in the variance, and their quantiles are those of a
-    normal distribution instead of Student's. It is widened by both.
+    The band of a few images is too narrow: redrawn means of n scatter less than true ones by (n - 1) / n in the variance, and their quantiles are
+    those of a normal distribution instead of Student's. It is widened by both.
     """
     each = np.stack([curve(image, len(phases)) for image in tiles])
     n, mean = len(each), each.mean(0)
@@ -199,8 +199,8 @@ def _two_sample(
 def best_match(crop: np.ndarray, images: Sequence[np.ndarray], n_phases: int) -> float:
     """How well a crop is found again in images, at any place and under any of the 8 symmetries.
 
-    (agreement - m) / (1 - m), agreement the share of its pixels that have the same label there, m the share of its most frequent label: 1 for a copy, 0
-    where nothing agrees better than a uniform place. By Fourier transform: all places at once.
+    (agreement - m) / (1 - m), agreement the share of its pixels that have the same label there, m the share of its most frequent label: 1 for a copy,
+    0 where nothing agrees better than a uniform place. By Fourier transform: all places at once.
 
     Args:
         crop: (h, h) labels of more than one phase.

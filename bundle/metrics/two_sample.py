@@ -111,7 +111,8 @@ def reference_splits(
     """The ways to halve real images that `real_reference` takes: indices of one half, and both halves.
 
     Raises:
-        InputError: fewer than 2 images, or a half that has no room for crops in its folds: it has fewer images than all, so that they are cut smaller.
+        InputError: fewer than 2 images, or a half that has no room for crops in its folds: it has fewer images than all, so that they are cut
+            smaller.
     """
     images = as_arrays(real)
     if len(images) < 2:

@@ -36,7 +36,8 @@ class ResidualBlock(nn.Module):
 
 
 class Up2(nn.Module):
-    """Trilinear enlargement by 2 of features mixed by a 1^3 convolution; two finer voxels are cut on each side, of which the outer needs more context.
+    """Trilinear enlargement by 2 of features mixed by a 1^3 convolution; two finer voxels are cut on each side, of which the outer needs more
+    context.
 
     A sub-pixel convolution (Shi et al. 2016) has weights of its own for each of eight finer voxels. With them the generator drew regular
     grids and rods of 2, 4 and 8 voxels where the LR is uniform, which please a comparison of patches; here whatever is not in the LR comes of

@@ -59,8 +59,8 @@ def elastic_moduli(
     """Effective moduli of a volume of isotropic phases.
 
     The error of the moduli goes with the square of the tolerance and is a share of the minerals' stiffness: the default leaves 0.01 % of a frame
-    of 20 % porosity, but 1 to 2 % of a soft one of 60 %, and grains that do not touch may come out with a modulus a little below 0. Patterns that alternate from voxel to
-    voxel are invisible to the rotated grid and come out too stiff. A volume that does not repeat itself has a
+    of 20 % porosity, but 1 to 2 % of a soft one of 60 %, and grains that do not touch may come out with a modulus a little below 0. Patterns that
+    alternate from voxel to voxel are invisible to the rotated grid and come out too stiff. A volume that does not repeat itself has a
     seam at its faces, which counts as rock. Pores of few voxels come out somewhat too soft: the loss of stiffness that a spherical pore of radius 6
     (13) voxels causes is 6 % (3 %) too large.
 
