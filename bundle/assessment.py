@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bundle.io import Volume, check_labels
 from bundle.io.files import read_volume
 from bundle.io.volume import are_cubes, cube_edge
 from bundle.metrics import (
-    chord_lengths, connected_fraction, euler_number, oblique_reference, oblique_slices, real_reference, specific_surface,
+    chord_lengths, connected_fraction, euler_number, half_path, oblique_reference, oblique_slices, pore_sizes, real_reference, specific_surface,
     two_sample_auc, upsample_nearest, upsample_trilinear,
 )  # fmt: skip
 from bundle.metrics.oblique import check_oblique
@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 CROP = 64  # SR voxels, edge of what the two-sample test looks at
 CROPS = 800  # of planes at 45 degrees
+LENGTHS = {
+    "mean chord of {}": lambda mask, axis, size: chord_lengths(mask, axis, size)["mean"],
+    "segments wholly in {} half as often as its points": half_path,
+}
 FIGURES = {
     "permeability": "permeability along {}, mD",
     "formation_factor": "formation factor along {}",
@@ -42,7 +46,7 @@ class Assessment:
 
     Args:
         truth_image: true labels on the grid of SR, where they are known; null = none.
-        morphology: chords, connection, Euler number and surface of the pore.
+        morphology: chords, lineal path, sizes, connection, Euler number and surface of the pore.
         physics: edge of the cube in the middle for which flow, conduction and elasticity are computed, LR voxels; null = none.
         physics_cell: edge of a cell of these computations, SR voxels: the majority of its voxels counts.
         two_sample: whether a network can tell SR from the HR images, on the axis planes and at 45 degrees.
@@ -96,6 +100,8 @@ class Assessment:
         """
         if self.truth_image is not None or self.morphology:
             optional("skimage", "morphology and the comparison with the truth need scikit-image", "lab")
+        if self.morphology:
+            optional("porespy", "pore sizes need porespy", "lab")
         if self.truth_image is not None:
             cube_edge(sr.voxel_size, "the comparison with the truth")
         if self.physics:
@@ -168,30 +174,36 @@ class Assessment:
         for title, (mask, size) in columns.items():
             connected = connected_fraction(mask)
             for axis, name in enumerate("zyx"):
-                rows.setdefault(f"mean chord of {phases[0]} along {name}, {unit}", {})[title] = chord_lengths(mask, axis, size)["mean"]
+                for row, measure in LENGTHS.items():
+                    rows.setdefault(f"{row.format(phases[0])} along {name}, {unit}", {})[title] = measure(mask, axis, size)
                 rows.setdefault(f"share of {phases[0]} connected along {name}", {})[title] = connected[axis]
+            sizes = pore_sizes(mask, size) if are_cubes(size) else None
+            rows.setdefault(f"mean radius of {phases[0]} by volume, {unit}", {})[title] = sizes and sizes["mean"]
             present = mask.any() and not mask.all()
             euler = euler_number(mask, size)["density"] * per_volume if present else None
             rows.setdefault(f"Euler number of {phases[0]} per {volume}", {})[title] = euler
             surface = specific_surface(mask, size) if present else {"marching_cubes": None, "faces": None}
             rows.setdefault(f"surface of {phases[0]} by marching cubes per volume, 1/{unit}", {})[title] = surface["marching_cubes"]
             rows.setdefault(f"surface of {phases[0]} by voxel faces per volume, 1/{unit}", {})[title] = surface["faces"]
-        chords = self._image_chords(sr, groups)
-        flat = {f"mean chord of {phases[0]} along {'zyx'[axis]}, {unit}": value for axis, value in chords.items()}
+        flat = {}
+        for row, measure in LENGTHS.items():
+            flat |= {f"{row.format(phases[0])} along {'zyx'[axis]}, {unit}": value for axis, value in self._of_images(measure, sr, groups).items()}
         return {row: {**columns, "HR images": flat.get(row)} for row, columns in rows.items()}
 
     @staticmethod
-    def _image_chords(sr: Volume, groups: Mapping[str, Sequence[np.ndarray]]) -> dict[int, float]:
-        """Of images only the pore chords can be compared: the mean by axis of the volume, over both axes where no plane is told."""
+    def _of_images(
+        measure: Callable[..., float | None], sr: Volume, groups: Mapping[str, Sequence[np.ndarray]]
+    ) -> dict[int, float]:
+        """Of images only lengths of the pore can be compared: the mean by axis of the volume, over both axes where no plane is told."""
         found: dict[int, list[float]] = {}
         for group, images in groups.items():
             plane = report.PLANES.get(group)
             size = [sr.voxel_size[axis] for axis in plane or (1, 2)]
             for i in (0, 1):
-                chords = [chord_lengths(image == 0, i, size)["mean"] for image in images]
+                lengths = [measure(image == 0, i, size) for image in images]
                 for axis in [plane[i]] if plane else range(3):
-                    found.setdefault(axis, []).extend(chord for chord in chords if chord is not None)
-        return {axis: float(np.mean(chords)) for axis, chords in found.items() if chords}
+                    found.setdefault(axis, []).extend(length for length in lengths if length is not None)
+        return {axis: float(np.mean(lengths)) for axis, lengths in found.items() if lengths}
 
     def _edge(self, shape: Sequence[int], scale: int) -> int:
         """Of the cube of the physics, LR voxels."""

@@ -68,14 +68,27 @@ def test_a_truth_that_does_not_fit_is_refused(volumes, slits, tmp_path, change, 
         measured(Assessment(truth_image=tmp_path / "truth.tif"), *volumes, images(), PHASES, 4)
 
 
+def half_of_the_slits(line: np.ndarray) -> float:
+    """Lag at which segments of a line lie in the phase half as often as points, by counting."""
+    chance = [np.mean([line[i : i + lag + 1].all() for i in range(len(line) - lag)]) for lag in range(len(line))]
+    lag = next(lag for lag, c in enumerate(chance) if c <= chance[0] / 2)
+    return lag - 1 + (chance[lag - 1] - chance[0] / 2) / (chance[lag - 1] - chance[lag])
+
+
 def test_shape_of_the_pore(volumes):
     pytest.importorskip("skimage")
+    pytest.importorskip("porespy")
     found = measured(Assessment(morphology=True), *volumes, images(), PHASES, 4)["morphology"]
     chord = found["mean chord of pore along z, µm"]
     assert chord["LR"] == pytest.approx(4.0)  # two coarse planes of 2 µm
     assert found["share of pore connected along y"]["LR"] == 1 and found["share of pore connected along z"]["LR"] == 0
     # Two slits: Euler number 2 in 16 x 12 x 12 µm.
     assert found["Euler number of pore per mm³"]["LR"] == pytest.approx(2 / (16 * 12 * 12) * 1e9)
+    # A ball of one voxel fills a slit of two planes.
+    path = found["segments wholly in pore half as often as its points along z, µm"]
+    assert path["LR"] == pytest.approx(2.0 * half_of_the_slits(volumes[0].array[:, 0, 0] == 0))
+    assert found["mean radius of pore by volume, µm"]["LR"] == pytest.approx(2.0)
+    assert path["HR images"] == pytest.approx(0.5, rel=0.1)  # half of the random pixels have a neighbour of their own
     assert all(list(row) == ["LR", "SR", "HR images"] for row in found.values())  # one table
     assert found["share of pore connected along z"]["HR images"] is None
     assert chord["HR images"] == pytest.approx(1.0, rel=0.05)  # random pixels of 0.5 µm: chords of 1 / (1 - 1/2) pixels

@@ -12,7 +12,7 @@ from bundle.metrics.diversity import seed_diversity, slice_diversity
 from bundle.metrics.fidelity import fidelity
 from bundle.metrics.fractions import count_labels, volume_fractions
 from bundle.metrics.interfaces import face_counts, interfacial_areas, phase_pairs
-from bundle.metrics.morphology import chord_lengths, connected_fraction, euler_number, lineal_path, pore_sizes, specific_surface
+from bundle.metrics.morphology import chord_lengths, connected_fraction, euler_number, half_path, lineal_path, pore_sizes, specific_surface
 from bundle.metrics.oblique import oblique_reference, oblique_slices
 from bundle.metrics.summary import lr_agreement, majority_downsample, mean_relative_error, statistic_names, statistics, summarise
 from bundle.metrics.truth import boundary_distance, confusion, voxel_agreement
@@ -28,6 +28,7 @@ __all__ = [
     "euler_number",
     "face_counts",
     "fidelity",
+    "half_path",
     "interfacial_areas",
     "lineal_path",
     "lr_agreement",

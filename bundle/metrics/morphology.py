@@ -44,6 +44,20 @@ def lineal_path(mask: np.ndarray, axis: int, max_lag: int) -> np.ndarray:
     return inside / ((length - lags) * (mask.size // length))
 
 
+def half_path(mask: np.ndarray, axis: int, voxel_size: VoxelSize = 1.0) -> float | None:
+    """Length of the segments along an array axis that lie wholly in the phase half as often as its points do, µm: where L(r) = L(0) / 2.
+
+    Linear between lags. None where the phase is absent, or L falls to no half within the volume.
+    """
+    path = lineal_path(mask, axis, mask.shape[axis] - 1)
+    below = np.flatnonzero(path <= path[0] / 2)
+    if path[0] == 0 or below.size == 0:
+        return None
+    lag = int(below[0])
+    part = (path[lag - 1] - path[0] / 2) / (path[lag - 1] - path[lag])
+    return float((lag - 1 + part) * as_voxel_size(voxel_size, n_axes=mask.ndim)[axis])
+
+
 def chord_lengths(mask: np.ndarray, axis: int, voxel_size: VoxelSize = 1.0) -> dict:
     """Distribution of the chords of the phase along one array axis: runs of its voxels between two voxels of others.
 
