@@ -16,7 +16,7 @@ from bundle.checkpoint import load_checkpoint
 from bundle.inferer import WindowInferer
 from bundle.io.files import read_volume
 from bundle.judging import moved_to_truth, spread
-from bundle.losses.confusion import ConfusionConsistency, least_confusion
+from bundle.losses.confusion import ConfusionConsistency
 from bundle.metrics import upsample_nearest, volume_fractions
 from bundle.phantom import FACTOR, rock
 from bundle.provenance import sha256
@@ -52,21 +52,24 @@ def confusion(lab: Lab) -> str:
     moved = report.markdown_table(["", "voxels changed", "of these right", "were right", "right by chance"], rows)
     fractions = [volume_fractions(read_volume(data / f"{name}.tif").array, len(phases)).tolist() for name in ("hr", "lr")]
     learned = load_checkpoint(models["confusion learned"].path.with_name("checkpoint.pt"))["consistency"]["table"]
-    return lab.write("confusion", f"{errors}\n{moved}\n{_tables(learned, least_confusion(*fractions), folders, phases)}")
+    return lab.write("confusion", f"{errors}\n{moved}\n{_tables(learned, fractions, folders, phases)}")
 
 
-def _tables(learned: Tensor, start: Sequence[Sequence[float]], folders: Sequence[Path], phases: Sequence[str]) -> str:
+def _tables(learned: Tensor, fractions: Sequence[Sequence[float]], folders: Sequence[Path], phases: Sequence[str]) -> str:
     """How the scan labels each phase, and a mixture of pore and host: as it was assumed, as it was learned, and as the same rule finds it in the truth."""
-    scanner = ConfusionConsistency(start, FACTOR, memory=float(len(folders)), prior=1e-4)
+    start = ConfusionConsistency(*fractions, FACTOR).table
+    truths = [[_onehot(read_volume(folder / f"{name}.tif").array, len(phases)) for name in ("truth", "lr")] for folder in folders]
+    of_tests = [torch.cat([pair[i].flatten(2) for pair in truths], 2).mean((0, 2)).tolist() for i in (0, 1)]
+    scanner = ConfusionConsistency(*of_tests, FACTOR, memory=float(len(folders)), prior=1e-3)
+    shares = [(block_mean(truth, FACTOR), scan) for truth, scan in truths]
     for _ in range(PASSES):
-        for folder in folders:
-            truth, scan = (_onehot(read_volume(folder / f"{name}.tif").array, len(phases)) for name in ("truth", "lr"))
-            scanner.learn(block_mean(truth, FACTOR), scan)
+        for share, scan in shares:
+            scanner.learn(share, scan)
     rows = []
     for row, (a, b) in enumerate(zip(scanner.first, scanner.second)):
         if a == b or (a, b) == (0, 1):
             name = phases[a] if a == b else f"{phases[a]} with {phases[b]}"
-            rows.append([name, *(", ".join(f"{share:.2f}" for share in table[row].tolist()) for table in (scanner.start, learned, scanner.table))])
+            rows.append([name, *(", ".join(f"{share:.2f}" for share in table[row].tolist()) for table in (start, learned, scanner.table))])
     heads = [f"share labelled {', '.join(phases)}", "at the start", "learned", "in truth"]
     return report.markdown_table(heads, rows)
 

@@ -663,7 +663,8 @@ def test_the_losses_see_the_corrected_labels():
 
 def test_a_learned_confusion_is_that_of_the_scan_as_it_came():
     """The result is as the labels came, so they are explained; corrected ones, swapped, would not be. What was learned goes into the checkpoint."""
-    consistency = ConfusionConsistency([[0.5, 0.5]] * 3, 2, prior=1e-3)
+    consistency = ConfusionConsistency([0.45, 0.45, 0.1], [0.5, 0.5], 2, prior=1e-3)
+    consistency.table.fill_(0.5)
     trainer = trainer_of(
         Corrected(None), iterations=30, critics=nn.ModuleDict(), hard_labels=False, consistency=consistency, slices_per_plane=None
     )  # fmt: skip

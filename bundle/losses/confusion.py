@@ -33,6 +33,10 @@ def least_confusion(hr_fractions: Sequence[float], lr_fractions: Sequence[float]
     return rows[:, : len(lr_fractions)].tolist()
 
 
+SCALINGS = 30
+"""Times that phases and labels are scaled in turn; each step goes on from the counts of those before."""
+
+
 class ConfusionConsistency(nn.Module):
     """Charges each LR voxel for how unlikely its label is, given what its block holds.
 
@@ -44,25 +48,41 @@ class ConfusionConsistency(nn.Module):
     loss = mean over LR voxels of max(0, log((1 - tolerance) / P(label | block))).
 
     The table is learned from what the generator makes (expectation maximisation, Dempster et al. 1977: of each voxel every pair claims the part
-    that it explains), starting from `least_confusion`. Nothing else has to be known of the scan. The LR labels are those of the scan itself, not
-    corrected ones.
+    that it explains), starting from `least_confusion`. Alone that would confirm itself: a generator that does as the labels say teaches that they
+    are right. So the joint counts of pairs and labels are scaled until the phases in them are as frequent as in the HR images and the labels as in
+    the scan (generalised iterative scaling, Darroch & Ratcliff 1972): where the images hold more feldspar than the scan, the table must say what it
+    passes for. The LR labels are those of the scan itself, not corrected ones.
 
     Args:
-        start: P(label | phase), rows phases, columns labels.
+        hr_fractions, lr_fractions: of the phases in the HR images and of the labels in the scan, which may know fewer, the first ones.
         scale_factor: of the level whose labels teach the table.
         tolerance: share of a block that may differ at no charge, so that surfaces need not follow the LR staircase.
         memory: generator steps over which the counts fade to 1 / e.
-        prior: LR voxels that the start stands for in every row, as a share of all: rows with less are hardly learned.
+        prior: LR voxels that the start stands for, as a share of what the memory holds.
     """
 
-    def __init__(self, start: Sequence[Sequence[float]], scale_factor: int, tolerance: float = 0.35, memory: float = 100.0, prior: float = 0.01):
+    def __init__(
+        self,
+        hr_fractions: Sequence[float],
+        lr_fractions: Sequence[float],
+        scale_factor: int,
+        tolerance: float = 0.35,
+        memory: float = 100.0,
+        prior: float = 0.05,
+    ):
         super().__init__()
-        pure = torch.tensor(start, dtype=torch.float32)
-        self.first, self.second = torch.triu_indices(len(pure), len(pure)).tolist()
-        rows = 0.5 * (pure[self.first] + pure[self.second])
-        rows = (1 - FLOOR) * rows / rows.sum(1, keepdim=True).clamp(min=1e-6) + FLOOR / rows.shape[1]
-        self.register_buffer("start", rows / rows.sum(1, keepdim=True))
-        self.register_buffer("table", self.start.clone())
+        number = len(hr_fractions)
+        self.first, self.second = torch.triu_indices(number, number).tolist()
+        hr, lr = (torch.tensor(fractions, dtype=torch.float32).clamp(min=1e-4) for fractions in (hr_fractions, lr_fractions))
+        self.register_buffer("wanted_phases", hr / hr.sum())
+        self.register_buffer("wanted_labels", lr / lr.sum())
+        share = torch.tensor([[0.5 * ((a == p) + (b == p)) for p in range(number)] for a, b in zip(self.first, self.second)])
+        self.register_buffer("share", share)  # of each phase in each pair
+        pure = torch.tensor(least_confusion(hr_fractions, lr_fractions), dtype=torch.float32)
+        # every pair as frequent as if phases were mixed at random within half of the blocks, and apart in the others
+        frequent = torch.tensor([hr[a] * (0.5 + 0.5 * hr[a]) if a == b else hr[a] * hr[b] for a, b in zip(self.first, self.second)])
+        self.register_buffer("start", self._scaled(frequent[:, None] * (share @ pure).clamp(min=FLOOR / len(lr))))
+        self.register_buffer("table", self._rows(self.start))
         self.register_buffer("counts", torch.zeros_like(self.start))
         self.register_buffer("weight", torch.zeros(()))
         self.scale_factor, self.tolerance, self.memory, self.prior = scale_factor, tolerance, memory, prior
@@ -90,9 +110,21 @@ class ConfusionConsistency(nn.Module):
         fade = 1 - 1 / self.memory
         self.counts.mul_(fade).add_(joint)
         self.weight.mul_(fade).add_(1)
-        rows = self.counts / self.weight + self.prior * self.start
-        rows = rows / rows.sum(1, keepdim=True)
-        self.table = (1 - FLOOR) * rows + FLOOR / rows.shape[1]  # a new one: the charge of this step still needs the old for its gradient
+        # a new table: the charge of this step still needs the old one for its gradient
+        self.table = self._rows(self._scaled(self.counts / self.weight + self.prior * self.start))
+
+    def _scaled(self, joint: Tensor) -> Tensor:
+        """Counts of pairs and labels, scaled until phases and labels are as frequent as is known."""
+        for _ in range(SCALINGS):
+            of_phases = self.wanted_phases / (self.share * joint.sum(1, keepdim=True)).sum(0).clamp(min=1e-9)
+            joint = joint * (self.share @ of_phases.log()).exp()[:, None]
+            joint = joint * self.wanted_labels / joint.sum(0).clamp(min=1e-9)
+        return joint
+
+    def _rows(self, joint: Tensor) -> Tensor:
+        """P(label | pair), no label impossible."""
+        rows = joint / joint.sum(1, keepdim=True).clamp(min=1e-9)
+        return (1 - FLOOR) * rows + FLOOR / rows.shape[1]
 
     def confusion(self) -> Tensor:
         """P(label | voxel of one phase alone), rows phases, columns labels."""
