@@ -18,7 +18,7 @@ from bundle.io.files import read_volume
 from bundle.judging import moved_to_truth, spread
 from bundle.losses.confusion import ConfusionConsistency
 from bundle.metrics import upsample_nearest, volume_fractions
-from bundle.phantom import FACTOR, rock
+from bundle.phantom import FACTOR, SECOND, rock
 from bundle.provenance import sha256
 from bundle.transforms.downsample import block_mean
 from bundle.trust import Trust, TrustCounts, reliability
@@ -41,18 +41,20 @@ def confusion(lab: Lab) -> str:
     }
     folders = lab.tests("berea")
     errors = lab.judge("confusion", folders, phases, models)
-    rows = []
-    for title, model in models.items():
-        found = []
-        for folder in folders:
-            truth, scan = (read_volume(folder / f"{name}.tif").array for name in ("truth", "lr"))
-            nearest = upsample_nearest(scan, FACTOR)
-            found += [moved_to_truth(lab.super_resolve(model, folder / "lr.tif", seed), nearest, truth, len(phases)) for seed in range(lab.seeds)]
-        rows.append([title, *(f"{mean:.1%} ± {deviation:.1%}" for mean, deviation, _ in spread(found).values())])
-    moved = report.markdown_table(["", "voxels changed", "of these right", "were right", "right by chance"], rows)
+    moved = {}
+    for folder in folders:
+        truth, scan = (read_volume(folder / f"{name}.tif").array for name in ("truth", "lr"))
+        nearest = upsample_nearest(scan, FACTOR)
+        for title, model in models.items():
+            for seed in range(lab.seeds):
+                sr = lab.super_resolve(model, folder / "lr.tif", seed)
+                for what, volume in ((title, sr), (f"{title}, {phases[SECOND]} left out", np.where(sr == SECOND, nearest, sr))):
+                    moved.setdefault(what, []).append(moved_to_truth(volume, nearest, truth, len(phases)))
+    rows = [[what, *(f"{mean:.1%} ± {deviation:.1%}" for mean, deviation, _ in spread(moved[what]).values())] for what in sorted(moved, key=len)]
+    shares = report.markdown_table(["", "voxels changed", "of these right", "were right", "right by chance"], rows)
     fractions = [volume_fractions(read_volume(data / f"{name}.tif").array, len(phases)).tolist() for name in ("hr", "lr")]
     learned = load_checkpoint(models["confusion learned"].path.with_name("checkpoint.pt"))["consistency"]["table"]
-    return lab.write("confusion", f"{errors}\n{moved}\n{_tables(learned, fractions, folders, phases)}")
+    return lab.write("confusion", f"{errors}\n{shares}\n{_tables(learned, fractions, folders, phases)}")
 
 
 def _tables(learned: Tensor, fractions: Sequence[Sequence[float]], folders: Sequence[Path], phases: Sequence[str]) -> str:
