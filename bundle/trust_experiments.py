@@ -120,7 +120,7 @@ def _judged(table: Trust, network: nn.Module, folders: Sequence[Path], n_phases:
     parts = []
     for folder in folders:
         labels, votes, same, truth = _voted(network, folder, n_phases)
-        said, bare = table.percent(labels, votes, SEEDS, same), np.rint(100 * agreeing(labels, votes) / SEEDS)
+        said, bare = table.percent(labels, votes, SEEDS, same), np.rint(100 / SEEDS * agreeing(labels, votes))
         parts.append([said.ravel(), bare.ravel(), (labels == truth).ravel()])
     said, bare, right = (np.concatenate(part) for part in zip(*parts))
     return said, bare, right

@@ -77,4 +77,7 @@ def test_trust_learns_on_other_rocks_than_it_is_judged_on(lab, monkeypatch):
         right.append((truth == made)[kind])
     assert table.table[0, 1, 8] == pytest.approx(np.concatenate(right).mean(), abs=1e-3)
     assert json.loads((lab.folder / "trust.json").read_text())["made_from"]["voxels"] == 2 * 32**3
+    # all seeds agree everywhere here, so bare votes say 100 %
+    share = float(found["berea"][0].rstrip("%")) / 100
+    assert float(found["berea"][6]) == pytest.approx(1 - share, abs=2e-3)
     assert (lab.folder / "trust.png").read_bytes()[:4] == b"\x89PNG"
