@@ -14,6 +14,7 @@ from bundle.errors import InputError
 from bundle.io import write_text
 from bundle.io.files import readable
 from bundle.metrics.fractions import slabs
+from bundle.provenance import sha256
 from bundle.votes import agreeing
 
 FORMAT = "rock-super-resolution trust 1"
@@ -66,14 +67,19 @@ class Trust:
             InputError: it cannot be written.
         """
         content = {"format": FORMAT, "phases": self.phases, "made_from": self.made_from, "right": self.table.round(4).tolist()}
-        write_text(path, json.dumps(content, indent=1) + "\n")
+        write_text(path, json.dumps(content) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path, phases: Sequence[str]) -> Trust:
+    def load(cls, path: str | Path, phases: Sequence[str], model_file: str | Path | None = None) -> Trust:
         """Read what `save` wrote.
 
+        Args:
+            path: of the file.
+            phases: names of the labels.
+            model_file: the weights that it must be of, as far as it says of which it is.
+
         Raises:
-            InputError: the file cannot be read, is no such table, or is of other phases.
+            InputError: the file cannot be read, is no such table, or is of other phases or weights.
         """
         with readable(Path(path)):
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -81,6 +87,9 @@ class Trust:
             raise InputError(f"{path}: no table of trust; give what scripts/experiments.py trust writes, or set trust_file to null")
         if content["phases"] != list(phases):
             raise InputError(f"{path}: is of the phases {content['phases']}, the config has {list(phases)}; set trust_file to null")
+        expected = content["made_from"].get("model_sha256")
+        if model_file and expected and expected != sha256(model_file):
+            raise InputError(f"{path}: is of other weights than {model_file}; make it anew (scripts/experiments.py trust), or set trust_file to null")
         return cls(content["phases"], np.array(content["right"]), content["made_from"])
 
 

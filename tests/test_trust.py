@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -110,3 +112,17 @@ def test_other_phases_are_refused(tmp_path):
     Trust(PHASES, np.full((2, 2, 5), 0.5)).save(tmp_path / "t.json")
     with pytest.raises(InputError, match="is of the phases .*trust_file to null"):
         Trust.load(tmp_path / "t.json", ["pore", "clay"])
+
+
+def test_other_weights_are_refused(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    for told, fits in (({"model_sha256": digest}, True), ({}, True), ({"model_sha256": "abc"}, False)):
+        Trust(PHASES, np.full((2, 2, 5), 0.5), told).save(tmp_path / "t.json")
+        with nullcontext() if fits else pytest.raises(InputError, match="is of other weights than .*model.pt; make it anew"):
+            Trust.load(tmp_path / "t.json", PHASES, tmp_path / "model.pt")
+
+
+def test_the_shipped_table_is_of_the_shipped_model(bundle_root):
+    trust = Trust.load(bundle_root / "models" / "model_trust.json", ["pore", "quartz", "feldspar", "clay"], bundle_root / "models" / "model.pt")
+    assert trust.seeds == 8 and (np.diff(trust.table) >= 0).all() and trust.table.min() >= 0 and trust.table.max() <= 1
