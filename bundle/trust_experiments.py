@@ -90,13 +90,13 @@ def trust(lab: Lab) -> str:
     parser.read_config(str(ROOT / "configs" / "inference.yaml"))
     network, phases = parser.get_parsed_content("network"), rock("berea").phases
     learned = TrustCounts(phases, SEEDS)
-    for folder in lab.tests("berea", "calibration", 301):
+    for folder in lab.calibration("berea"):
         learned.add(*_voted(network, folder, len(phases)))
     table = learned.trust({"rock": "synthetic Berea", "voxels": int(learned.voxels.sum()), "model_sha256": sha256(SHIPPED.path)})
     table.save(lab.folder / "trust.json")
     rows, curves = [], {}
     for kind in ("berea", "tight", "layered", "carbonate"):
-        said, bare, right = _judged(table, network, [folder for folder in lab.tests(kind)], len(phases))
+        said, bare, right = _judged(table, network, lab.tests(kind), len(phases))
         curves[f"{kind}: chance"], curves[f"{kind}: bare votes"] = reliability(said, right), reliability(bare, right)
         sure = said >= 80
         shares = (right.mean(), said.mean() / 100, sure.mean(), right[sure].mean(), said[sure].mean() / 100)

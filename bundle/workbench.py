@@ -82,12 +82,19 @@ class Lab:
             write_phantom(folder, name, 1, self.train_size, self.hr_size, 4, axes, workers=self.workers)
         return folder
 
-    def tests(self, name: str, purpose: str = "test", seed: int = 201) -> list[Path]:
-        """Folders with lr.tif and truth.tif of unseen realisations of a synthetic rock, `seed` and those after it."""
+    def tests(self, name: str) -> list[Path]:
+        """Folders with lr.tif and truth.tif of unseen realisations of a synthetic rock."""
+        return self._with_truth(name, "test", 201, self.test_size)
+
+    def calibration(self, name: str) -> list[Path]:
+        """As `tests`, of other realisations, as large as what a model learns from: rare minerals are rare in a small rock."""
+        return self._with_truth(name, "calibration", 301, self.train_size)
+
+    def _with_truth(self, name: str, purpose: str, seed: int, size: int) -> list[Path]:
         folders = [self.folder / name / f"{purpose}_{i}" for i in range(self.realisations)]
         for i, folder in enumerate(folders):
-            if self.anew(folder, folder / "scan.json", {"edge of the scan": self.test_size}):
-                write_phantom(folder, name, seed + i, self.test_size, truth=True, workers=self.workers)
+            if self.anew(folder, folder / "scan.json", {"edge of the scan": size}):
+                write_phantom(folder, name, seed + i, size, truth=True, workers=self.workers)
         return folders
 
     def train(

@@ -21,7 +21,7 @@ PHASES = ["pore", "quartz", "feldspar", "clay"]
 
 @pytest.fixture
 def lab(tmp_path) -> Lab:
-    return Lab(tmp_path, realisations=2, seeds=2, train_size=4, test_size=4, hr_size=32, epochs=4, physics=False, workers=1)
+    return Lab(tmp_path, realisations=2, seeds=2, train_size=5, test_size=4, hr_size=32, epochs=4, physics=False, workers=1)
 
 
 def rows(table: str) -> dict[str, list[str]]:
@@ -76,7 +76,7 @@ def test_trust_learns_on_other_rocks_than_it_is_judged_on(lab, monkeypatch):
         kind = (made == 0) & (upsample_nearest(scan, 8) == 0)
         right.append((truth == made)[kind])
     assert table.table[0, 1, 8] == pytest.approx(np.concatenate(right).mean(), abs=1e-3)
-    assert json.loads((lab.folder / "trust.json").read_text())["made_from"]["voxels"] == 2 * 32**3
+    assert json.loads((lab.folder / "trust.json").read_text())["made_from"]["voxels"] == 2 * 40**3
     # all seeds agree everywhere here, so bare votes say 100 %
     share = float(found["berea"][0].rstrip("%")) / 100
     assert float(found["berea"][6]) == pytest.approx(1 - share, abs=2e-3)
