@@ -27,8 +27,9 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
         phases: names of the labels.
         finer: factors beyond 8, each with a config of its own (`16x.yaml`).
     """
-    real, size = read_images(hr_images)
-    n, pixel = len(phases), 1.0 if size is None else size[0]
+    real, _ = read_images(hr_images)
+    n, coarse = len(phases), read_volume(lr_image).voxel_size
+    pixel = coarse[0] / FACTOR if coarse else 1.0  # images seldom tell theirs
     found, values, curves, shown = {}, {"HR images": np.mean([statistics(image, n) for image in real], 0)}, {}, {}
     for factor in (FACTOR, *finer):
         folder = lab.folder / "factors" / f"{factor}x"

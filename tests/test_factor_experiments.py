@@ -31,11 +31,13 @@ def majority(labels: np.ndarray, edge: int) -> np.ndarray:
     return result
 
 
-def test_each_factor_learns_its_scan_and_all_are_judged_at_one_place(tmp_path, commands):
+def test_each_factor_learns_its_scan_and_all_are_judged_at_one_place(tmp_path, commands, monkeypatch):
+    lags = []
+    monkeypatch.setattr(factor_experiments.report, "plot_curves", lambda path, lag, curves, phases: lags.append(lag))
     rng = np.random.default_rng(0)
     scan, images = rng.integers(0, 4, (16, 12, 8)).astype(np.uint8), rng.integers(0, 4, (4, 64, 64)).astype(np.uint8)
     write_volume(tmp_path / "lr.tif", Volume(scan, (3.5,) * 3))
-    write_volume(tmp_path / "hr.tif", Volume(images, (3.5, 0.4375, 0.4375)))
+    write_volume(tmp_path / "hr.tif", Volume(images, None))  # they do not tell their pixel: the scan does
     files = {"lr_image": str(tmp_path / "lr.tif"), "hr_images": str(tmp_path / "hr.tif")}
     text = factor_experiments.factors(Lab(tmp_path / "lab", epochs=3), **files, phases=PHASES)
     trainings = [(configs, given) for run, configs, given in commands.calls if run == "training"]
@@ -43,6 +45,7 @@ def test_each_factor_learns_its_scan_and_all_are_judged_at_one_place(tmp_path, c
     runs = [(configs, given) for run, configs, given in commands.calls if run == "inference"]
     assert [configs for configs, _ in runs] == [("inference.yaml",), ("inference.yaml", "16x.yaml"), ("inference.yaml", "32x.yaml")]
     assert runs[0][1]["model_file"] == str(SHIPPED.path)
+    np.testing.assert_allclose(np.diff(lags[0]), 3.5 / 8)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     wanted = np.mean([statistics(image, 4) for image in images], 0)
     for k, factor in enumerate((8, 16, 32)):
