@@ -32,8 +32,8 @@ def majority(labels: np.ndarray, edge: int) -> np.ndarray:
 
 
 def test_each_factor_learns_its_scan_and_all_are_judged_at_one_place(tmp_path, commands, monkeypatch):
-    lags = []
-    monkeypatch.setattr(factor_experiments.report, "plot_curves", lambda path, lag, curves, phases: lags.append(lag))
+    lags, draw = [], factor_experiments.report.plot_curves
+    monkeypatch.setattr(factor_experiments.report, "plot_curves", lambda path, lag, *rest: lags.append(lag) or draw(path, lag, *rest))
     rng = np.random.default_rng(0)
     scan, images = rng.integers(0, 4, (16, 12, 8)).astype(np.uint8), rng.integers(0, 4, (4, 64, 64)).astype(np.uint8)
     write_volume(tmp_path / "lr.tif", Volume(scan, (3.5,) * 3))
