@@ -64,6 +64,7 @@ def test_network_takes_and_gives_what_the_metadata_says(bundle_root, metadata, i
 
 
 def test_torchscript_export_gives_the_eager_output(tmp_path, bundle_root, inference_config):
+    torch.manual_seed(1)
     net = network(inference_config, bundle_root)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -80,12 +81,15 @@ def test_torchscript_export_gives_the_eager_output(tmp_path, bundle_root, infere
     )
     scripted = torch.jit.load(str(tmp_path / "model.ts")).eval()
     image = torch.rand(1, 5, 12, 10, 11)
+    with torch.no_grad():
+        other = network(inference_config, bundle_root)(image)  # of weights that were not loaded
     outputs = []
     for module in (net, scripted):
         torch.manual_seed(0)  # noise finer than the input is drawn inside
         with torch.no_grad():
             outputs.append(module(image))
-    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=5e-5)  # convolutions may be summed in another order
+    assert (other - outputs[0]).abs().max() > 0.1
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-3, atol=5e-4)  # sums in another order, enlarged by the random weights
 
 
 @pytest.mark.parametrize(("workflow_type", "name"), [("train", "train"), ("infer", "inference")])
