@@ -75,7 +75,7 @@ class Doubt:
     """The chance that a label is wrong, 100 less its trust, per cent (z, y, x), read where it is sliced; 255, not made yet, stays."""
 
     def __init__(self, trust: Any):
-        self.trust, self.shape, self.dtype = trust, trust.shape, trust.dtype
+        self.trust, self.shape = trust, trust.shape
 
     def __getitem__(self, box: Any) -> np.ndarray:
         percent = np.asarray(self.trust[box])

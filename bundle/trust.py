@@ -18,6 +18,7 @@ from bundle.provenance import sha256
 from bundle.votes import agreeing
 
 FORMAT = "rock-super-resolution trust 1"
+WITHOUT = 'set trust_file to null (on the command line to "")'
 
 
 def beside_model(model_file: str | Path) -> str | None:
@@ -84,12 +85,12 @@ class Trust:
         with readable(Path(path)):
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise InputError(f"{path}: no table of trust; give what scripts/experiments.py trust writes, or set trust_file to null")
+            raise InputError(f"{path}: no table of trust; give what scripts/experiments.py trust writes, or {WITHOUT}")
         if content["phases"] != list(phases):
-            raise InputError(f"{path}: is of the phases {content['phases']}, the config has {list(phases)}; set trust_file to null")
+            raise InputError(f"{path}: is of the phases {content['phases']}, the config has {list(phases)}; {WITHOUT}")
         expected = content["made_from"].get("model_sha256")
         if model_file and expected and expected != sha256(model_file):
-            raise InputError(f"{path}: is of other weights than {model_file}; make it anew (scripts/experiments.py trust), or set trust_file to null")
+            raise InputError(f"{path}: is of other weights than {model_file}; make it anew (scripts/experiments.py trust), or {WITHOUT}")
         return cls(content["phases"], np.array(content["right"]), content["made_from"])
 
 

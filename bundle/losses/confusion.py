@@ -13,6 +13,9 @@ from bundle.transforms.downsample import block_mean
 FLOOR = 0.02
 """Share of every row of the table that is spread over all labels: no label is impossible, so no charge is infinite."""
 
+SCALINGS = 30
+"""Times that phases and labels are scaled in turn."""
+
 
 def least_confusion(hr_fractions: Sequence[float], lr_fractions: Sequence[float]) -> list[list[float]]:
     """P(LR label | phase) with the fewest wrong labels that turns the fractions of the HR images into those of the scan -> rows phase, columns label.
@@ -31,10 +34,6 @@ def least_confusion(hr_fractions: Sequence[float], lr_fractions: Sequence[float]
     rows = joint / hr.clamp(min=1e-12)[:, None]
     rows[hr <= 0] = torch.eye(len(hr), dtype=torch.float64)[hr <= 0]
     return rows[:, : len(lr_fractions)].tolist()
-
-
-SCALINGS = 30
-"""Times that phases and labels are scaled in turn; each step goes on from the counts of those before."""
 
 
 class ConfusionConsistency(nn.Module):
@@ -74,14 +73,15 @@ class ConfusionConsistency(nn.Module):
         number = len(hr_fractions)
         self.first, self.second = torch.triu_indices(number, number).tolist()
         hr, lr = (torch.tensor(fractions, dtype=torch.float32).clamp(min=1e-4) for fractions in (hr_fractions, lr_fractions))
-        self.register_buffer("wanted_phases", hr / hr.sum())
-        self.register_buffer("wanted_labels", lr / lr.sum())
+        self.register_buffer("wanted_phases", hr / hr.sum(), persistent=False)
+        self.register_buffer("wanted_labels", lr / lr.sum(), persistent=False)
         share = torch.tensor([[0.5 * ((a == p) + (b == p)) for p in range(number)] for a, b in zip(self.first, self.second)])
-        self.register_buffer("share", share)  # of each phase in each pair
+        self.register_buffer("share", share, persistent=False)  # of each phase in each pair
         pure = torch.tensor(least_confusion(hr_fractions, lr_fractions), dtype=torch.float32)
         # every pair as frequent as if phases were mixed at random within half of the blocks, and apart in the others
         frequent = torch.tensor([hr[a] * (0.5 + 0.5 * hr[a]) if a == b else hr[a] * hr[b] for a, b in zip(self.first, self.second)])
-        self.register_buffer("start", self._scaled(frequent[:, None] * (share @ pure).clamp(min=FLOOR / len(lr))))
+        start = self._scaled(frequent[:, None] * (share @ pure).clamp(min=FLOOR / len(lr)))
+        self.register_buffer("start", start, persistent=False)
         self.register_buffer("table", self._rows(self.start))
         self.register_buffer("counts", torch.zeros_like(self.start))
         self.register_buffer("weight", torch.zeros(()))
