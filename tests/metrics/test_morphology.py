@@ -20,7 +20,7 @@ from bundle.metrics import (
     specific_surface,
     two_point,
 )
-from bundle.metrics.morphology import _lab
+from bundle.metrics.morphology import _lab, half_path
 
 
 def random_mask(shape, seed=0, share=0.6) -> np.ndarray:
@@ -382,3 +382,17 @@ def test_a_library_leaves_the_log_alone(tmp_path, monkeypatch):
     before = logging.root.handlers[:]
     _lab("loud_library")
     assert "loud_library" in sys.modules and logging.root.handlers == before
+
+
+def test_half_of_the_lineal_path_against_counting():
+    """Runs of 1 to 9 voxels along y: segments fall off over many lags. Without the phase, or with nothing else, there is no half."""
+    mask = np.zeros((3, 40, 2), bool)
+    for z, start in np.ndindex(3, 4):
+        mask[z, 10 * start : 10 * start + 1 + (3 * z + 2 * start) % 9] = True
+    line = np.moveaxis(mask, 1, -1).reshape(-1, 40)
+    chance = [np.mean([row[i : i + lag + 1].all() for row in line for i in range(40 - lag)]) for lag in range(40)]
+    lag = next(lag for lag, share in enumerate(chance) if share <= chance[0] / 2)
+    assert lag > 1 and chance[lag] > chance[0] / 3  # a third would be met later
+    expected = lag - 1 + (chance[lag - 1] - chance[0] / 2) / (chance[lag - 1] - chance[lag])
+    assert half_path(mask, 1, (1.0, 0.5, 1.0)) == pytest.approx(0.5 * expected)
+    assert half_path(~np.ones((4, 4), bool), 0) is None and half_path(np.ones((4, 4), bool), 0) is None
