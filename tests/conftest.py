@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: workers side by side share the cores, one each, and so do the commands that they run
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -52,7 +52,8 @@ class Engine:
 
     def __init__(self, channels: tuple[int, ...], scales: tuple[int, ...] = (), seed: int = 0, perturbation: float = 0.3):
         torch.manual_seed(seed)
-        self.network = LevelGenerator(3, 2, channels, blocks=1, grain_radius=1, perturbation=perturbation)
+        softness = 0.1 + seed / 100
+        self.network = LevelGenerator(3, 2, channels, blocks=1, grain_radius=1, perturbation=perturbation, softness=softness)
         self.network.hidden.hide([[0.0, 0.1 + seed / 100], [0.0, 0.0]])
         self.ema = AveragedModel(self.network)
         self.critics = nn.ModuleDict({f"hr_{scale}x": SliceCritic(2, [4, 4]) for scale in scales})
@@ -73,7 +74,7 @@ def test_further_levels_and_critics_start_anew(tmp_path, whole):
     for name, part in new.parts().items():
         for key, value in part.state_dict().items():
             inherited = old.parts()[name].state_dict().get(key)
-            fresh = "hidden." in key or "levels.2" in key or "levels.3" in key or key.startswith(("hr_8x", "hr_16x")) or key.endswith("levels.1.perturb")
+            fresh = "hidden." in key or key.endswith("softness") or "levels.2" in key or "levels.3" in key or key.startswith(("hr_8x", "hr_16x")) or key.endswith("levels.1.perturb")
             if not whole and (name == "critics" or key == "n_averaged"):
                 fresh = True
             torch.testing.assert_close(value, before[name][key] if fresh else inherited, rtol=0, atol=0, msg=f"{name} {key}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bundle.transforms.downsample import block_mean, nearest
 
@@ -17,7 +19,7 @@ class NearestConsistency(nn.Module):
         """(B, P, s d, s h, s w) and (B, L, d, h, w), L <= P -> scalar; phases that the LR does not know are not charged."""
         n = lr_onehot.shape[1]
         down = nearest(probabilities, probabilities.shape[-1] // lr_onehot.shape[-1])[:, :n]
-        return nn.functional.mse_loss(down, lr_onehot) * n / 2
+        return F.mse_loss(down, lr_onehot) * n / 2
 
 
 def cost_matrix(lr_phases: Sequence[str], costs: Mapping[str, Mapping[str, float]]) -> list[list[float]]:
@@ -26,6 +28,52 @@ def cost_matrix(lr_phases: Sequence[str], costs: Mapping[str, Mapping[str, float
     Names that are no phases of this rock are left out, so that a table serves several rocks.
     """
     return [[0.0 if a == b else float(costs.get(a, {}).get(b, 1.0)) for b in lr_phases] for a in lr_phases]
+
+
+LEAST = 0.02
+"""Tolerance within a phase below which nothing counts more."""
+
+FEWEST = 50
+"""Blocks within a phase from which a tolerance may be measured."""
+
+
+def inner_tolerances(images: Iterable[np.ndarray], n_labels: int, scale_factor: int, tolerance: float, quantile: float) -> list[float] | None:
+    """How much of other phases a block may hold whose neighbours are all of its own: what the HR images hold in such blocks.
+
+    A block of HR pixels is labelled by its majority; it lies within a phase where the eight blocks around it have the same label. Of what such
+    blocks hold of other labels the quantile is taken, so a few of them, which hold a crack or a small pore, are above.
+
+    Args:
+        images: (y, x) labels, HR.
+        n_labels: labels that the LR knows, the first phases; the share of others does not count.
+        scale_factor: pixels along the edge of a block.
+        tolerance: where fewer than 50 blocks lie within a phase.
+        quantile: 0..1; 0: none are wanted.
+
+    Returns:
+        One for each label, None if not wanted.
+    """
+    if not quantile:
+        return None
+    others: list[list[Tensor]] = [[] for _ in range(n_labels)]
+    for image in images:
+        phases = torch.arange(max(n_labels, int(image.max()) + 1))[:, None, None]
+        shares = block_mean((torch.from_numpy(np.ascontiguousarray(image))[None] == phases)[None].float(), scale_factor)
+        inner = within(F.one_hot(shares.argmax(1), shares.shape[1]).movedim(-1, 1).float())[0]
+        for label in range(n_labels):
+            of_others = shares[0, :n_labels].sum(0) - shares[0, label]
+            others[label].append(of_others[inner[label] > 0])
+    found = [torch.cat(parts) for parts in others]
+    return [float(torch.quantile(part.double(), quantile)) if len(part) >= FEWEST else tolerance for part in found]
+
+
+def within(onehot: Tensor) -> Tensor:
+    """1 where all neighbours of a pixel or voxel, diagonal ones included, have its label: (B, L, …) -> the same. At the border they are not known: 0."""
+    dimensions = onehot.ndim - 2
+    if min(onehot.shape[2:]) < 3:
+        return torch.zeros_like(onehot)
+    pool = (F.max_pool2d, F.max_pool3d)[dimensions - 2]
+    return F.pad(1 - pool(1 - onehot, 3, 1), [1, 1] * dimensions)
 
 
 class BlockConsistency(nn.Module):
@@ -37,11 +85,14 @@ class BlockConsistency(nn.Module):
     Args:
         cost: rows LR labels, columns SR phases; 0 on the diagonal. A phase that the LR does not know has no column: it is free.
         tolerance: share of a block that may differ at no charge, so that surfaces need not follow the LR staircase.
+        inner: tolerance of each LR label where its 26 neighbours have the same label: no surface passes there. What is beyond it counts as many times
+            more as the tolerance is smaller: specks are small shares of a block. None: as elsewhere.
     """
 
-    def __init__(self, cost: Sequence[Sequence[float]], tolerance: float = 0.35):
+    def __init__(self, cost: Sequence[Sequence[float]], tolerance: float = 0.35, inner: Sequence[float] | None = None):
         super().__init__()
         self.register_buffer("cost", torch.tensor(cost, dtype=torch.float32))
+        self.register_buffer("inner", None if inner is None else torch.tensor(inner, dtype=torch.float32))
         self.tolerance = tolerance
 
     def forward(self, probabilities: Tensor, lr_onehot: Tensor) -> Tensor:
@@ -49,4 +100,9 @@ class BlockConsistency(nn.Module):
         n = self.cost.shape[1]
         share = block_mean(probabilities, probabilities.shape[-1] // lr_onehot.shape[-1])[:, :n]
         charge = torch.einsum("bldhw,lp,bpdhw->bdhw", lr_onehot, self.cost, share)
-        return (charge - self.tolerance).relu().mean()
+        if self.inner is None:
+            return (charge - self.tolerance).relu().mean()
+        inside = within(lr_onehot)
+        tolerance = self.tolerance + torch.einsum("bldhw,l->bdhw", inside, self.inner - self.tolerance)
+        weight = 1 + torch.einsum("bldhw,l->bdhw", inside, self.tolerance / self.inner.clamp(min=LEAST) - 1)
+        return (weight * (charge - tolerance).relu()).mean()

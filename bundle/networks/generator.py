@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from bundle.errors import InputError, switch
-from bundle.networks.fields import SmoothNoise
+from bundle.networks.fields import SmoothNoise, softened
 from bundle.networks.hidden import HiddenPhases
 from bundle.networks.levels import Level, ResidualBlock, conv3
 from bundle.networks.windows import blocks, crop, empty_window, put, trimmed
@@ -31,6 +31,8 @@ class LevelGenerator(nn.Module):
         grain_radius: LR voxels that smooth noise reaches, that of the grains which come out of hiding, too.
         logit_bound: bound of the class logits. Labels do not depend on it, but their gradients do: with 4 they hardly pass where a
             phase is certain, and nothing new appears there.
+        softness: how far the enlarged labels, of which the levels learn corrections, are smoothed beforehand, 0..0.5: against the staircase of the LR
+            voxels. It is saved with the weights.
         texture: standard deviation of the corrections that the heads make before any training; 0 starts from the enlarged labels.
         perturbation: standard deviation of the noise that every level but the finest adds to the logits.
         grain_perturbation: standard deviation of smooth noise, some LR voxels wide, that is added to the logits of the LR labels: it decides
@@ -50,6 +52,7 @@ class LevelGenerator(nn.Module):
         blocks: int = 2,
         grain_radius: int = 16,
         logit_bound: float = 4.0,
+        softness: float = 0.5,
         texture: float = 0.2,
         perturbation: float = 0.3,
         grain_perturbation: float = 0.5,
@@ -70,6 +73,7 @@ class LevelGenerator(nn.Module):
         self.grain_perturbation = grain_perturbation
         self.grains = SmoothNoise(out_channels, grain_radius)
         self.hidden = HiddenPhases(in_channels - 1, out_channels, grain_radius)
+        self.register_buffer("softness", torch.tensor(softness))
         self.reach: int = grain_radius
         self.trunk_trim: int = self.reach + 1 + 2 * blocks
         self.block: int = block
@@ -171,7 +175,8 @@ class LevelGenerator(nn.Module):
         phases = self.hidden(inner[:, : self.in_channels - 1], image[:, -1:])
         x = self.trunk(torch.cat([inner, phases, noise], 1))
         t = self.trunk_trim - self.reach
-        return x, trimmed(phases, t) * (0.75 * self.logit_bound) + self.grain_perturbation * trimmed(noise, t)
+        soft = softened(trimmed(phases, t - 1), self.softness)
+        return x, soft * (0.75 * self.logit_bound) + self.grain_perturbation * trimmed(noise, t)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over the phases; logits bounded by b tanh(x/b), since a saturated softmax stops learning."""

@@ -1,5 +1,6 @@
 """Kernels of noise fields: unit variance, alike in all directions, apart from each other."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.networks.fields import SmoothNoise, bell, by_axes, shells, waves
+from bundle.networks.fields import SmoothNoise, bell, by_axes, shells, softened, waves
 
 
 def turned(kernel: Tensor) -> list[Tensor]:
@@ -76,3 +77,15 @@ def test_smooth_noise_leaves_the_smoothest_wave_to_the_hidden_phases():
     hidden = hidden * hidden.movedim(2, 3) * hidden.movedim(2, 4)
     flat = waves(4, 4).double().flatten(1)
     torch.testing.assert_close(flat[1:] @ hidden.flatten(), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_softened_is_a_gaussian_and_the_voxel_itself(share):
+    near = math.exp(-1 / (2 * 0.7**2))
+    line = {0: 1 / (1 + 2 * near), 1: near / (1 + 2 * near)}
+    x = torch.rand(2, 3, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = (1 - share) * x[:, :, 1:-1, 1:-1, 1:-1]
+    for z, y, x_ in itertools.product((0, 1, 2), repeat=3):
+        weight = math.prod(line[abs(i - 1)] for i in (z, y, x_))
+        expected += share * weight * x[:, :, z : z + 2, y : y + 3, x_ : x_ + 4]
+    torch.testing.assert_close(softened(x, torch.tensor(share, dtype=torch.float64)), expected, rtol=0, atol=1e-12)

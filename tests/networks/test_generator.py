@@ -4,8 +4,10 @@ import itertools
 import shutil
 import weakref
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
@@ -320,7 +322,8 @@ def test_the_trunk_starts_from_corrected_labels_and_smooth_noise(share):
     assert torch.equal(phases[:, :2], around[:, :2]) == (share == 0) and (phases[:, 2] == 0).all()
     features, logits = net.coarse(image)
     inner = (..., slice(3, -3), slice(3, -3), slice(3, -3))  # the trunk: one voxel of its first convolution, two of its block
-    torch.testing.assert_close(logits, 1.5 * phases[inner] + 0.7 * fields[inner], rtol=0, atol=1e-5)
+    smooth = torch.from_numpy(ndimage.gaussian_filter(phases.numpy(), 0.7, axes=(2, 3, 4), radius=1))
+    torch.testing.assert_close(logits, 1.5 * (0.5 * phases + 0.5 * smooth)[inner] + 0.7 * fields[inner], rtol=0, atol=1e-5)
     torch.testing.assert_close(features, net.trunk(torch.cat([around, phases, fields], 1)), rtol=0, atol=1e-4)
 
 
@@ -332,12 +335,17 @@ def test_what_forward_gives_is_the_softmax_of_bounded_logits():
     assert 2.9 < odds.max() <= 3 + 1e-4
 
 
-@pytest.mark.parametrize("phases", [2, 3])
-def test_starts_as_the_enlarged_labels_without_texture(phases):
-    """Before training and without texture and perturbations: trilinear enlargement of the LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
-    net = LevelGenerator(3, phases, (4, 4, 4), blocks=1, grain_radius=1, logit_bound=3.0, texture=0.0, perturbation=0.0, grain_perturbation=0.0)
+@pytest.mark.parametrize(("phases", "softness"), [(2, 0.0), (3, 0.0), (2, 0.5), (3, 0.3)])
+def test_starts_as_the_enlarged_labels_without_texture(phases, softness):
+    """Before training and without texture and perturbations: trilinear enlargement of the softened LR labels by x2 a level, whatever the noise; unknown phases start at logit zero."""
+    net = LevelGenerator(
+        3, phases, (4, 4, 4), blocks=1, grain_radius=1, logit_bound=3.0, softness=softness, texture=0.0, perturbation=0.0, grain_perturbation=0.0
+    )
     labels = torch.nn.functional.one_hot(torch.randint(0, 2, (1, 3, 4, 2), generator=torch.Generator().manual_seed(0)), 2).movedim(-1, 1)
-    expected = F.pad(0.75 * 3.0 * labels.float(), [1, 1, 1, 1, 1, 1], mode="replicate")
+    wide = np.pad(labels.double().numpy(), [(0, 0), (0, 0), (2, 2), (2, 2), (2, 2)], mode="edge")
+    smooth = ndimage.gaussian_filter(wide, 0.7, axes=(2, 3, 4), radius=1, mode="nearest")
+    soft = ((1 - softness) * wide + softness * smooth)[:, :, 1:-1, 1:-1, 1:-1]
+    expected = 0.75 * 3.0 * torch.from_numpy(soft).float()
     expected = torch.cat([expected, torch.zeros(1, phases - 2, *expected.shape[2:])], 1)
     for _ in range(2):
         expected = F.interpolate(expected, size=[2 * n for n in expected.shape[2:]], mode="trilinear")
@@ -424,7 +432,7 @@ def test_torchscript_equals_eager(network):
 def test_corrected_labels_are_what_the_result_starts_from():
     """The labels of the phases that `coarse` enlarges; near the border, where nothing is decoded, those that came."""
     torch.manual_seed(0)
-    net = LevelGenerator(4, 4, (4, 4), blocks=0, grain_radius=2, logit_bound=2.0, grain_perturbation=0.0).requires_grad_(False)
+    net = LevelGenerator(4, 4, (4, 4), blocks=0, grain_radius=2, logit_bound=2.0, softness=0.0, grain_perturbation=0.0).requires_grad_(False)
     net.hidden.hide([[0.0, 0.4, 0.0], [0.0, 0.0, 0.0], [0.3, 0.0, 0.0]])
     labels = torch.randint(0, 3, (2, 12, 12, 12))
     image = torch.cat([F.one_hot(labels, 3).movedim(-1, 1).float(), torch.randn(2, 1, 12, 12, 12)], 1)
@@ -447,9 +455,21 @@ def test_corrected_labels_are_what_the_result_starts_from():
             assert changed[b, z, y, x] == (field > thresholds[label]), (z, y, x)
 
 
+def test_a_label_is_never_lost_to_its_softness():
+    """The worst of a voxel that is alone among others: more of its own label than of theirs at the default softness, on the LR grid."""
+    torch.manual_seed(0)
+    net = LevelGenerator(3, 2, (4, 4), blocks=0, grain_radius=1, grain_perturbation=0.0).requires_grad_(False)
+    image = torch.zeros(1, 3, 9, 9, 9)
+    image[:, 0] = 1
+    image[:, :2, 4, 4, 4] = torch.tensor([0.0, 1.0])
+    _, logits = net.coarse(image)
+    labels = logits.argmax(1)[0]
+    assert labels[tuple(n // 2 for n in labels.shape)] == 1 and labels.sum() == 1
+
+
 def test_bfloat16_hides_the_same_phases():
     """Training decodes under autocast, but its losses take the corrected labels without: they agree but at the very threshold."""
-    net = LevelGenerator(3, 2, (4, 4), blocks=0, grain_radius=2, grain_perturbation=0.0).requires_grad_(False)
+    net = LevelGenerator(3, 2, (4, 4), blocks=0, grain_radius=2, softness=0.0, grain_perturbation=0.0).requires_grad_(False)
     net.hidden.hide([[0.0, 0.4], [0.0, 0.0]])
     image = torch.zeros(1, 3, 24, 24, 24)
     image[:, 0] = 1

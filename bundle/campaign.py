@@ -1,0 +1,118 @@
+"""The choice of the default: trainings of one rock that differ in one thing each, under about equal compute, judged at a place that none of them saw.
+Run by scripts/experiments.py; see bundle/workbench.py for the lab."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bundle import judging, report
+from bundle.image_experiments import TEST, TRAIN, cut
+from bundle.io import Volume, read_images, read_volume, write_volume
+from bundle.metrics import lr_agreement, mean_relative_error, seed_diversity, statistics, two_sample_auc, upsample_nearest
+from bundle.metrics.gates import two_point_curves
+from bundle.metrics.oblique import oblique_reference, oblique_slices
+from bundle.phantom import FACTOR
+from bundle.workbench import SHIPPED, Lab, Model
+
+CROPS = 600  # at 45 degrees, of either kind
+CRITICS = ("--patch_weight=0.0",)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is laid over train.yaml, and for how long.
+
+    Args:
+        configs: override files.
+        options: of the command.
+        share: of the lab's epochs, so that a step that takes longer comes less often.
+        scratch: whether it starts anew instead of from the shipped model.
+    """
+
+    configs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    share: float = 1.0
+    scratch: bool = False
+
+
+TRIALS: dict[str, Trial] = {
+    "train.yaml": Trial(),
+    "one tolerance everywhere": Trial(options=("--inner_quantile=1.0",)),
+}
+
+
+def campaign(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], names: Sequence[str] = ()) -> str:
+    """Train what `TRIALS` names, and set it beside the shipped model and nearest neighbour.
+
+    Args:
+        lab: its `epochs` are those of a trial of share 1, its `seeds` those whose figures are averaged.
+        lr_image: scan of the rock that the shipped model learned, 8 times coarser than the images.
+        hr_images: of the rock.
+        phases: names of the labels.
+        names: of the trials; none: all.
+    """
+    real, _ = read_images(hr_images)
+    folder = lab.folder / "campaign"
+    if not (folder / "test" / "lr.tif").exists():
+        scan = read_volume(lr_image)
+        for name, region in (("train", TRAIN), ("test", TEST)):
+            write_volume(folder / name / "lr.tif", Volume(np.ascontiguousarray(cut(scan.array, region)), scan.voxel_size))
+    lr = folder / "test" / "lr.tif"
+    models: dict[str, Model | None] = {"nearest neighbour": None, "shipped": SHIPPED}
+    for title in names or TRIALS:
+        trial = TRIALS[title]
+        start = () if trial.scratch else (f"--start_from={SHIPPED.path}",)
+        models[title] = lab.train(
+            f"campaign_{title.replace(' ', '_')}", folder / "train", phases, max(1, round(trial.share * lab.epochs)), *start, *trial.options,
+            f"--hr_images={Path(hr_images).resolve()}", training=trial.configs, inference=trial.configs,
+        )  # fmt: skip
+    rows, shown = [], {}
+    for title, model in models.items():
+        scan = read_volume(lr)
+        made = [upsample_nearest(scan.array, FACTOR)] if model is None else [lab.super_resolve(model, lr, seed) for seed in range(lab.seeds)]
+        found = lab.kept(folder, f"judged_{model.name if model else 'nearest'}", lambda: _figures(made, scan.array, real, phases))
+        rows.append([title, *_trained(model), *_cells(found, phases)])
+        shown[title] = (report.middle_slices(made[0]), tuple(v / FACTOR for v in scan.voxel_size or (1.0,) * 3))
+    report.plot_slices(lab.folder / "campaign.png", shown, phases)
+    heads = ["", "steps", "hours", "statistics", "two-point", "AUC", "AUC at 45°", *(f"{name} kept" for name in phases), "seeds differ"]
+    return lab.write("campaign", report.markdown_table(heads, rows))
+
+
+def _trained(model: Model | None) -> tuple[str, str]:
+    """Steps and hours as its record tells them."""
+    if model is None:
+        return "-", "-"
+    record = json.loads(model.path.with_suffix(".json").read_text(encoding="utf-8"))
+    return str(record["generator_steps"]), f"{record['hours']:.2f}"
+
+
+def _figures(made: Sequence[np.ndarray], scan: np.ndarray, real: Sequence[np.ndarray], phases: Sequence[str]) -> dict[str, Any]:
+    """What a table row says of the volumes of some seeds; the networks that try to tell them from the images see the first."""
+    n, edge = len(phases), judging.EDGE
+    wanted = np.mean([statistics(image, n) for image in real], 0)
+    curves = [two_point_curves(judging.sections(volume), n)[:, 1 : judging.LAGS] for volume in made]
+    images = two_point_curves(real, n)[:, 1 : judging.LAGS]
+    lags = min(curve.shape[1] for curve in (*curves, images))
+    axis = two_sample_auc(real, made[0], n, edge)
+    oblique = two_sample_auc(oblique_reference(real, CROPS, edge), oblique_slices(made[0], CROPS, edge), n, edge)
+    return {
+        "statistics": [float(mean_relative_error(statistics(volume, n), wanted)) for volume in made],
+        "two_point": [float(np.abs(curve[:, :lags] - images[:, :lags]).mean()) for curve in curves],
+        "auc": [axis["auc"], axis["error"]],
+        "oblique": [oblique["auc"], oblique["error"]],
+        "kept": lr_agreement(scan, made[0], made[0].shape[0] // scan.shape[0], phases)["kept"],
+        "differing": seed_diversity(made, phases)["differing"]["mean"] if len(made) > 1 else None,
+    }
+
+
+def _cells(found: dict[str, Any], phases: Sequence[str]) -> list[str]:
+    kept = ["-" if found["kept"][name] is None else f"{found['kept'][name]:.1%}" for name in phases]
+    differing = "-" if found["differing"] is None else f"{found['differing']:.1%}"
+    auc = [f"{value:.2f} ± {error:.2f}" for value, error in (found["auc"], found["oblique"])]
+    return [f"{np.mean(found['statistics']):.1%}", f"{np.mean(found['two_point']):.4f}", *auc, *kept, differing]
