@@ -4,8 +4,9 @@ Run by scripts/experiments.py; see bundle/workbench.py for the lab."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from bundle.phantom import FACTOR
 from bundle.workbench import SHIPPED, Lab, Model
 
 CROPS = 600  # at 45 degrees, of either kind
-CRITICS = ("--patch_weight=0.0",)
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,25 @@ class Trial:
     scratch: bool = False
 
 
+BEFORE = ("--inner_quantile=0", "--tolerance=0.35", "--patches#patch=7", "--patches#samples=512", "--network_def#softness=0.0")
+"""train.yaml as the model of version 0.5 learned with."""
+
 TRIALS: dict[str, Trial] = {
+    "as in version 0.5": Trial(options=BEFORE),
     "train.yaml": Trial(),
-    "one tolerance everywhere": Trial(options=("--inner_quantile=1.0",)),
+    "tolerance .35": Trial(options=("--tolerance=0.35",)),
+    "one tolerance everywhere": Trial(options=("--inner_quantile=0",)),
+    "patches of 7 pixels, 512 at a time": Trial(options=BEFORE[2:4]),
+    "labels not softened": Trial(options=BEFORE[4:]),
+    "equal costs": Trial(options=("--costs={}",)),
+    "learned confusion": Trial(("confusion.yaml",)),
+    "no feedback": Trial(options=("--feedback_weight=0.0",)),
+    "patches and critics": Trial(("patches_and_critics.yaml",), share=0.6),
+    "from scratch": Trial(scratch=True),
+    "half the features, from scratch": Trial(options=("--network_def#channels=[32,24,16,8]",), share=1.5, scratch=True),
+    "critics alone, from scratch": Trial(("critics.yaml",), share=0.8, scratch=True),
+    "relativistic critics, from scratch": Trial(("critics.yaml", "relativistic.yaml"), share=0.5, scratch=True),
+    "consistency alone, from scratch": Trial(("mse_only.yaml",), scratch=True),
 }
 
 
@@ -68,10 +84,11 @@ def campaign(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], nam
     for title in names or TRIALS:
         trial = TRIALS[title]
         start = () if trial.scratch else (f"--start_from={SHIPPED.path}",)
-        models[title] = lab.train(
-            f"campaign_{title.replace(' ', '_')}", folder / "train", phases, max(1, round(trial.share * lab.epochs)), *start, *trial.options,
-            f"--hr_images={Path(hr_images).resolve()}", training=trial.configs, inference=trial.configs,
+        trained = lab.train(
+            f"campaign_{re.sub(r'[^a-z0-9.]+', '_', title)}", folder / "train", phases, max(1, round(trial.share * lab.epochs)), *start,
+            *trial.options, f"--hr_images={Path(hr_images).resolve()}", training=trial.configs,
         )  # fmt: skip
+        models[title] = replace(trained, options=tuple(option for option in trial.options if option.startswith("--network_def#")))
     rows, shown = [], {}
     for title, model in models.items():
         scan = read_volume(lr)

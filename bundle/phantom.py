@@ -158,6 +158,7 @@ class Phantom:
         cleavage = rng.standard_normal((n, 3))
         self.cleavage = (cleavage / np.linalg.norm(cleavage, axis=1, keepdims=True)).astype(np.float32)
         self.decay = rng.choice(rock.decay, n)
+        self.bedding = 2 * np.pi * rng.random()  # phase of the layers: images normal to them show other heights
 
     def labels(self, origin: tuple[float, float, float], shape: tuple[int, int, int], voxel: float = VOXEL) -> np.ndarray:
         """Labels of a small block (memory: some 40 float32 copies of it).
@@ -184,7 +185,7 @@ class Phantom:
         kind = self.kind[owner]
 
         period, strength = rock.layer
-        threshold = rock.pore_depth + strength * np.sin(2 * np.pi * (axes[0] + bend[0]) / period) if strength else rock.pore_depth
+        threshold = rock.pore_depth + strength * np.sin(2 * np.pi * (axes[0] + bend[0]) / period + self.bedding) if strength else rock.pore_depth
         open_space = (depth < 3.2 * noise(7, 14.0) + threshold) | (kind == PORE)
         crack = self.cracked[owner, partner] & (contact < 0.05 + 0.35 * noise(8, 6.0) + 0.15 * noise(9, 0.9))
         fine = noise(10, 0.8)

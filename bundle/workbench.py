@@ -34,10 +34,11 @@ COARSENING = 4  # fine voxels along the edge of a cell of the physics, unless to
 
 @dataclass(frozen=True)
 class Model:
-    """Trained weights, and what is laid over inference.yaml to run them."""
+    """Trained weights, and what is laid over inference.yaml, configs and options, to run them."""
 
     path: Path
     configs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -129,7 +130,7 @@ class Lab:
             phases = load_checkpoint(model.path)["phases"]  # a rock that the model never saw may name the same labels otherwise
             self.bundle(
                 "inference", ("inference.yaml", *model.configs), f"--lr_image={lr}", f"--phases={phases}", f"--model_file={model.path}",
-                f"--seed={seed}", f"--scale_factor={scale}", f"--output_dir={output}",
+                f"--seed={seed}", f"--scale_factor={scale}", f"--output_dir={output}", *model.options,
             )  # fmt: skip
         return read_volume(result).array
 

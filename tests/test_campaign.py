@@ -26,7 +26,7 @@ def commands(monkeypatch) -> Commands:
     monkeypatch.setattr(campaign, "TRAIN", ((0, 8), None, None))
     monkeypatch.setattr(campaign, "TEST", ((8, 40), (0, 32), (0, 32)))
     monkeypatch.setattr(campaign, "TRIALS", {
-        "as it is": Trial(), "long steps": Trial(("critics.yaml",), ("--n_critic=1",), share=0.4), "anew": Trial(scratch=True),
+        "as it is": Trial(), "long steps": Trial(("critics.yaml",), ("--n_critic=1",), share=0.4), "anew": Trial(options=("--network_def#channels=[8,8]",), scratch=True),
     })  # fmt: skip
     found = Commands(monkeypatch)
     train = found.run
@@ -58,6 +58,8 @@ def test_each_trial_differs_in_what_it_says_and_all_are_judged_alike(tmp_path, c
     assert [given.get("n_critic") for _, given in trainings] == [None, "1", None]
     assert all(np.array_equal(read_volume(given["lr_image"]).array, scan[:8]) and given["hr_images"] == files["hr_images"] for _, given in trainings)
     inferences = commands.of("inference")
+    assert [given.get("network_def#channels") for given in inferences] == [None] * 6 + ["[8,8]"] * 2
+    assert not any("critics.yaml" in configs for run, configs, _ in commands.calls if run == "inference")
     assert [given["seed"] for given in inferences] == ["0", "1"] * 4  # the shipped model and three trials
     assert all(np.array_equal(read_volume(given["lr_image"]).array, scan[8:]) for given in inferences)
 

@@ -85,10 +85,12 @@ def test_grains_are_flattened_and_layers_alternate():
     plain = np.stack([sections(seed, 1, 320, axis=2)[0] for seed in range(3)])
     along_z, along_y = (two_point(list(plain), 4, axis, 60)[1][40] for axis in (0, 1))
     assert abs(along_z - along_y) < 0.05
-    profile = (image == PORE).mean((0, 2))  # porosity by height
     height = (np.arange(320) + 0.5) * VOXEL
-    wave = np.sin(2 * np.pi * height / 60.0)
-    assert profile[wave > 0.5].mean() > 1.3 * profile[wave < -0.5].mean()
+    beddings = [Phantom(seed + 1, (140.0, 140.0, VOXEL), strong).bedding for seed in range(3)]
+    waves = np.stack([np.sin(2 * np.pi * height / 60.0 + bedding) for bedding in beddings])
+    profile = (image == PORE).mean(2)  # porosity by height, of each rock
+    assert profile[waves > 0.5].mean() > 1.3 * profile[waves < -0.5].mean()
+    assert np.ptp(np.sin(beddings)) > 0.5  # one height shows one layer in this rock and another in that
 
 
 def test_presets_differ_as_their_names_say():

@@ -23,7 +23,7 @@ from bundle.checkpoint import save_model
 from bundle.errors import InputError, find_input_error
 from bundle.losses.adversarial import RelativisticLoss, WassersteinLoss
 from bundle.losses.confusion import ConfusionConsistency
-from bundle.losses.consistency import NearestConsistency
+from bundle.losses.consistency import NearestConsistency, inner_tolerances
 from bundle.losses.feedback import StatisticsFeedback
 from bundle.losses.patches import SlicedWasserstein
 from tests.comparison import same
@@ -429,6 +429,25 @@ def test_critics_teach_in_place_of_patches(parse, rock):
     assert (trainer.n_critic, trainer.match_label, trainer.boxes) == (2, 0, [6, 4, 2])
     assert {f"critic_hr_{scale}x" for scale in (2, 4, 8)} <= set(trainer.state.output)
     assert not any(name.startswith(("patches", "feedback")) for name in trainer.state.output)
+
+
+def test_patches_and_critics_teach_together(parse, rock):
+    trainer = train(parse("patches_and_critics.yaml", **TINY | CRITICS | rock | {"epoch_length": 5, "warmup_iterations": 2}))
+    assert sorted(trainer.critics) == ["hr_2x", "hr_4x", "hr_8x"]
+    assert isinstance(trainer.patches, SlicedWasserstein) and isinstance(trainer.feedback, StatisticsFeedback)
+    assert trainer.hard_labels and (trainer.n_critic, trainer.match_label, trainer.adversarial_weight) == (1, 0, 0.3)
+    for scale in (2, 4, 8):
+        assert {f"critic_hr_{scale}x", f"adversarial_hr_{scale}x", f"patches_hr_{scale}x"} <= set(trainer.state.output)
+
+
+@pytest.mark.parametrize("quantile", [0.99, 0.5])
+def test_what_a_phase_may_hold_within_is_measured_in_the_images(parse, rock, quantile):
+    parser = parse(**TINY | rock | {"inner_quantile": quantile})
+    images = [labels for group in parser.get_parsed_content("planes") for labels in parser.get_parsed_content("train#dataset").data[0][group]]
+    n = len(parser.get_parsed_content("lr_names"))
+    expected = inner_tolerances(images, n, 8, parser.get_parsed_content("tolerance"), quantile)
+    assert parser.get_parsed_content("consistency").inner.tolist() == pytest.approx(expected)
+    assert parse(**TINY | rock | {"inner_quantile": 0}).get_parsed_content("consistency").inner is None
 
 
 def test_zero_noise_is_without_noise(parse, rock):
