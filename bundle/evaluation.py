@@ -24,10 +24,12 @@ from bundle.shards import TRUST, UNCERTAINTY
 from bundle.store import NOT_MADE
 from bundle.trust import trust_summary
 from bundle.view3d import phase_to_draw, surfaces_png
+from bundle.zoom import enlarged
 
 logger = logging.getLogger(__name__)
 
 ALL_PLANES = "all planes"
+ZOOMS = (3, 9)  # of pictures of parts beside the whole
 
 Images = str | os.PathLike | Sequence[str | os.PathLike]
 VoxelSize = float | Sequence[float]
@@ -162,7 +164,7 @@ class Evaluation:
         logger.info(report.format_agreement(agreement))
         self._write(result, lr, sr, groups, curves, unit)
         html_report.write(self.output_dir / "report.html", result, curves, shown, self._view(lr, sr, unit))
-        logger.info("wrote evaluation.json, report.html, slices.png, two_point.png and statistics.png to %s", self.output_dir)
+        logger.info("wrote evaluation.json, report.html, slices.png, slices_%dx.png, slices_%dx.png, two_point.png and statistics.png to %s", *ZOOMS, self.output_dir)
         return result
 
     def _view(self, lr: Volume, sr: Volume, unit: str) -> bytes | None:
@@ -269,12 +271,11 @@ class Evaluation:
             images = groups[ALL_PLANES]
             hr = {plane: images[i % len(images)] for i, plane in enumerate(report.PLANES)}
         lr_title, sr_title = (f"{n}, {size_text(v.voxel_size)} {unit}" if unit == "µm" else n for n, v in (("LR", lr), ("SR", sr)))
-        columns = {
-            lr_title: (report.middle_slices(lr.array), lr.voxel_size),
-            sr_title: (report.middle_slices(sr.array), sr.voxel_size),
-            "HR images (elsewhere in the rock)": (hr, sr.voxel_size),
-        }
-        report.plot_slices(self.output_dir / "slices.png", columns, self.phases, unit)
+        whole = (report.middle_slices(lr.array), report.middle_slices(sr.array), hr)
+        titles, sizes = (lr_title, sr_title, "HR images (elsewhere in the rock)"), (lr.voxel_size, sr.voxel_size, sr.voxel_size)
+        shown = {"slices": whole} | {f"slices_{zoom}x": enlarged(*whole, self.scale_factor, zoom) for zoom in ZOOMS}
+        for name, parts in shown.items():
+            report.plot_slices(self.output_dir / f"{name}.png", dict(zip(titles, zip(parts, sizes))), self.phases, unit)
         report.plot_two_point(self.output_dir / "two_point.png", curves, self.phases, unit)
         report.plot_statistics(self.output_dir / "statistics.png", result["groups"], self.phases)
 

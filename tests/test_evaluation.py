@@ -67,7 +67,7 @@ def test_nearest_neighbour_has_the_errors_of_lr_and_keeps_all(files, caplog):
     assert result["lr_agreement"]["all"] == 1.0
     assert result["voxel_size"] == {"unit": "µm", "lr": [2.0] * 3, "sr": [0.5] * 3}
     assert "mean relative error" in caplog.text and "pore-clay" in caplog.text and "LR kept" in caplog.text
-    assert {p.name for p in files.glob("*.png")} == {"slices.png", "two_point.png", "statistics.png"}
+    assert {p.name for p in files.glob("*.png")} == {"slices.png", "slices_3x.png", "slices_9x.png", "two_point.png", "statistics.png"}
     page = (files / "report.html").read_text(encoding="utf-8")
     assert "SR is nearer to the mean of the HR images than LR in 0 of 6 statistics, as near in 6." in page and 'id="view"' not in page
     curves = result["two_point"]["all planes"]
