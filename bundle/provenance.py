@@ -56,6 +56,17 @@ def commit() -> str | None:
         return None
 
 
+def ancestor(path: str | Path) -> dict[str, Any]:
+    """The file that a training starts from: name, checksum and, where its record lies beside it, how long it was trained and from what."""
+    path = Path(path)
+    found: dict[str, Any] = {"file": path.name, "sha256": sha256(path)}
+    beside = path.with_name("model.json") if path.name == "checkpoint.pt" else path.with_suffix(".json")
+    if beside.is_file():
+        known = json.loads(beside.read_text(encoding="utf-8"))
+        found |= {key: known[key] for key in ("commit", "generator_steps", "hours", "started_from") if key in known}
+    return found
+
+
 class TrainingRecord:
     """Writes a JSON beside the weights at the end of every epoch: data, settings, commit, seed, steps, hours and hardware.
 
@@ -64,10 +75,11 @@ class TrainingRecord:
         data: file names by entry, as `training_files` gives them; only names and checksums are noted, no folders.
         settings: of the config, to be noted.
         checkpoint: the `TrainingCheckpoint`, which counts the seconds over resumed runs; put it before this handler.
+        start: the file that the training starts from, if any.
     """
 
-    def __init__(self, path: str | Path, data: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Any):
-        self.path, self.data, self.settings, self.checkpoint = Path(path), data, dict(settings), checkpoint
+    def __init__(self, path: str | Path, data: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Any, start: str | Path | None = None):
+        self.path, self.data, self.settings, self.checkpoint, self.start = Path(path), data, dict(settings), checkpoint, start
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer."""
@@ -78,6 +90,7 @@ class TrainingRecord:
         files = {entry: image_files(paths) if entry != "image" else [Path(paths)] for entry, paths in self.data.items()}
         self.fixed = {
             "data": {entry: [{"file": path.name, "sha256": sha256(path)} for path in paths] for entry, paths in files.items()},
+            **({"started_from": ancestor(self.start)} if self.start else {}),
             "settings": self.settings,
             "commit": commit(),
             "versions": versions(),

@@ -65,6 +65,24 @@ def test_training_record(tmp_path):
     assert str(tmp_path) not in text  # no folders of the machine
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "other.pt"])
+def test_what_a_training_started_from(tmp_path, name):
+    """The record beside it goes along, and so the records before; a file without a record has a checksum at least."""
+    (tmp_path / name).write_text("weights")
+    (tmp_path / "lr.tif").write_text("scan")
+    (tmp_path / "model.json").write_text(json.dumps({"generator_steps": 7, "hours": 0.5, "started_from": {"file": "first.pt"}, "settings": {}}))
+    record = TrainingRecord(tmp_path / "new.json", {"image": str(tmp_path / "lr.tif")}, {}, SimpleNamespace(seconds=0.0), str(tmp_path / name))
+    engine = Engine(lambda *_: None)
+    engine.n_critic = 1
+    engine.state.device = torch.device("cpu")
+    record.attach(engine)
+    engine.run([0], max_epochs=1)
+    expected = {"file": name, "sha256": hashlib.sha256(b"weights").hexdigest()}
+    if name != "other.pt":
+        expected |= {"generator_steps": 7, "hours": 0.5, "started_from": {"file": "first.pt"}}
+    assert json.loads((tmp_path / "new.json").read_text())["started_from"] == expected
+
+
 @pytest.mark.parametrize("name", ["phases", "commit", "hardware"])
 def test_the_shipped_record_says(bundle_root, name):
     record = json.loads((bundle_root / "models" / "model.json").read_text())
