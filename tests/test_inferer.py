@@ -30,7 +30,7 @@ def randomise(network: nn.Module) -> nn.Module:
                 value.normal_(std=gain * (3.0 / value[0].numel()) ** 0.5, generator=generator)
             elif name.endswith(("running_var", "weight")):  # of batch norm
                 value.uniform_(0.5, 2.0, generator=generator)
-            elif value.is_floating_point():
+            elif value.is_floating_point() and value.ndim:  # a share stays what it is
                 value.normal_(std=0.3, generator=generator)
     return network.eval()
 

@@ -89,4 +89,5 @@ def softened(x: Tensor, share: Tensor) -> Tensor:
     for axis in (2, 3, 4):
         n = smooth.shape[axis] - 2
         smooth = (1 - 2 * beside) * smooth.narrow(axis, 1, n) + beside * (smooth.narrow(axis, 0, n) + smooth.narrow(axis, 2, n))
-    return torch.lerp(x[:, :, 1:-1, 1:-1, 1:-1], smooth, share)
+    inner = x[:, :, 1:-1, 1:-1, 1:-1]
+    return inner + share * (smooth - inner)
