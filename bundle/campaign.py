@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from bundle import judging, report
-from bundle.image_experiments import TEST, TRAIN, cut
-from bundle.io import Volume, read_images, read_volume, write_volume
-from bundle.metrics import lr_agreement, mean_relative_error, seed_diversity, statistics, two_sample_auc, upsample_nearest
-from bundle.metrics.gates import two_point_curves
+from bundle.factor_experiments import coarsened
+from bundle.io import read_images, read_volume
+from bundle.metrics import lr_agreement, seed_diversity, two_sample_auc, upsample_nearest
 from bundle.metrics.oblique import oblique_reference, oblique_slices
 from bundle.phantom import FACTOR
 from bundle.workbench import SHIPPED, Lab, Model
@@ -75,11 +74,9 @@ def campaign(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], nam
     """
     real, _ = read_images(hr_images)
     folder = lab.folder / "campaign"
-    if not (folder / "test" / "lr.tif").exists():
-        scan = read_volume(lr_image)
-        for name, region in (("train", TRAIN), ("test", TEST)):
-            write_volume(folder / name / "lr.tif", Volume(np.ascontiguousarray(cut(scan.array, region)), scan.voxel_size))
+    coarsened(folder, lr_image, len(phases), FACTOR)
     lr = folder / "test" / "lr.tif"
+    scan = read_volume(lr)
     models: dict[str, Model | None] = {"nearest neighbour": None, "shipped": SHIPPED}
     for title in names or TRIALS:
         trial = TRIALS[title]
@@ -91,13 +88,13 @@ def campaign(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], nam
         models[title] = replace(trained, options=tuple(option for option in trial.options if option.startswith("--network_def#")))
     rows, shown = [], {}
     for title, model in models.items():
-        scan = read_volume(lr)
         made = [upsample_nearest(scan.array, FACTOR)] if model is None else [lab.super_resolve(model, lr, seed) for seed in range(lab.seeds)]
         found = lab.kept(folder, f"judged_{model.name if model else 'nearest'}", lambda: _figures(made, scan.array, real, phases))
         rows.append([title, *_trained(model), *_cells(found, phases)])
         shown[title] = (report.middle_slices(made[0]), tuple(v / FACTOR for v in scan.voxel_size or (1.0,) * 3))
     report.plot_slices(lab.folder / "campaign.png", shown, phases)
-    heads = ["", "steps", "hours", "statistics", "two-point", "AUC", "AUC at 45°", *(f"{name} kept" for name in phases), "seeds differ"]
+    heads = ["", "steps", "hours", "statistics", "two-point", "AUC", "AUC at 45°"]
+    heads += [*(f"{name} kept" for name in phases), "seeds differ", f"foreign within {phases[0]}"]
     return lab.write("campaign", report.markdown_table(heads, rows))
 
 
@@ -112,24 +109,20 @@ def _trained(model: Model | None) -> tuple[str, str]:
 def _figures(made: Sequence[np.ndarray], scan: np.ndarray, real: Sequence[np.ndarray], phases: Sequence[str]) -> dict[str, Any]:
     """What a table row says of the volumes of some seeds; the networks that try to tell them from the images see the first."""
     n, edge = len(phases), judging.EDGE
-    wanted = np.mean([statistics(image, n) for image in real], 0)
-    curves = [two_point_curves(judging.sections(volume), n)[:, 1 : judging.LAGS] for volume in made]
-    images = two_point_curves(real, n)[:, 1 : judging.LAGS]
-    lags = min(curve.shape[1] for curve in (*curves, images))
     axis = two_sample_auc(real, made[0], n, edge)
     oblique = two_sample_auc(oblique_reference(real, CROPS, edge), oblique_slices(made[0], CROPS, edge), n, edge)
     return {
-        "statistics": [float(mean_relative_error(statistics(volume, n), wanted)) for volume in made],
-        "two_point": [float(np.abs(curve[:, :lags] - images[:, :lags]).mean()) for curve in curves],
+        "distances": [judging.distances(volume, real, n) for volume in made],
         "auc": [axis["auc"], axis["error"]],
         "oblique": [oblique["auc"], oblique["error"]],
         "kept": lr_agreement(scan, made[0], made[0].shape[0] // scan.shape[0], phases)["kept"],
+        "foreign": judging.foreign_within(made[0], scan),
         "differing": seed_diversity(made, phases)["differing"]["mean"] if len(made) > 1 else None,
     }
 
 
 def _cells(found: dict[str, Any], phases: Sequence[str]) -> list[str]:
-    kept = ["-" if found["kept"][name] is None else f"{found['kept'][name]:.1%}" for name in phases]
-    differing = "-" if found["differing"] is None else f"{found['differing']:.1%}"
+    shares = [*(found["kept"][name] for name in phases), found["differing"], found["foreign"]]
     auc = [f"{value:.2f} ± {error:.2f}" for value, error in (found["auc"], found["oblique"])]
-    return [f"{np.mean(found['statistics']):.1%}", f"{np.mean(found['two_point']):.4f}", *auc, *kept, differing]
+    statistics, two_point = (np.mean([one[name] for one in found["distances"]]) for name in ("statistics", "two_point"))
+    return [f"{statistics:.1%}", f"{two_point:.4f}", *auc, *("-" if share is None else f"{share:.1%}" for share in shares)]

@@ -164,7 +164,7 @@ class Evaluation:
         logger.info(report.format_agreement(agreement))
         self._write(result, lr, sr, groups, curves, unit)
         html_report.write(self.output_dir / "report.html", result, curves, shown, self._view(lr, sr, unit))
-        logger.info("wrote evaluation.json, report.html, slices.png, slices_%dx.png, slices_%dx.png, two_point.png and statistics.png to %s", *ZOOMS, self.output_dir)
+        logger.info("wrote evaluation.json, report.html and the pictures to %s", self.output_dir)
         return result
 
     def _view(self, lr: Volume, sr: Volume, unit: str) -> bytes | None:

@@ -33,7 +33,7 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
     found, values, curves, shown = {}, {"HR images": np.mean([statistics(image, n) for image in real], 0)}, {}, {}
     for factor in (FACTOR, *finer):
         folder = lab.folder / "factors" / f"{factor}x"
-        _coarsened(folder, lr_image, n, factor)
+        coarsened(folder, lr_image, n, factor)
         model = SHIPPED
         if factor != FACTOR:
             config = (f"{factor}x.yaml",)
@@ -62,7 +62,7 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
     return lab.write("factors", "\n".join(tables))
 
 
-def _coarsened(folder: Path, lr_image: str, n_phases: int, factor: int) -> None:
+def coarsened(folder: Path, lr_image: str, n_phases: int, factor: int) -> None:
     """The parts of the scan to learn from and to judge on, with voxels factor / 8 times larger."""
     if (folder / "train" / "lr.tif").exists():
         return

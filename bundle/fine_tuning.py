@@ -130,7 +130,7 @@ def _without_further_levels(old: State, new: State) -> dict[str, Tensor]:
 
 
 def _own_levels(new: State, old: State) -> dict[str, Tensor]:
-    """What a generator keeps of its own: what its labels hide and how soft they are, further levels, and the noise on the logits of a level that is the finest no more."""
+    """What a generator keeps of its own: what its labels hide, how soft they are, further levels, and noise on the logits of a level no longer finest."""
     last = max((_level(key) for key in old), default=-1)
     further = [key for key in new if _level(key) > last >= 0 or (_level(key) == last and key.endswith(".perturb") and key not in old)]
     return {key: new[key] for key in new if "hidden." in key or key.endswith("softness") or key in further}

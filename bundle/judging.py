@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from bundle.metrics import compare_curves, lr_agreement, majority_downsample, mean_relative_error, statistics, two_sample_auc
+from bundle.metrics import compare_curves, lr_agreement, majority_downsample, mean_relative_error, statistics, two_sample_auc, upsample_nearest
 from bundle.metrics.fidelity import fidelity
 from bundle.metrics.gates import two_point_curves
 from bundle.physics import properties
@@ -75,18 +76,39 @@ def likeness(sr: np.ndarray, scan: np.ndarray, scale: int, images: Sequence[np.n
         "statistics": mean relative error of the fractions and areas against the mean of the images; "two_point": mean error of S2 up to 64 µm;
         "auc" and "auc_error" of the two-sample test; "pore": share of the scan's pore voxels that stay pore by majority.
     """
-    n = len(phases)
-    curves = [two_point_curves(part, n)[:, 1:LAGS] for part in (sections(sr), images)]
-    lags = min(curve.shape[1] for curve in curves)
-    test = two_sample_auc(images, sr, n, EDGE)
-    wanted = np.mean([statistics(image, n) for image in images], 0)
+    test = two_sample_auc(images, sr, len(phases), EDGE)
     return {
-        "statistics": float(mean_relative_error(statistics(sr, n), wanted)),
-        "two_point": compare_curves(*(curve[:, :lags] for curve in curves))["mean"],
+        **distances(sr, images, len(phases)),
         "auc": test["auc"],
         "auc_error": test["error"],
         "pore": lr_agreement(scan, sr, scale, phases)["kept"][phases[0]],
     }
+
+
+def distances(sr: np.ndarray, images: Sequence[np.ndarray], n_phases: int) -> dict[str, float]:
+    """The entries "statistics" and "two_point" of `likeness`."""
+    curves = [two_point_curves(part, n_phases)[:, 1:LAGS] for part in (sections(sr), images)]
+    lags = min(curve.shape[1] for curve in curves)
+    wanted = np.mean([statistics(image, n_phases) for image in images], 0)
+    return {
+        "statistics": float(mean_relative_error(statistics(sr, n_phases), wanted)),
+        "two_point": compare_curves(*(curve[:, :lags] for curve in curves))["mean"],
+    }
+
+
+def foreign_within(sr: np.ndarray, scan: np.ndarray, label: int = 0) -> float | None:
+    """Share of the voxels of `sr` that have another label where a voxel of the scan and its 26 neighbours all have `label`: specks, as a rule.
+
+    Args:
+        sr: (s z, s y, s x) labels.
+        scan: (z, y, x) labels; what lies beyond it is not known, so its outermost voxels do not count.
+        label: of both.
+
+    Returns:
+        None where no voxel of the scan lies so.
+    """
+    inside = ndimage.minimum_filter((scan == label).astype(np.uint8), 3, mode="constant")
+    return float(np.mean(sr[upsample_nearest(inside, sr.shape[0] // scan.shape[0]) == 1] != label)) if inside.any() else None
 
 
 def physical_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int) -> dict[str, list[float | None]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle import campaign
+from bundle import campaign, factor_experiments
 from bundle.campaign import Trial
 from bundle.io import Volume, read_volume, write_volume
 from bundle.metrics import mean_relative_error, statistics
@@ -21,10 +21,15 @@ PHASES = ["pore", "quartz", "feldspar", "clay"]
 @pytest.fixture
 def commands(monkeypatch) -> Commands:
     asked: list[np.ndarray] = []
-    monkeypatch.setattr(campaign, "two_sample_auc", lambda real, made, n, edge: asked.append(made) or {"auc": made.ndim / 8 + len(real) / 1e4, "error": 0.125})
+
+    def network(real, made, n, edge):
+        asked.append(made)
+        return {"auc": 0.375 if len(real) == 4 else 0.75, "error": 0.125}
+
+    monkeypatch.setattr(campaign, "two_sample_auc", network)
     monkeypatch.setattr(campaign, "CROPS", 8)
-    monkeypatch.setattr(campaign, "TRAIN", ((0, 8), None, None))
-    monkeypatch.setattr(campaign, "TEST", ((8, 40), (0, 32), (0, 32)))
+    monkeypatch.setattr(factor_experiments, "TRAIN", ((0, 8), None, None))
+    monkeypatch.setattr(factor_experiments, "TEST", ((8, 40), (0, 32), (0, 32)))
     monkeypatch.setattr(campaign, "TRIALS", {
         "as it is": Trial(), "long steps": Trial(("critics.yaml",), ("--n_critic=1",), share=0.4), "anew": Trial(options=("--network_def#channels=[8,8]",), scratch=True),
     })  # fmt: skip
@@ -44,7 +49,9 @@ def commands(monkeypatch) -> Commands:
 
 def test_each_trial_differs_in_what_it_says_and_all_are_judged_alike(tmp_path, commands):
     rng = np.random.default_rng(0)
-    scan, images = rng.integers(0, 4, (40, 32, 32)).astype(np.uint8), rng.integers(0, 4, (4, 512, 512)).astype(np.uint8)
+    scan = rng.integers(0, 4, (40, 32, 32)).astype(np.uint8)
+    scan[20:24, 8:12, 8:12] = 0  # pore with an inside
+    images = rng.integers(0, 4, (4, 512, 512)).astype(np.uint8)
     write_volume(tmp_path / "lr.tif", Volume(scan, (3.5,) * 3))
     write_volume(tmp_path / "hr.tif", Volume(images, None))
     files = {"lr_image": str(tmp_path / "lr.tif"), "hr_images": str(tmp_path / "hr.tif")}
@@ -70,8 +77,10 @@ def test_each_trial_differs_in_what_it_says_and_all_are_judged_alike(tmp_path, c
     error = mean_relative_error(statistics(fine, 4), np.mean([statistics(image, 4) for image in images], 0))
     for row in rows:
         assert row[3] == f"{error:.1%}" and row[5] == "0.38 ± 0.12"  # a volume against four images
+        assert row[6] == "0.75 ± 0.12"  # crops at 45 degrees, of both
         assert row[7:11] == ["100.0%"] * 4
     assert [row[11] for row in rows] == ["-", *["0.0%"] * 4]
+    assert [row[12] for row in rows] == ["0.0%"] * 5  # repeated voxels hold nothing foreign
     assert [made.shape for made in commands.asked[:2]] == [fine.shape, (8, 64, 64)]
     assert (tmp_path / "lab" / "campaign.png").stat().st_size > 10000
 

@@ -134,3 +134,17 @@ def test_a_value_whose_solver_gave_up_is_marked(monkeypatch):
     earlier = {name: values for name, values in found.items() if name != "rough"}  # as files of earlier versions hold it
     lines = property_table({"SR": found, "old": earlier}).splitlines()
     assert "| permeability z | ~5 | 5 |" in lines and "| permeability y | 6 | 6 |" in lines and "| bulk modulus | ~30 | 30 |" in lines
+
+
+def test_what_is_foreign_within_a_phase_by_a_loop():
+    rng = np.random.default_rng(0)
+    scan = (rng.random((6, 7, 8)) < 0.03).astype(np.uint8)
+    sr = np.where(rng.random((12, 14, 16)) < 0.2, 2, scan.repeat(2, 0).repeat(2, 1).repeat(2, 2))
+    foreign = voxels = 0
+    for z, y, x in np.ndindex(scan.shape):
+        if 0 < z < 5 and 0 < y < 6 and 0 < x < 7 and not scan[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2].any():
+            block = sr[2 * z : 2 * z + 2, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+            foreign, voxels = foreign + int((block != 0).sum()), voxels + block.size
+    assert 0 < voxels < scan.size * 8 / 2
+    assert judging.foreign_within(sr, scan) == pytest.approx(foreign / voxels)
+    assert judging.foreign_within(sr, scan, label=1) is None

@@ -251,6 +251,7 @@ def test_sixteen_times_grows_from_eight_times_whose_levels_stay(parse, rock, tmp
     finer = TINY | rock | {"hr_images": images, "network_def#channels": [8] * 5, "network_def#grain_radius": 1, "boxes": [8, 6, 4, 2], "checkpointing": "true"}
     old = load(tmp_path / "8x.pt")["model"]
     trainer = train(parse("16x.yaml", **finer | {"start_from": str(tmp_path / "8x.pt"), "frozen_levels": 3}))
+    assert json.loads((tmp_path / "output" / "model.json").read_text())["started_from"]["file"] == "8x.pt"
     assert trainer.network.checkpointing and trainer.network.scale_factor == 16 and "patches_hr_16x" in trainer.state.output
     weights = trainer.network.state_dict()
     assert all(torch.equal(weights[key], value) for key, value in old.items() if key.startswith(("trunk", "levels")))

@@ -64,7 +64,7 @@ def inner_tolerances(images: Iterable[np.ndarray], n_labels: int, scale_factor: 
             of_others = shares[0, :n_labels].sum(0) - shares[0, label]
             others[label].append(of_others[inner[label] > 0])
     found = [torch.cat(parts) for parts in others]
-    return [float(torch.quantile(part.double(), quantile)) if len(part) >= FEWEST else tolerance for part in found]
+    return [float(np.quantile(part.double().numpy(), quantile)) if len(part) >= FEWEST else tolerance for part in found]
 
 
 def within(onehot: Tensor) -> Tensor:
