@@ -1,19 +1,32 @@
-"""LR labels that hide another phase: as much of it returns, in grains, as the HR images hold more than the LR."""
+"""LR labels that hide another phase: as much of it returns, grain by grain, as the HR images hold more than the LR."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from statistics import NormalDist
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bundle.errors import InputError
-from bundle.networks.fields import bell
+from bundle.networks.windows import trimmed
 
 MOST = 0.5
 """Largest share of a label that may be another phase: beyond it the LR label would not mean what it says."""
+
+EVIDENCE = 2.0
+"""Standard deviations of the noise that count as much as what the LR saw of the hidden phase in the last grains that would turn by that alone."""
+
+LEAST_SEEN = 0.01
+"""Share of a grain below which what the LR saw of a phase is no more than an error of its segmentation."""
+
+FINENESS = 64.0
+"""Steps of the noise in its standard deviation: it is rounded, so that its sums are exact."""
+
+LARGEST = 96
+"""LR voxels along the edge of a block by which thresholds are set."""
 
 
 def hidden_shares(
@@ -45,36 +58,55 @@ def corrected_fractions(lr_fractions: Sequence[float], shares: Sequence[Sequence
     return [float(f) - sum(turned[a]) + sum(row[a] for row in turned) for a, f in enumerate(lr_fractions)]
 
 
+def _find_hosts(module: nn.Module, _: object = None) -> None:
+    module.hosts = [label for label, row in enumerate(module.target.tolist()) if any(row)]
+
+
 class HiddenPhases(nn.Module):
-    """Turns the share of an LR label that is another phase, where a smooth noise field is high: in grains, not voxel by voxel.
+    """Turns the share of an LR label that is another phase, grain by grain: first those of which the LR saw some, others by chance.
 
-    The amount is set by the threshold of the field alone, so no loss has to find it: a distance between textures does not feel it, and
-    a training that may turn a phase at no cost turns all of it.
+    A grain is what lies on one hill of the solid: the label and the phase that it hides, smoothed. From every voxel a walk leads uphill, and what is
+    found at its end decides for the voxel: smooth noise, and the share of the hidden phase that the LR saw around it. So grains end at pores and
+    throats, as those of the HR images do. Nothing depends on voxels farther than `reach`, and all that is compared is made of sums of integers:
+    windows cut anywhere agree to the last bit. The amount is set by a threshold alone, so no loss has to find it: a distance between textures does
+    not feel it, and a training that may turn a phase at no cost turns all of it.
 
-    It starts with nothing hidden; what `hide` sets is saved with the weights.
+    It starts with nothing hidden; what `hide` and `calibrate` set is saved with the weights.
 
     Args:
         n_labels, n_phases: of LR and of the result.
-        radius: LR voxels that the field reaches: Gaussian of standard deviation radius / 2.
-        steepness: of the change from label to phase, for one standard deviation of the field.
+        radius: LR voxels that smoothing reaches, somewhat less than a grain does. A walk is half as long again.
     """
 
-    def __init__(self, n_labels: int, n_phases: int, radius: int, steepness: float = 2.5):
+    hosts: list[int]  # labels that hide a phase
+
+    def __init__(self, n_labels: int, n_phases: int, radius: int):
         super().__init__()
         self.unknown: int = n_phases - n_labels
-        self.steepness = steepness
-        self.register_buffer("kernel", bell(radius))
+        self.radius: int = radius
+        self.walk: int = radius + radius // 2
+        self.reach: int = radius + self.walk
+        # of boxes that smooth one after the other, from fine to coarse: together they reach no farther than the radius
+        self.widths: list[int] = [2 * (radius // part) + 1 for part in (8, 4, 2)]
+        self.weights: list[int] = [math.prod(self.widths[i + 1 :]) ** 3 for i in range(3)]  # with which all three count alike
+        widest = self.widths[-1]
+        self.fineness: float = FINENESS
+        self.deviation: float = FINENESS * ((2 * widest**3 + widest) / 3) ** 1.5  # of white noise, in steps, that the widest box smoothed twice
         self.register_buffer("threshold", torch.full((n_labels,), 1e4))
+        self.register_buffer("evidence", torch.zeros(n_labels))
         self.register_buffer("target", torch.zeros(n_labels, n_phases))
+        self.hosts = []
+        self.register_load_state_dict_post_hook(_find_hosts)
 
     @torch.jit.unused
     def hide(self, shares: Sequence[Sequence[float]]) -> None:
-        """Sets the share of each label (rows) that is another phase (columns), as `hidden_shares` gives it.
+        """Sets the share of each label (rows) that is another phase (columns), as `hidden_shares` gives it. Noise alone says which grains turn.
 
         Raises:
             ValueError: a label hides more than one phase.
         """
         self.threshold.fill_(1e4)
+        self.evidence.zero_()
         self.target.zero_()
         for label, row in enumerate(shares):
             turning = [(phase, share) for phase, share in enumerate(row) if share > 0]
@@ -82,21 +114,122 @@ class HiddenPhases(nn.Module):
                 raise ValueError(f"LR label {label} hides more than one phase: shares {list(row)}")
             for phase, share in turning:
                 self.threshold[label], self.target[label, phase] = NormalDist().inv_cdf(1 - share), 1.0
+        _find_hosts(self)
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def calibrate(self, labels: np.ndarray) -> None:
+        """Lets what an LR volume shows of the hidden phases decide, too, and sets the thresholds anew, so that in all of it the shares are those of `hide`.
+
+        Args:
+            labels: (z, y, x). Of a large volume some blocks stand for the whole.
+        """
+        shares = [1 - NormalDist().cdf(float(threshold)) for threshold in self.threshold]
+        found: dict[int, list[Tensor]] = {label: [] for label in self.hosts}
+        for onehot, noise in self._blocks(labels):
+            inner = trimmed(onehot, self.reach)
+            for label in self.hosts:
+                found[label].append(torch.cat(self.at_the_top(onehot, noise, label), 1)[0, :, inner[0, label] > 0.5])
+        for label, share in zip(self.hosts, [shares[label] for label in self.hosts]):
+            field, seen = torch.cat(found[label], 1).double().cpu().numpy()
+            if len(field):
+                weight = EVIDENCE / max(float(np.quantile(seen, 1 - share)), LEAST_SEEN)
+                self.evidence[label], self.threshold[label] = weight, float(np.quantile(field + weight * seen, 1 - share))
+
+    def _blocks(self, labels: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of a volume, as `forward` takes them, and noise of one seed; beyond the border its outermost voxels go on."""
+        draw = torch.Generator().manual_seed(0)
+        edges = [min(LARGEST, n) for n in labels.shape]
+        for start in product(*(sorted({0, n - edge}) for n, edge in zip(labels.shape, edges))):
+            around = [np.arange(low - self.reach, low + edge + self.reach).clip(0, n - 1) for low, edge, n in zip(start, edges, labels.shape)]
+            block = torch.from_numpy(labels[np.ix_(*around)]).long()
+            noise = torch.randn(1, 1, *block.shape, generator=draw)
+            yield F.one_hot(block, len(self.target)).movedim(-1, 0)[None].to(self.target), noise.to(self.target)
 
     def forward(self, onehot: Tensor, noise: Tensor) -> Tensor:
-        """One-hot labels (B, labels, D, H, W) and white noise (B, 1, D + 2 radius, …) -> phases (B, phases, D, H, W) that sum to 1.
+        """One-hot labels (B, labels, D + 2 reach, …) and white noise (B, 1, D + 2 reach, …) -> one-hot phases (B, phases, D, H, W)."""
+        phases = F.pad(trimmed(onehot, self.reach), [0, 0, 0, 0, 0, 0, 0, self.unknown])  # phases that the LR does not know stay zero
+        labels = trimmed(onehot, self.reach)
+        for label in self.hosts:
+            field, seen = self.at_the_top(onehot, noise, label)
+            turned = (field + self.evidence[label] * seen > self.threshold[label]) & (labels[:, label : label + 1] > 0.5)
+            phases = torch.where(turned, self.target[label].to(phases)[None, :, None, None, None], phases)
+        return phases
 
-        0.5 where the field is at the threshold: enlarged, the grain has a smooth surface.
+    def at_the_top(self, onehot: Tensor, noise: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        """What is found at the end of the walk from each voxel, of what `forward` takes, (B, 1, D, H, W) each.
+
+        Smooth noise of unit variance, and the share of what is around that the LR labels as the phase which the label hides.
         """
-        field = F.conv3d(F.conv3d(F.conv3d(noise, self.kernel), self.kernel.movedim(2, 3)), self.kernel.movedim(2, 4))
-        label = onehot.argmax(1)
-        turned = (0.5 + self.steepness * (field - self.threshold[label][:, None])).clamp(0.0, 1.0)
-        phases = F.pad(onehot, [0, 0, 0, 0, 0, 0, 0, self.unknown])  # phases that the LR does not know stay zero
-        return torch.lerp(phases, self.target[label].movedim(-1, 1), turned.to(phases))
+        exact = torch.int32 if self.radius <= 16 else torch.int64  # holds every sum
+        of_target = (onehot * self.target[label].to(onehot)[None, : onehot.shape[1], None, None, None]).sum(1, keepdim=True)
+        solid = torch.cat([onehot[:, label : label + 1] + of_target, of_target], 1).round().to(exact)
+        height = torch.zeros_like(trimmed(solid, self.radius))
+        for i, width in enumerate(self.widths):
+            solid = box_sum(solid, width)
+            height = height + self.weights[i] * trimmed(solid, (solid.shape[2] - height.shape[2]) // 2)
+        known = trimmed(solid, (solid.shape[2] - height.shape[2]) // 2).to(noise)
+        seen = known[:, 1:] / known[:, :1].clamp(min=1)
+        field = box_sum(box_sum((noise * self.fineness).round().to(exact), self.widths[-1]), self.widths[-1])
+        field = trimmed(field, (field.shape[2] - height.shape[2]) // 2).to(noise) / self.deviation
+        top = walked(uphill(height[:, :1]), self.walk)
+        found = torch.cat([field, seen], 1).flatten(2)
+        found = found.gather(2, top[:, None].expand(-1, 2, -1)).view(height.shape)
+        return trimmed(found[:, :1], self.walk), trimmed(found[:, 1:], self.walk)
 
 
-def hiding(network: nn.Module, shares: Sequence[Sequence[float]]) -> nn.Module:
-    """The generator, told what its LR labels hide.
+def box_sum(x: Tensor, width: int) -> Tensor:
+    """Sums over boxes of `width` voxels a side, (B, C, D, H, W) -> (B, C, D - width + 1, …), by sums of two, four, eight voxels."""
+    for axis in (2, 3, 4):
+        n = x.shape[axis] - width + 1
+        done, have, left = 0, 1, width
+        total = torch.zeros_like(x.narrow(axis, 0, n))
+        while left > 0:
+            if left % 2 == 1:
+                total = total + x.narrow(axis, done, n)
+                done += have
+            left = left // 2
+            if left > 0:
+                size = x.shape[axis] - have
+                x = x.narrow(axis, 0, size) + x.narrow(axis, have, size)
+                have *= 2
+        x = total
+    return x
+
+
+def uphill(height: Tensor) -> Tensor:
+    """Where the highest of a voxel and its 26 neighbours is: (B, 1, D, H, W) integers -> (B, D H W), places in the flattened volume.
+
+    Where some are equally high a voxel stays, or goes to the one that is found first.
+    """
+    number = height.shape[2] * height.shape[3] * height.shape[4]
+    place = torch.arange(number, device=height.device).view(height.shape[2:]).expand(height.shape)
+    for axis in (2, 3, 4):
+        ends = [0, 0, 0, 0, 0, 0]
+        ends[2 * (4 - axis)], ends[2 * (4 - axis) + 1] = 1, 1
+        n = height.shape[axis]
+        padded, places = F.pad(height, ends, value=-1.0), F.pad(place, ends)
+        for start in (0, 2):
+            other = padded.narrow(axis, start, n)
+            better = other > height
+            height, place = torch.where(better, other, height), torch.where(better, places.narrow(axis, start, n), place)
+    return place.flatten(1)
+
+
+def walked(steps: Tensor, number: int) -> Tensor:
+    """Where a walk of so many steps ends: (B, N) places of one step from each place -> (B, N)."""
+    place = torch.arange(steps.shape[1], device=steps.device).expand(steps.shape)
+    while number > 0:
+        if number % 2 == 1:
+            place = steps.gather(1, place)
+        number = number // 2
+        if number > 0:
+            steps = steps.gather(1, steps)
+    return place
+
+
+def hiding(network: nn.Module, shares: Sequence[Sequence[float]], labels: np.ndarray) -> nn.Module:
+    """The generator, told how much its LR labels hide in a volume (z, y, x) of them.
 
     Raises:
         InputError: something is hidden, but the generator cannot bring it back.
@@ -105,4 +238,5 @@ def hiding(network: nn.Module, shares: Sequence[Sequence[float]]) -> nn.Module:
         if not isinstance(getattr(network, "hidden", None), HiddenPhases):
             raise InputError(f"hidden: {type(network).__name__} cannot bring phases back; set hidden to null")
         network.hidden.hide(shares)
+        network.hidden.calibrate(labels)
     return network
