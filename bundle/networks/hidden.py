@@ -7,6 +7,8 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
+from scipy.special import ndtr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +26,9 @@ LEAST_SEEN = 0.01
 
 FINENESS = 64.0
 """Steps of the noise in its standard deviation: it is rounded, so that its sums are exact."""
+
+QUANTILES = 10_000
+"""Of what the LR saw: they stand for all voxels."""
 
 LARGEST = 96
 """LR voxels along the edge of a block by which thresholds are set."""
@@ -119,32 +124,33 @@ class HiddenPhases(nn.Module):
     @torch.jit.unused
     @torch.no_grad()
     def calibrate(self, labels: np.ndarray) -> None:
-        """Lets what an LR volume shows of the hidden phases decide, too, and sets the thresholds anew, so that in all of it the shares are those of `hide`.
+        """Lets what an LR volume shows of the hidden phases decide, too, and sets the thresholds anew: as much as before turns of all of it, on average.
 
         Args:
             labels: (z, y, x). Of a large volume some blocks stand for the whole.
         """
-        shares = [1 - NormalDist().cdf(float(threshold)) for threshold in self.threshold]
         found: dict[int, list[Tensor]] = {label: [] for label in self.hosts}
-        for onehot, noise in self._blocks(labels):
+        for onehot in self._blocks(labels):
             inner = trimmed(onehot, self.reach)
             for label in self.hosts:
-                found[label].append(torch.cat(self.at_the_top(onehot, noise, label), 1)[0, :, inner[0, label] > 0.5])
-        for label, share in zip(self.hosts, [shares[label] for label in self.hosts]):
-            field, seen = torch.cat(found[label], 1).double().cpu().numpy()
-            if len(field):
+                _, seen = self.at_the_top(onehot, torch.zeros_like(onehot[:, :1]), label)
+                found[label].append(seen[0, 0][inner[0, label] > 0.5])
+        for label, parts in found.items():
+            share, seen = 1 - NormalDist().cdf(float(self.threshold[label])), torch.cat(parts).double().cpu().numpy()
+            if len(seen):
+                seen = np.quantile(seen, (np.arange(QUANTILES) + 0.5) / QUANTILES)
                 weight = EVIDENCE / max(float(np.quantile(seen, 1 - share)), LEAST_SEEN)
-                self.evidence[label], self.threshold[label] = weight, float(np.quantile(field + weight * seen, 1 - share))
+                # the noise on top of a hill is standard normal, wherever the hill is
+                threshold = brentq(lambda t: ndtr(weight * seen - t).mean() - share, -10, 10 + weight)
+                self.evidence[label], self.threshold[label] = weight, threshold
 
-    def _blocks(self, labels: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-        """Blocks of a volume, as `forward` takes them, and noise of one seed; beyond the border its outermost voxels go on."""
-        draw = torch.Generator().manual_seed(0)
+    def _blocks(self, labels: np.ndarray) -> Iterator[Tensor]:
+        """One-hot blocks of a volume, as `forward` takes them; beyond the border its outermost voxels go on."""
         edges = [min(LARGEST, n) for n in labels.shape]
         for start in product(*(sorted({0, n - edge}) for n, edge in zip(labels.shape, edges))):
             around = [np.arange(low - self.reach, low + edge + self.reach).clip(0, n - 1) for low, edge, n in zip(start, edges, labels.shape)]
             block = torch.from_numpy(labels[np.ix_(*around)]).long()
-            noise = torch.randn(1, 1, *block.shape, generator=draw)
-            yield F.one_hot(block, len(self.target)).movedim(-1, 0)[None].to(self.target), noise.to(self.target)
+            yield F.one_hot(block, len(self.target)).movedim(-1, 0)[None].to(self.target)
 
     def forward(self, onehot: Tensor, noise: Tensor) -> Tensor:
         """One-hot labels (B, labels, D + 2 reach, …) and white noise (B, 1, D + 2 reach, …) -> one-hot phases (B, phases, D, H, W)."""
