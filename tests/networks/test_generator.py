@@ -64,11 +64,12 @@ def test_each_level_doubles(levels):
 
 
 @pytest.mark.parametrize(
-    ("levels", "blocks", "radius", "halo", "reach"), [(1, 1, 1, 6, 6), (2, 1, 1, 7, 7), (3, 1, 1, 8, 7), (3, 0, 3, 8, 7), (3, 2, 1, 10, 9), (4, 0, 1, 6, 5)]
+    ("levels", "blocks", "radius", "halo", "reach"), [(1, 1, 1, 7, 6), (2, 1, 1, 8, 7), (3, 1, 1, 9, 7), (3, 0, 3, 12, 7), (3, 2, 1, 11, 9), (4, 0, 1, 7, 5)]
 )
 def test_halo_holds_the_receptive_field(levels, blocks, radius, halo, reach):
     """By gradient in float64: the corners of a core voxel's block reach the noise of exactly `reach` LR voxels to each side, and the labels of
-    `radius` fewer. Whole voxels of the coarser grid are cut, so that the halo of three levels has one more."""
+    `radius` fewer. The halo has what the walk to a grain's top takes besides (half as much again as the radius, tests/networks/test_hidden.py), and as whole voxels
+    of the coarser grid are cut, that of three levels has one more."""
     net = make((3, 3, 3, 3, 3)[: levels + 1], blocks, grain_radius=radius).double()
     assert net.halo == halo
     size = [3, 3, 3]
@@ -89,9 +90,9 @@ def test_halo_holds_the_receptive_field(levels, blocks, radius, halo, reach):
 
 
 def test_halo_of_the_default():
-    """Four LR voxels for three levels of x2, 1 + 2 x 2 of the trunk, 16 of the smooth noise."""
+    """Four LR voxels for three levels of x2, 1 + 2 x 2 of the trunk, 16 of what is smoothed, 24 of the walk to a grain's top."""
     net = LevelGenerator(5, 4)
-    assert net.halo == 4 + 5 + 16 and net.grain_perturbation == 0.5
+    assert net.halo == 4 + 5 + 16 + 24 and net.grain_perturbation == 0.5
 
 
 def test_noise_windows_are_what_the_levels_read(network):
@@ -142,7 +143,7 @@ def test_no_statistics_of_the_whole_tensor(network):
     image = volume(3, n, n, n)
     noise = [torch.randn(1, 1, *shape) for _, _, shape in network.noise_windows([3, 3, 3])]
     far = image.clone()
-    far[:, :, -2, -2, -2] += 100  # the last that three levels reach
+    far[:, :, -3, -3, -3] += 100  # the last that three levels reach, but for walks
     a, b = network.forward_window(image, noise), network.forward_window(far, noise)
     assert torch.equal(a[..., :16, :16, :16], b[..., :16, :16, :16])  # the last core voxel's block alone may differ
     assert not torch.equal(a, b)
@@ -169,8 +170,8 @@ def test_forward_draws_noise_at_every_level(network):
     assert torch.equal(network(image), first)
     quiet = make(noise_std=0.0)  # the paper's ablation
     assert torch.equal(quiet(image), quiet(image))
-    patch = volume(5, 16, 16, 16)
-    boxes = quiet.nested_boxes(16, [4, 2])
+    patch = volume(5, 18, 18, 18)
+    boxes = quiet.nested_boxes(18, [4, 2])
     for a, b in zip(quiet.forward_boxes(patch, boxes), quiet.forward_boxes(patch, boxes)):
         assert torch.equal(a, b)
     for k in range(3):  # each level has a part in it
@@ -216,7 +217,7 @@ def test_training_names_scale_and_place(network, monkeypatch):
 
 def test_nested_boxes_are_nested_and_go_everywhere(network):
     torch.manual_seed(0)
-    edges, patch = [7, 4, 2], 20
+    edges, patch = [7, 4, 2], 22
     seen = [set() for _ in edges]
     for _ in range(400):
         low, size = [network.trunk_trim] * 3, patch - 2 * network.trunk_trim
@@ -239,7 +240,7 @@ def test_patch_edge_is_the_smallest_that_holds_the_boxes(network, edges):
         network.nested_boxes(patch - 1, edges)
 
 
-@pytest.mark.parametrize(("patch", "edges"), [(18, [7, 4, 2]), (20, [9, 4, 2]), (20, [7, 6, 2]), (20, [7, 4, 3])])
+@pytest.mark.parametrize(("patch", "edges"), [(20, [7, 4, 2]), (22, [9, 4, 2]), (22, [7, 6, 2]), (22, [7, 4, 3])])
 def test_boxes_that_do_not_fit(network, patch, edges):
     with pytest.raises(ValueError, match=f"LR patch of {patch} voxels is too small"):
         network.nested_boxes(patch, edges)
@@ -270,7 +271,7 @@ def test_logits_that_have_run_away_are_pulled_back():
         net = make(logit_bound=2.0).train().requires_grad_(True)
         with torch.no_grad():
             net.levels[k].head.bias.fill_(50.0)
-        image = volume(7, 18, 18, 18)
+        image = volume(7, 20, 20, 20)
         (0.0 * net.forward_training(image, [6, 4, 2])[k][1].sum()).backward()
         assert (net.levels[k].head.bias.grad > 0).all()
         with torch.no_grad():
@@ -311,14 +312,14 @@ def test_the_trunk_starts_from_corrected_labels_and_smooth_noise(share):
     net = LevelGenerator(3, 3, (4, 4), blocks=1, grain_radius=2, logit_bound=2.0, grain_perturbation=0.7).eval().requires_grad_(False)
     torch.nn.init.normal_(net.trunk[2].conv2.weight, std=0.1)
     net.hidden.hide([[0.0, share, 0.0], [0.0, 0.0, 0.0]])
-    image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 12, 11, 13)), 2).movedim(-1, 1).float(), torch.randn(1, 1, 12, 11, 13)], 1)
-    fields = torch.zeros(1, 3, 8, 7, 9)  # two voxels fewer on each side
+    image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 18, 17, 19)), 2).movedim(-1, 1).float(), torch.randn(1, 1, 18, 17, 19)], 1)
+    fields = torch.zeros(1, 3, 8, 7, 9)  # five voxels fewer on each side, of which smooth noise needs two
     for phase in range(3):
         for z, y, x in itertools.product(range(8), range(7), range(9)):
-            near = image[0, 2, z : z + 5, y : y + 5, x : x + 5]
+            near = image[0, 2, 3 + z : 8 + z, 3 + y : 8 + y, 3 + x : 8 + x]
             fields[0, phase, z, y, x] = (near * waves(4, 2)[phase + 1, 0]).sum()
-    around = image[..., 2:-2, 2:-2, 2:-2]
-    phases = net.hidden(around[:, :2], image[:, 2:])  # tests/networks/test_hidden.py
+    around = image[..., 5:-5, 5:-5, 5:-5]
+    phases = net.hidden(image[:, :2], image[:, 2:])  # tests/networks/test_hidden.py
     assert torch.equal(phases[:, :2], around[:, :2]) == (share == 0) and (phases[:, 2] == 0).all()
     features, logits = net.coarse(image)
     inner = (..., slice(3, -3), slice(3, -3), slice(3, -3))  # the trunk: one voxel of its first convolution, two of its block
@@ -409,7 +410,7 @@ def test_every_parameter_learns():
     optimizer = torch.optim.SGD(net.parameters(), 1e-4)
     for _ in range(3):
         optimizer.zero_grad()
-        sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 18, 18, 18), [6, 4, 2])).backward()
+        sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 20, 20, 20), [6, 4, 2])).backward()
         optimizer.step()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -434,25 +435,20 @@ def test_corrected_labels_are_what_the_result_starts_from():
     torch.manual_seed(0)
     net = LevelGenerator(4, 4, (4, 4), blocks=0, grain_radius=2, logit_bound=2.0, softness=0.0, grain_perturbation=0.0).requires_grad_(False)
     net.hidden.hide([[0.0, 0.4, 0.0], [0.0, 0.0, 0.0], [0.3, 0.0, 0.0]])
-    labels = torch.randint(0, 3, (2, 12, 12, 12))
-    image = torch.cat([F.one_hot(labels, 3).movedim(-1, 1).float(), torch.randn(2, 1, 12, 12, 12)], 1)
+    labels = torch.randint(0, 3, (2, 18, 18, 18))
+    image = torch.cat([F.one_hot(labels, 3).movedim(-1, 1).float(), torch.randn(2, 1, 18, 18, 18)], 1)
     before = image.clone()
     found = net.corrected(image)
-    assert torch.equal(image, before) and found.shape == (2, 3, 12, 12, 12) and found.dtype == image.dtype
-    assert torch.equal(found.sum(1), torch.ones(2, 12, 12, 12)) and set(found.unique().tolist()) == {0, 1}
+    assert torch.equal(image, before) and found.shape == (2, 3, 18, 18, 18) and found.dtype == image.dtype
+    assert torch.equal(found.sum(1), torch.ones(2, 18, 18, 18)) and set(found.unique().tolist()) == {0, 1}
     changed = found.argmax(1) != labels
     seen = set(zip(labels[changed].tolist(), found.argmax(1)[changed].tolist()))
     assert seen == {(0, 1), (2, 0)}
     places = changed.nonzero()[:, 1:]
-    assert places.min() == 2 and places.max() == 9  # everywhere but within reach of the border
+    assert places.min() == 5 and places.max() == 12  # everywhere but within reach of the border
+    assert torch.equal(found[..., 5:-5, 5:-5, 5:-5], net.hidden(image[:, :3], image[:, 3:])[:, :3])
     _, logits = net.coarse(image)
-    assert torch.equal(found.argmax(1)[:, 3:-3, 3:-3, 3:-3], logits.argmax(1))
-    thresholds = net.hidden.threshold.clone()
-    for z, y, x in itertools.product((2, 5, 9), repeat=3):  # by hand, of the noise around
-        for b in range(2):
-            field = (image[b, 3, z - 2 : z + 3, y - 2 : y + 3, x - 2 : x + 3] * waves(1, 2)[0, 0]).sum()
-            label = labels[b, z, y, x]
-            assert changed[b, z, y, x] == (field > thresholds[label]), (z, y, x)
+    assert torch.equal(found.argmax(1)[:, 6:-6, 6:-6, 6:-6], logits.argmax(1))
 
 
 def test_a_label_is_never_lost_to_its_softness():
@@ -468,16 +464,16 @@ def test_a_label_is_never_lost_to_its_softness():
 
 
 def test_bfloat16_hides_the_same_phases():
-    """Training decodes under autocast, but its losses take the corrected labels without: they agree but at the very threshold."""
+    """Training decodes under autocast, but its losses take the corrected labels without."""
     net = LevelGenerator(3, 2, (4, 4), blocks=0, grain_radius=2, softness=0.0, grain_perturbation=0.0).requires_grad_(False)
     net.hidden.hide([[0.0, 0.4], [0.0, 0.0]])
-    image = torch.zeros(1, 3, 24, 24, 24)
+    image = torch.zeros(1, 3, 30, 30, 30)
     image[:, 0] = 1
     image[:, 2].normal_(generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
         _, logits = net.coarse(image)
-    agree = (logits.argmax(1) == net.corrected(image)[:, :, 3:-3, 3:-3, 3:-3].argmax(1)).float().mean()
-    assert agree > 0.99
+    found = net.corrected(image)[:, :, 6:-6, 6:-6, 6:-6].argmax(1)
+    assert torch.equal(logits.argmax(1), found) and 0.2 < found.float().mean() < 0.6
 
 
 def test_a_model_without_anything_hidden_keeps_its_labels():
