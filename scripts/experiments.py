@@ -4,6 +4,7 @@
     python scripts/experiments.py phantom --hr-images hr_real_0.4375um.tif --output lab
     python scripts/experiments.py hr_sources --lr-image lr_3.5um.tif --hr-images hr_real_0.4375um.tif --hr-others hr_generated_0.4375um.tif --output lab
     python scripts/experiments.py confusion --output lab
+    python scripts/experiments.py grains --output lab
     python scripts/experiments.py trust --output lab
     python scripts/experiments.py factors --lr-image lr_3.5um.tif --hr-images hr_real_0.4375um.tif --output lab
     python scripts/experiments.py campaign --lr-image lr_3.5um.tif --hr-images hr_real_0.4375um.tif --output lab
@@ -19,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bundle import campaign, experiments, factor_experiments, image_experiments, trust_experiments  # noqa: E402
+from bundle import campaign, experiments, factor_experiments, hidden_experiments, image_experiments, trust_experiments  # noqa: E402
 from bundle.errors import one_line_errors  # noqa: E402
 from bundle.workbench import Lab  # noqa: E402
 
@@ -29,7 +30,7 @@ ROCKS_OF_OUR_OWN = ("truth", "mse_only", "zero_noise", "two_points", "minerals",
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", choices=["phantom", *ROCKS_OF_OUR_OWN, *TRUST, "hr_sources", "factors", "campaign", "paired"])
+    parser.add_argument("experiment", choices=["phantom", *ROCKS_OF_OUR_OWN, *TRUST, "grains", "hr_sources", "factors", "campaign", "paired"])
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that is made; what is there is used again")
     parser.add_argument("--epochs", type=int, default=20, help="of 50 generator steps, for the first model; the others get half of them")
     parser.add_argument("--realisations", type=int, default=3, help="unseen rocks")
@@ -76,6 +77,8 @@ def main() -> None:
         table = image_experiments.hr_sources(
             lab, args.lr_image, args.hr_images, args.hr_others, phases, left_out=args.left_out, generator_epochs=args.generator_epochs
         )
+    elif args.experiment == "grains":
+        table = hidden_experiments.grains(lab)
     elif args.experiment == "paired":
         table = experiments.paired(lab, args.volume, args.phases, args.name, args.voxel_size)
     else:

@@ -50,7 +50,8 @@ def test_hardly_any_set_of_the_same_rock_is_refused(no_network, monkeypatch):
     assert sum(refused) <= 3
 
 
-def test_salt_and_pepper_fails_the_two_sample_test_among_others():
+def test_salt_and_pepper_fails_the_two_sample_test_among_others(monkeypatch):
+    monkeypatch.setattr(gates, "real_reference", lambda real, n, **rest: {"auc": 0.75})  # what it does is seen below; it takes three times as long
     rng = np.random.default_rng(0)
     noisy = [np.where(rng.random(one.shape) < 0.1, rng.integers(3, size=one.shape), one).astype(np.uint8) for one in rock(60, 48, seed=2)]
     assert "two-sample" in failed(noisy, steps=80)
