@@ -142,7 +142,7 @@ def test_what_is_proposed_fits_and_no_more_is_taken_than_needed(monkeypatch):
 
 
 def test_smaller_boxes_are_proposed_at_last(monkeypatch):
-    trainer = level_trainer(edge=20, boxes=(8, 2))
+    trainer = level_trainer(edge=22, boxes=(8, 2))
     one = planner.training_memory(trainer, 1, (8, 2), True)
     text = advice_of(trainer, 3, one - 1, monkeypatch)
     assert "set checkpointing to true, batch_size to 1, boxes to [7, 2]: " in text
@@ -160,7 +160,7 @@ def test_a_generator_without_levels_gets_smaller_batches_and_boxes(monkeypatch):
 def test_training_stops_before_it_writes_anything(bundle_root, tmp_path, monkeypatch):
     """By the config: planted lack of memory ends in a line that the settings of the config answer."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(planner, "free_memory", lambda device: 300 * 2**20)
+    monkeypatch.setattr(planner, "free_memory", lambda device: 800 * 2**20)
     parser = ConfigParser()
     parser.read_config(str(bundle_root / "configs" / "train.yaml"))
     parser.update({"output_dir": str(tmp_path / "output"), "device": "cpu", "batch_size": 12})
