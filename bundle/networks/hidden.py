@@ -18,7 +18,7 @@ from bundle.networks.windows import trimmed
 MOST = 0.5
 """Largest share of a label that may be another phase: beyond it the LR label would not mean what it says."""
 
-EVIDENCE = 2.0
+EVIDENCE = 1.0
 """Standard deviations of the noise that count as much as what the LR saw of the hidden phase in the last grains that would turn by that alone."""
 
 LEAST_SEEN = 0.01
