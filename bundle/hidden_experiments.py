@@ -19,8 +19,8 @@ RADIUS = 16  # LR voxels, as in train.yaml
 
 
 def grains(lab: Lab) -> str:
-    """Of scans of unseen rocks, as they are and with as much of the second mineral brought back as they lost: by noise alone, and grain by grain with
-    what the scan saw of it first; against the majority of the truth in each voxel of the scan. How much is lost is taken from the truth of all."""
+    """Of scans of unseen rocks, as they are and with as much of the second mineral brought back as they lost, grain by grain: by noise alone, and those
+    of which the scan saw some first; against the majority of the truth in each voxel of the scan. How much is lost is taken from the truth of all."""
     rows = []
     for kind in ("berea", "tight", "layered", "carbonate"):
         phases = rock(kind).phases
