@@ -13,7 +13,7 @@ from bundle.metrics import majority_downsample, volume_fractions
 from bundle.metrics.truth import voxel_agreement
 from bundle.networks.hidden import HiddenPhases, hidden_shares
 from bundle.phantom import FACTOR, HOST, SECOND, rock
-from bundle.workbench import Lab
+from bundle.workbench import KINDS, Lab
 
 RADIUS = 16  # LR voxels, as in train.yaml
 
@@ -22,7 +22,7 @@ def grains(lab: Lab) -> str:
     """Of scans of unseen rocks, as they are and with as much of the second mineral brought back as they lost, grain by grain: by noise alone, and those
     of which the scan saw some first; against the majority of the truth in each voxel of the scan. How much is lost is taken from the truth of all."""
     rows = []
-    for kind in ("berea", "tight", "layered", "carbonate"):
+    for kind in KINDS:
         phases = rock(kind).phases
         pairs = [[read_volume(folder / f"{name}.tif").array for name in ("lr", "truth")] for folder in lab.tests(kind)]
         pairs = [(scan, majority_downsample(truth, FACTOR, len(phases))) for scan, truth in pairs]

@@ -23,7 +23,7 @@ from bundle.provenance import sha256
 from bundle.transforms.downsample import block_mean
 from bundle.trust import Trust, TrustCounts, reliability
 from bundle.votes import agreeing, votes_of
-from bundle.workbench import ROOT, SHIPPED, Lab
+from bundle.workbench import KINDS, ROOT, SHIPPED, Lab
 
 SEEDS = 8  # votes of a map of trust, as with `run inference --uncertainty 8`
 LEFT_OUT = ", feldspar left out"  # it returns at random places
@@ -96,7 +96,7 @@ def trust(lab: Lab) -> str:
     table = learned.trust({"rock": "synthetic Berea", "voxels": int(learned.voxels.sum()), "model_sha256": sha256(SHIPPED.path)})
     table.save(lab.folder / "trust.json")
     rows, curves = [], {}
-    for kind in ("berea", "tight", "layered", "carbonate"):
+    for kind in KINDS:
         said, bare, right = _judged(table, network, lab.tests(kind), len(phases))
         curves[f"{kind}: chance"], curves[f"{kind}: bare votes"] = reliability(said, right), reliability(bare, right)
         sure = said >= 80

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+KINDS = ("berea", "tight", "layered", "carbonate")  # of synthetic rock, the one that models learn first
+
 COARSENING = 4  # fine voxels along the edge of a cell of the physics, unless told otherwise
 
 

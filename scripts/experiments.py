@@ -24,13 +24,13 @@ from bundle import campaign, experiments, factor_experiments, hidden_experiments
 from bundle.errors import one_line_errors  # noqa: E402
 from bundle.workbench import Lab  # noqa: E402
 
-TRUST = ("confusion", "trust")
+ELSEWHERE = {"confusion": trust_experiments, "trust": trust_experiments, "grains": hidden_experiments}
 ROCKS_OF_OUR_OWN = ("truth", "mse_only", "zero_noise", "two_points", "minerals", "layering", "artefacts")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", choices=["phantom", *ROCKS_OF_OUR_OWN, *TRUST, "grains", "hr_sources", "factors", "campaign", "paired"])
+    parser.add_argument("experiment", choices=["phantom", *ROCKS_OF_OUR_OWN, *ELSEWHERE, "hr_sources", "factors", "campaign", "paired"])
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that is made; what is there is used again")
     parser.add_argument("--epochs", type=int, default=20, help="of 50 generator steps, for the first model; the others get half of them")
     parser.add_argument("--realisations", type=int, default=3, help="unseen rocks")
@@ -77,12 +77,10 @@ def main() -> None:
         table = image_experiments.hr_sources(
             lab, args.lr_image, args.hr_images, args.hr_others, phases, left_out=args.left_out, generator_epochs=args.generator_epochs
         )
-    elif args.experiment == "grains":
-        table = hidden_experiments.grains(lab)
     elif args.experiment == "paired":
         table = experiments.paired(lab, args.volume, args.phases, args.name, args.voxel_size)
     else:
-        table = getattr(trust_experiments if args.experiment in TRUST else experiments, args.experiment)(lab)
+        table = getattr(ELSEWHERE.get(args.experiment, experiments), args.experiment)(lab)
     print(table)
 
 

@@ -57,7 +57,7 @@ def by_axes(kernels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class SmoothNoise(nn.Module):
     """Fields of unit variance, some voxels wide and independent of each other at every voxel, of one field of white noise: `waves`, axis by axis.
 
-    The smoothest wave is left out, for `HiddenPhases` to use: shared, it would also say where their specks appear in other phases.
+    The smoothest wave is left out, as the noise of `HiddenPhases` is nearly that (to .99): shared, it would also say where their specks appear in other phases.
     """
 
     def __init__(self, number: int, radius: int):
@@ -69,13 +69,6 @@ class SmoothNoise(nn.Module):
     def forward(self, noise: Tensor) -> Tensor:
         """(B, 1, D, H, W) -> (B, number, D - 2 radius, H - 2 radius, W - 2 radius)."""
         return F.conv3d(F.conv3d(F.conv3d(noise, self.z), self.y), self.x, groups=self.number)
-
-
-def bell(radius: int) -> Tensor:
-    """Gaussian (standard deviation radius / 2) along one axis, (1, 1, d, 1, 1), d = 2 radius + 1; along all three it makes a field of unit variance."""
-    x = torch.arange(-radius, radius + 1, dtype=torch.float64) / (radius / 2)
-    weights = torch.exp(-x.square() / 2)
-    return (weights / weights.norm()).float().view(1, 1, -1, 1, 1)
 
 
 def softened(x: Tensor, share: Tensor) -> Tensor:

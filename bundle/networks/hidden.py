@@ -133,7 +133,7 @@ class HiddenPhases(nn.Module):
         for onehot in self._blocks(labels):
             inner = trimmed(onehot, self.reach)
             for label in self.hosts:
-                _, seen = self.at_the_top(onehot, torch.zeros_like(onehot[:, :1]), label)
+                seen = self.at_the_top(onehot, torch.zeros_like(trimmed(onehot[:, :1], self.radius)), label)[1]
                 found[label].append(seen[0, 0][inner[0, label] > 0.5])
         for label, parts in found.items():
             share, seen = 1 - NormalDist().cdf(float(self.threshold[label])), torch.cat(parts).double().cpu().numpy()
@@ -154,30 +154,43 @@ class HiddenPhases(nn.Module):
 
     def forward(self, onehot: Tensor, noise: Tensor) -> Tensor:
         """One-hot labels (B, labels, D + 2 reach, …) and white noise (B, 1, D + 2 reach, …) -> one-hot phases (B, phases, D, H, W)."""
-        phases = F.pad(trimmed(onehot, self.reach), [0, 0, 0, 0, 0, 0, 0, self.unknown])  # phases that the LR does not know stay zero
         labels = trimmed(onehot, self.reach)
+        phases = F.pad(labels, [0, 0, 0, 0, 0, 0, 0, self.unknown])  # phases that the LR does not know stay zero
+        if len(self.hosts) == 0:
+            return phases
+        smooth = self.smooth(noise)
         for label in self.hosts:
-            field, seen = self.at_the_top(onehot, noise, label)
+            field, seen = self.at_the_top(onehot, smooth, label)
             turned = (field + self.evidence[label] * seen > self.threshold[label]) & (labels[:, label : label + 1] > 0.5)
             phases = torch.where(turned, self.target[label].to(phases)[None, :, None, None, None], phases)
         return phases
 
-    def at_the_top(self, onehot: Tensor, noise: Tensor, label: int) -> tuple[Tensor, Tensor]:
-        """What is found at the end of the walk from each voxel, of what `forward` takes, (B, 1, D, H, W) each.
+    def exact(self, x: Tensor) -> Tensor:
+        """Rounded to integers that hold every sum."""
+        return x.round().to(torch.int32 if self.radius <= 16 else torch.int64)
 
-        Smooth noise of unit variance, and the share of what is around that the LR labels as the phase which the label hides.
+    def smooth(self, noise: Tensor) -> Tensor:
+        """White noise (B, 1, D + 2 reach, …) -> smooth noise of unit variance, without `radius` voxels on each side."""
+        field = box_sum(box_sum(self.exact(noise * self.fineness), self.widths[-1]), self.widths[-1])
+        return trimmed(field, self.radius - self.widths[-1] + 1).to(noise) / self.deviation
+
+    def at_the_top(self, onehot: Tensor, field: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        """What is found at the end of the walk from each voxel, (B, 1, D, H, W) each: `field`, and the share of what is around that the LR labels as the
+        phase which the label hides.
+
+        Args:
+            onehot: as `forward` takes it.
+            field: (B, 1, D + 2 walk, …), as `smooth` gives it.
+            label: one that hides a phase.
         """
-        exact = torch.int32 if self.radius <= 16 else torch.int64  # holds every sum
         of_target = (onehot * self.target[label].to(onehot)[None, : onehot.shape[1], None, None, None]).sum(1, keepdim=True)
-        solid = torch.cat([onehot[:, label : label + 1] + of_target, of_target], 1).round().to(exact)
+        solid = self.exact(torch.cat([onehot[:, label : label + 1] + of_target, of_target], 1))
         height = torch.zeros_like(trimmed(solid, self.radius))
         for i, width in enumerate(self.widths):
             solid = box_sum(solid, width)
             height = height + self.weights[i] * trimmed(solid, (solid.shape[2] - height.shape[2]) // 2)
-        known = trimmed(solid, (solid.shape[2] - height.shape[2]) // 2).to(noise)
+        known = trimmed(solid, (solid.shape[2] - height.shape[2]) // 2).to(field)
         seen = known[:, 1:] / known[:, :1].clamp(min=1)
-        field = box_sum(box_sum((noise * self.fineness).round().to(exact), self.widths[-1]), self.widths[-1])
-        field = trimmed(field, (field.shape[2] - height.shape[2]) // 2).to(noise) / self.deviation
         top = walked(uphill(height[:, :1]), self.walk)
         found = torch.cat([field, seen], 1).flatten(2)
         found = found.gather(2, top[:, None].expand(-1, 2, -1)).view(height.shape)
