@@ -20,8 +20,9 @@ CORES = (32, 24, 16, 12, 8, 4, 2, 1)  # LR voxels; beyond 32 nothing is gained
 ROOM = 1.5  # what a window takes is this much more than its tensors: the allocator's gaps, and the work space of convolutions
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
-# What torch says on a processor of each system, on a GPU, and what the libraries that it calls say.
-_LACKING = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+# What torch says on a processor of each system, on a GPU, and what the libraries that it calls say: oneDNN makes no primitive when it gets no memory
+# for its code or its work space. (What it does not know how to compute, it calls a primitive descriptor.)
+_LACKING = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "could not create a primitive")
 _ASKED = re.compile(r"(?:allocate|allocating) (\d+(?:\.\d*)?) ?(bytes|[KMGTPE]iB)")  # of torch on a processor or GPU, and of NumPy
 _UNITS = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * power) for power, prefix in enumerate("KMGTPE", start=1)}}
 
@@ -64,10 +65,12 @@ def lack_of_memory(doing: str, advice: str, device: torch.device | str = "cpu") 
         yield
     except (RuntimeError, MemoryError) as error:
         lacking = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not lacking and not any(words in str(error) for words in _LACKING):
+        if not lacking and not any(words in str(error).replace("primitive descriptor", "") for words in _LACKING):
             raise
         asked, free = _ASKED.search(str(error)), f"{size_text(free_memory(torch.device(device)))} free"
-        numbers = f"{size_text(float(asked[1]) * _UNITS[asked[2]])} more asked for, {free}" if asked else free
+        # Who names no number is quoted: a reader who sees that much is free looks for another cause.
+        said = f"{size_text(float(asked[1]) * _UNITS[asked[2]])} more asked for" if asked else str(error).strip().partition("\n")[0][:80]
+        numbers = f"{said}, {free}" if said else free
         raise InputError(f"{doing}: the memory is too little ({numbers}); {advice}") from error
 
 
