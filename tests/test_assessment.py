@@ -139,9 +139,9 @@ def test_cells_of_the_physics_are_majorities(volumes, monkeypatch):
 
 def test_a_network_tells_repeated_voxels_from_images(monkeypatch):
     monkeypatch.setattr(assessment, "CROP", 16)
-    monkeypatch.setattr(assessment, "CROPS", 120)
-    monkeypatch.setattr(assessment, "two_sample_auc", partial(assessment.two_sample_auc, steps=30, test=60))
-    monkeypatch.setattr(assessment, "real_reference", partial(assessment.real_reference, steps=30, test=60))
+    monkeypatch.setattr(assessment, "CROPS", 60)
+    monkeypatch.setattr(assessment, "two_sample_auc", partial(assessment.two_sample_auc, steps=20, test=40))
+    monkeypatch.setattr(assessment, "real_reference", partial(assessment.real_reference, steps=20, test=40))
     rng = np.random.default_rng(1)
     sr = rng.integers(0, 2, (96, 96, 96)).astype(np.uint8)  # of one distribution with the images: every voxel a coin
     lr = Volume(rng.integers(0, 2, (24, 24, 24)).astype(np.uint8), (2.0,) * 3)

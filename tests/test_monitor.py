@@ -282,7 +282,7 @@ def onehot_volumes(labels: Tensor) -> Tensor:
     return F.one_hot(labels, 2).movedim(-1, 1).float()
 
 
-def overfitting(images: list[np.ndarray], adversarial, epochs: int = 6) -> tuple[list[float | None], CriticMonitor]:
+def overfitting(images: list[np.ndarray], adversarial, epochs: int = 4) -> tuple[list[float | None], CriticMonitor]:
     """r_v of a critic that is trained on images, against others of the same texture, epoch by epoch."""
     torch.manual_seed(0)
     critics = nn.ModuleDict({"hr_2x": SliceCritic(2, [16, 32])})

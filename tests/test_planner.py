@@ -32,7 +32,7 @@ MEASURE = """
     from bundle.planner import training_memory
     parser = ConfigParser()
     parser.read_config([{root!r} + "/configs/" + name for name in ["train.yaml", *{files}]])
-    parser.update({{"train#handlers": [], "device": "cpu", "epoch_length": 6, "max_epochs": 1, "buffer_volumes": 3, "amp": False, **{settings}}})
+    parser.update({{"train#handlers": [], "device": "cpu", "epoch_length": 4, "max_epochs": 1, "buffer_volumes": 3, "amp": False, **{settings}}})
     trainer = parser.get_parsed_content("train#trainer")
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     need = training_memory(trainer, parser.get_parsed_content("batch_size"), trainer.boxes)
@@ -50,7 +50,7 @@ def patch_trainer(**options):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(("files", "settings"), [([], {"batch_size": 6}), (["critics.yaml"], {"warmup_iterations": 0, "batch_size": 3})])
+@pytest.mark.parametrize(("files", "settings"), [([], {"batch_size": 3}), (["critics.yaml"], {"warmup_iterations": 0, "batch_size": 3})])
 def test_what_it_says_is_what_the_system_counts(bundle_root, files, settings):
     """The process's peak is within 20 % of the prediction, and what the training added to it within 40 %."""
     script = textwrap.dedent(MEASURE).format(root=str(bundle_root), files=files, settings=settings)

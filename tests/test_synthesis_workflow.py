@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 from scipy import ndimage
 
+from bundle.errors import find_input_error
 from bundle.io import read_images
 from bundle.transforms.adaptive import AdaptiveAugmentation
 from tests.comparison import same
@@ -55,11 +57,31 @@ def refused(result: subprocess.CompletedProcess, *words: str) -> str:
 
 
 @pytest.fixture
+def evaluate(bundle_root) -> Callable[..., Any]:
+    """A value of a config, inside this process: the line of an error is the one that the command prints."""
+
+    def get(config: str, name: str, **options) -> Any:
+        parser = ConfigParser()
+        parser.read_config(str(bundle_root / "configs" / config))
+        parser.update({"bundle_root": str(bundle_root)} | {key: str(value) if isinstance(value, Path) else value for key, value in options.items()})
+        return parser.get_parsed_content(name)
+
+    return get
+
+
+def not_evaluated(evaluate: Callable[..., Any], config: str, name: str, *words: str, **options) -> None:
+    with pytest.raises(Exception) as caught:
+        evaluate(config, name, **options)
+    message = find_input_error(caught.value)
+    assert message and all(word in message for word in words), caught.value
+
+
+@pytest.fixture
 def hr(tmp_path) -> Path:
     return write(tmp_path / "hr.tif", images())
 
 
-def test_from_images_to_a_stack_that_teaches_or_is_refused(tmp_path, cli, hr, bundle_root):
+def test_from_images_to_a_stack_that_teaches_or_is_refused(tmp_path, cli, evaluate, hr):
     output = tmp_path / "out"
     result = cli("training", "hr_synthesis.yaml", hr_images=hr, output_dir=output, max_epochs=2, **TINY)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -75,8 +97,7 @@ def test_from_images_to_a_stack_that_teaches_or_is_refused(tmp_path, cli, hr, bu
     assert len(made) == 70 and made[0].shape == (16, 16) and pixel == (0.5, 0.5)
     provenance = json.loads((output / "hr_generated_provenance.json").read_text())
     assert provenance["generated"] and provenance["images"] == 70 and provenance["seed"] == 0
-    longer = cli("inference", "hr_synthesis_inference.yaml", model_file=output / "model.pt", n_images=90, output_dir=tmp_path / "longer", **NETWORK)
-    assert longer.returncode == 0
+    evaluate("hr_synthesis_inference.yaml", "synthesis", model_file=output / "model.pt", n_images=90, output_dir=tmp_path / "longer", **NETWORK).run()
     assert np.array_equal(tifffile.imread(tmp_path / "longer" / "hr_generated.tif")[:70], np.stack(made))
 
     lr = tmp_path / "lr.tif"
@@ -116,9 +137,9 @@ def lacking_clay() -> np.ndarray:
         (images() + 2, ["holds values (4, 5)", "hr_labels"]),
     ],
 )
-def test_images_that_cannot_be_learned_from(tmp_path, cli, array, words):
+def test_images_that_cannot_be_learned_from(tmp_path, evaluate, array, words):
     path = write(tmp_path / "bad.tif", array)
-    refused(cli("training", "hr_synthesis.yaml", hr_images=path, output_dir=tmp_path / "out", **TINY), *words)
+    not_evaluated(evaluate, "hr_synthesis.yaml", "train#trainer", *words, hr_images=path, output_dir=tmp_path / "out", **TINY)
     assert not (tmp_path / "out").exists()
 
 
@@ -130,12 +151,15 @@ def test_images_of_several_sizes(tmp_path, cli):
     refused(cli("training", "hr_synthesis.yaml", hr_images=folder, output_dir=tmp_path / "out", **TINY), "32 x 32, 40 x 40", "cut them to one size")
 
 
-def test_a_model_of_other_phases_or_another_network(tmp_path, cli, hr):
-    assert cli("training", "hr_synthesis.yaml", hr_images=hr, output_dir=tmp_path, max_epochs=1, **TINY).returncode == 0
+def test_a_model_of_other_phases_or_another_network(tmp_path, cli, evaluate, hr):
+    evaluate("hr_synthesis.yaml", "train#trainer", hr_images=hr, output_dir=tmp_path, max_epochs=1, **TINY).run()
     options = {"model_file": tmp_path / "model.pt", "output_dir": tmp_path / "out", **NETWORK}
-    refused(cli("inference", "hr_synthesis_inference.yaml", **options, phases="['a','b','c','d']"), "was trained with phases")
-    refused(cli("inference", "hr_synthesis_inference.yaml", **{**options, "resolution": 32}), "was trained with resolution 16")
-    refused(cli("inference", "hr_synthesis_inference.yaml", **{**options, "channels": 8}), "another network")
+    for words, other in (
+        ("was trained with phases", {"phases": ["a", "b", "c", "d"]}),
+        ("was trained with resolution 16", {"resolution": 32}),
+        ("another network", {"channels": 8}),
+    ):
+        not_evaluated(lambda *args, **options: evaluate(*args, **options).run(), "hr_synthesis_inference.yaml", "synthesis", words, **options | other)
     refused(cli("inference", "hr_synthesis_inference.yaml", **options, n_images=0), "n_images: 0")
     assert not (tmp_path / "out").exists()
 
