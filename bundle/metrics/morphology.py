@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from bundle.errors import InputError, optional
@@ -114,7 +115,11 @@ def pore_sizes(mask: np.ndarray, voxel_size: VoxelSize = 1.0) -> dict | None:
         raise InputError(f"pore sizes need cubic voxels, got {size} µm: resample the volume")
     if mask.all() or not mask.any():
         return None
-    radii = _lab("porespy").filters.local_thickness(mask)[mask].astype(np.int64)
+    threads = torch.get_num_threads()
+    try:
+        radii = _lab("porespy").filters.local_thickness(mask)[mask].astype(np.int64)
+    finally:
+        torch.set_num_threads(threads)  # porespy's numba sets OpenMP to all cores, whatever OMP_NUM_THREADS says: torch would be ten times as slow
     probability = np.bincount(radii)[1:] / radii.size
     radius = np.arange(1, probability.size + 1) * size[0]
     return {"radius": radius, "probability": probability, "mean": float(radius @ probability)}

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from bundle.errors import InputError
@@ -158,6 +159,19 @@ def test_pore_sizes_of_slits_are_half_their_width():
     np.testing.assert_allclose(found["radius"], [0.5, 1.0, 1.5, 2.0])
     np.testing.assert_allclose(found["probability"], [0, 4 / 12, 0, 8 / 12])
     assert found["mean"] == pytest.approx((4 * 1.0 + 8 * 2.0) / 12)
+
+
+def test_pore_sizes_leave_the_threads_as_they_were():
+    """Who has one core of many, on a cluster or beside other jobs, keeps to it."""
+    pytest.importorskip("porespy", reason="porespy is not installed")
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            pore_sizes(np.indices((20, 9, 9)).sum(0) % 9 > 3)
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (13, 13, 13)])
