@@ -32,7 +32,7 @@ MEASURE = """
     from bundle.planner import training_memory
     parser = ConfigParser()
     parser.read_config([{root!r} + "/configs/" + name for name in ["train.yaml", *{files}]])
-    parser.update({{"train#handlers": [], "device": "cpu", "epoch_length": 4, "max_epochs": 1, "buffer_volumes": 3, "amp": False, **{settings}}})
+    parser.update({{"train#handlers": [], "device": "cpu", "epoch_length": 3, "max_epochs": 1, "buffer_volumes": 2, "amp": False, **{settings}}})
     trainer = parser.get_parsed_content("train#trainer")
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     need = training_memory(trainer, parser.get_parsed_content("batch_size"), trainer.boxes)
