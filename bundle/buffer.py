@@ -18,7 +18,7 @@ class StepMemory:
 
     def __init__(self, steps: int):
         self.steps = steps
-        self.rings: dict[str, list[tuple[Tensor, ...]]] = {}
+        self.rings: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def remember(self, name: str, *parts: Tensor) -> None:
         """Adds what one step left, and forgets the steps before the last."""
@@ -26,11 +26,11 @@ class StepMemory:
         ring.append(parts)
         del ring[: -self.steps]
 
-    def state_dict(self) -> dict[str, list[tuple[Tensor, ...]]]:
+    def state_dict(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """For the checkpoint."""
         return {name: list(ring) for name, ring in self.rings.items()}
 
-    def load_state_dict(self, state: dict[str, list[tuple[Tensor, ...]]]) -> None:
+    def load_state_dict(self, state: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
         """From a checkpoint."""
         self.rings = {name: list(ring) for name, ring in state.items()}
 

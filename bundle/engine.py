@@ -115,7 +115,7 @@ class AdversarialTrainer(Trainer):
         iteration = engine.state.iteration
         with self._room(f"training, a step (iteration {iteration})"):
             torch.manual_seed((self.seed * 1_000_003 + iteration) & 0x7FFFFFFFFFFFFFFF)
-            self._set_rates()
+            self._set_rates(iteration)
             output = {name: float(value.detach()) for name, value in self._steps(iteration, batchdata).items()}
         self._guard(output, iteration)
         engine.state.output = {CommonKeys.LOSS: output.get("generator", output.get("critic", 0.0)), **output}
@@ -141,16 +141,13 @@ class AdversarialTrainer(Trainer):
         lower = [f"{name} (now {value})" for name, value in self.room.items() if value != 1]
         return lack_of_memory(doing, f"lower {' or '.join(lower)}{'' if self.bfloat16 else ', or set amp to true'}", self.state.device)
 
-    @property
-    def pace(self) -> float:
-        """Learning rate of this iteration, of the full one: a function of the iteration alone, so that a resumed run has the same."""
+    def _set_rates(self, iteration: int) -> None:
+        """Learning rates as a function of the iteration alone, so that a resumed run has the same."""
         total = self.state.max_epochs * self.state.epoch_length
-        return 0.05 + 0.95 * (min((total - self.state.iteration) / (self.decay * total), 1.0) if self.decay else 1.0)
-
-    def _set_rates(self) -> None:
+        left = min((total - iteration) / (self.decay * total), 1.0) if self.decay else 1.0
         for optimizer, rates in self.rates.items():
             for group, rate in zip(optimizer.param_groups, rates):
-                group["lr"] = rate * self.pace
+                group["lr"] = rate * (0.05 + 0.95 * left)
 
     def _step(self, optimizer: Optimizer, loss: Tensor, module: nn.Module) -> None:
         optimizer.zero_grad(set_to_none=True)

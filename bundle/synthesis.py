@@ -118,7 +118,7 @@ class SynthesisTrainer(AdversarialTrainer):
         losses["beyond"] = beyond_bound(logits)
         total = losses["adversarial"] + losses["beyond"]
         if self.feedback is not None:
-            losses["feedback"] = self.feedback(GROUP, probabilities(logits, SOFT), logits.new_ones(number, 1), pace=self.pace)
+            losses["feedback"] = self.feedback(GROUP, probabilities(logits, SOFT), logits.new_ones(number, 1))
             total = total + self.feedback_weight * losses["feedback"]
         if self.path_weight and self.path_interval and iteration % self.path_interval == 0:
             logits, ws = self._make(max(1, number // 2), exact=True)  # half a batch says enough (section 3.2 there)

@@ -279,6 +279,6 @@ class SuperResolutionTrainer(AdversarialTrainer):
             losses[f"patches_{name}"] = self.patches(group, scale, fake, pool)
             total = total + self.patch_weight * losses[f"patches_{name}"] / len(fakes)
         if finest:
-            losses[f"feedback_{group}"] = self.feedback(group, fake, shares, pace=self.pace)
+            losses[f"feedback_{group}"] = self.feedback(group, fake, shares)
             total = total + self.feedback_weight * losses[f"feedback_{group}"] / len(self.planes)
         return total

@@ -547,11 +547,9 @@ class Teacher:
 
     def __init__(self):
         self.seen: list[tuple] = []
-        self.paces: list[float] = []
 
-    def __call__(self, *given, pace: float | None = None) -> Tensor:
+    def __call__(self, *given) -> Tensor:
         *where, fake, other = given
-        self.paces += [pace] if pace else []
         self.seen.append((*where, fake.detach().clone(), other.clone()))
         return fake.square().mean()
 
@@ -610,13 +608,6 @@ def test_the_feedback_prices_the_finest_slices_alone(planes, beside):
     for group, fake, shares in feedback.seen:
         assert fake.shape == (2 * len(planes[group]), 3, 8, 8) and shares.shape == (len(fake), 2)
     assert ("feedback" in trainer.parts()) and "feedback" not in level_trainer().parts()
-
-
-def test_the_feedback_hears_how_fast_the_generator_learns():
-    """The last half of eight iterations slow down to a twentieth."""
-    feedback, patches = Teacher(), Teacher()
-    level_trainer(iterations=4, epochs=2, critics=nn.ModuleDict(), hard_labels=False, feedback=feedback, patches=patches, decay=0.5).run()
-    assert feedback.paces == pytest.approx([1, 1, 1, 1, *(0.05 + 0.95 * left / 4 for left in (3, 2, 1, 0))]) and not patches.paces
 
 
 class Echo(Stub):

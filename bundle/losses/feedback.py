@@ -31,15 +31,14 @@ class StatisticsFeedback(StepMemory):
 
     The price of a statistic is log2(made / wanted), at most 1 either way and for contacts that are rewarded less, per share wanted. "Made" is counted
     in the labels of the slices of the last steps, as `run evaluating` counts it, weighted so that they hold the LR labels in the proportions of the
-    whole volume: at the full learning rate of `steps` steps, and the farther back the slower the generator changes. A few steps see a rare contact
-    too seldom: of a price that follows chance what is above counts five times as much as what is below, so rare contacts died out; "wanted" is the mean over the HR images. A loss on the statistics of the newest slices themselves would ask every place for all that
+    whole volume; "wanted" is the mean over the HR images. A loss on the statistics of the newest slices themselves would ask every place for all that
     the rock holds, and square the error of the rarest contact.
 
     Args:
         images: plane group -> its HR images, (y, x) label arrays.
         n_phases: of the images.
         lr_fractions: volume fractions of the LR labels in the whole volume.
-        steps: generator steps at the full learning rate that are counted together; of slower ones as many as change the generator as much.
+        steps: generator steps that are counted together.
         reward: largest price paid for contacts that are too rare; charged they are at most 1. A full reward is earned with specks; none at
             all lets the rarest contacts die out, since they are charged whenever chance makes many of them.
         fractions: weight of a fraction's price against a contact's: a voxel counts once for its fraction and up to four times for its contacts.
@@ -54,30 +53,22 @@ class StatisticsFeedback(StepMemory):
         reward: float = 0.2,
         fractions: float = 15.0,
     ):
-        super().__init__(steps)  # by group: statistics and LR shares of the slices of each step, and its pace
+        super().__init__(steps)  # by group: statistics and LR shares of the slices of each step
         self.images, self.n_phases, self.reward, self.fractions = images, n_phases, reward, fractions
         self.lr_fractions = torch.tensor(lr_fractions, dtype=torch.float64)
         self.wanted: dict[str, Tensor] = {}
 
-    def remember(self, name: str, *parts: Tensor) -> None:
-        """Adds what one step left, its pace the last, and forgets the steps since which the generator has gone on for more than `steps` at pace 1."""
-        ring = self.rings.setdefault(name, [])
-        ring.append(parts)
-        since = np.cumsum([float(entry[-1]) for entry in reversed(ring)])  # from the newest back, that step included
-        del ring[: len(ring) - 1 - int((since[:-1] < self.steps - 1e-6).sum())]
-
-    def __call__(self, group: str, fake: Tensor, shares: Tensor, pace: float = 1.0) -> Tensor:
+    def __call__(self, group: str, fake: Tensor, shares: Tensor) -> Tensor:
         """Sum of price x statistic over the statistics, divided by their number.
 
         Args:
             group: whose images.
             fake: (N, phases, h, w) probabilities of the newest finest slices; the gradient goes to them.
             shares: (N, LR phases) of each slice that the LR gives its labels.
-            pace: learning rate of this step, of the full one.
         """
         labels = fake.detach()
         labels = (labels == labels.amax(1, keepdim=True)).to(fake.dtype)  # ten times as fast as argmax; ties, all but unknown, count twice
-        self.remember(group, slice_statistics(labels, labels).cpu(), shares.cpu(), torch.tensor(pace))
+        self.remember(group, slice_statistics(labels, labels).cpu(), shares.cpu())
         if group not in self.wanted:
             self.wanted[group] = torch.from_numpy(np.mean([statistics(image, self.n_phases) for image in self.images[group]], 0))
         wanted, made = self.wanted[group], self.made(group)
@@ -91,7 +82,7 @@ class StatisticsFeedback(StepMemory):
 
     def made(self, group: str) -> Tensor:
         """Statistics of the last steps for a group, float64."""
-        counts, shares = (torch.cat(parts).double() for parts in zip(*(entry[:2] for entry in self.rings[group])))
+        counts, shares = (torch.cat(parts).double() for parts in zip(*self.rings[group]))
         return tilted(shares, self.lr_fractions) @ counts
 
 

@@ -184,17 +184,6 @@ def test_the_last_steps_are_counted_the_newest_included():
         assert loss.made("hr").tolist() == pytest.approx([*expected, 0, 0, 0], abs=1e-9)
 
 
-@pytest.mark.parametrize(("paces", "counted"), [([1.0] * 6, 3), ([0.5] * 8, 6), ([0.1] * 8, 8), ([1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25], 6), ([0.1, 1.0, 1.0, 1.0], 3)])
-def test_slower_steps_are_counted_farther_back(paces, counted):
-    """Of three steps: those since which the generator has gone on, the newest included, for less than three at the full rate."""
-    loss = feedback(BOARD, steps=3)
-    for i, pace in enumerate(paces):
-        loss("hr", onehot(flat(int(i < len(paces) - counted))), torch.ones(1, 1), pace)
-        since = [sum(paces[i - k + 1 : i + 1]) for k in range(i + 1)]
-        assert len(loss.rings["hr"]) == sum(gone < 3 for gone in since)
-    assert loss.made("hr").tolist() == pytest.approx([1, 0, 0, 0, 0, 0], abs=1e-9)  # those that were left out were of another phase
-
-
 def test_a_checkpoint_holds_the_counts(tmp_path):
     loss, one = feedback(BOARD, steps=2), torch.ones(1, 1)
     for phase in (0, 2):
