@@ -22,7 +22,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 # What torch says on a processor of each system, on a GPU, and what the libraries that it calls say: oneDNN makes no primitive when it gets no memory
 # for its code or its work space. (What it does not know how to compute, it calls a primitive descriptor.)
-_LACKING = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "could not create a primitive")
+_LACKING = re.compile("can't allocate memory|not enough memory|out of memory|ALLOC_FAILED|bad_alloc|could not create a primitive(?! descriptor)")
 _ASKED = re.compile(r"(?:allocate|allocating) (\d+(?:\.\d*)?) ?(bytes|[KMGTPE]iB)")  # of torch on a processor or GPU, and of NumPy
 _UNITS = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * power) for power, prefix in enumerate("KMGTPE", start=1)}}
 
@@ -65,7 +65,7 @@ def lack_of_memory(doing: str, advice: str, device: torch.device | str = "cpu") 
         yield
     except (RuntimeError, MemoryError) as error:
         lacking = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not lacking and not any(words in str(error).replace("primitive descriptor", "") for words in _LACKING):
+        if not lacking and not _LACKING.search(str(error)):
             raise
         asked, free = _ASKED.search(str(error)), f"{size_text(free_memory(torch.device(device)))} free"
         # Who names no number is quoted: a reader who sees that much is free looks for another cause.
