@@ -18,7 +18,7 @@ from bundle.io.files import read_volume
 from bundle.lab import ARTEFACTS, plant, split_volume
 from bundle.metrics import chord_lengths, compare_curves, statistic_names, statistics, two_point, upsample_nearest
 from bundle.phantom import FACTOR, ROCKS, VOXEL, rock, sections
-from bundle.workbench import SHIPPED, Lab, Model
+from bundle.workbench import SHIPPED, Lab, Model, trained_on
 
 
 def phantom(lab: Lab, hr_images: str, count: int = 64, size: int = 512) -> str:
@@ -50,7 +50,7 @@ def phantom(lab: Lab, hr_images: str, count: int = 64, size: int = 512) -> str:
 def base_model(lab: Lab) -> Model:
     """Learns the Berea-like rock from its scan and four images, starting from the shipped weights."""
     data = lab.training_data("berea")
-    return lab.train("base", data, rock("berea").phases, lab.epochs, f"--start_from={SHIPPED.path}")
+    return lab.train("base", data, rock("berea").phases, lab.epochs, *trained_on(SHIPPED))
 
 
 def truth(lab: Lab) -> str:
@@ -69,8 +69,8 @@ def mse_only(lab: Lab) -> str:
 def zero_noise(lab: Lab) -> str:
     """The paper's second check: the noise is zero, in training and inference."""
     data, phases = lab.training_data("berea"), rock("berea").phases
-    silent, start = ["zero_noise.yaml"], f"--start_from={SHIPPED.path}"
-    still = lab.train("zero_noise", data, phases, lab.epochs // 2, start, training=silent, inference=silent)
+    silent = ["zero_noise.yaml"]
+    still = lab.train("zero_noise", data, phases, lab.epochs // 2, *trained_on(SHIPPED), training=silent, inference=silent)
     return lab.judge("zero_noise", lab.tests("berea"), phases, {"zero noise": still, "SR": base_model(lab)})
 
 
@@ -103,7 +103,7 @@ def minerals(lab: Lab) -> str:
     for name in ("tight", "carbonate"):
         phases = rock(name).phases
         own = lab.train(
-            name, lab.training_data(name), phases, lab.epochs // 2, f"--start_from={base.path}",
+            name, lab.training_data(name), phases, lab.epochs // 2, *trained_on(base),
             f"--hidden={ {phases[1]: phases[2]} }", f"--costs={_costs(*phases)}",
         )  # fmt: skip
         models = {"unseen": base, "own": own}
@@ -122,7 +122,7 @@ def layering(lab: Lab) -> str:
     across, along = data / "hr_y.tif", data / "hr_z.tif"
     images = {"xy": str(along), "xz": str(across), "yz": str(across)}
     base = base_model(lab)
-    options = (f"--start_from={base.path}", f"--hr_images={images}")
+    options = (*trained_on(base), f"--hr_images={images}")
     own = lab.train("layered", data, phases, lab.epochs // 2, *options, training=["anisotropic.yaml"])
     models = {"isotropic model": base, "images of each plane": own}
     table = lab.judge("layering", lab.tests("layered"), phases, models)

@@ -20,9 +20,7 @@ LAGS = 147  # pixels, 64 µm of the Berea images
 PHYSICAL = ("permeability", "formation_factor", "bulk_modulus", "shear_modulus")
 
 
-def geometry_errors(
-    volume: np.ndarray, truth: np.ndarray, phases: Sequence[str], voxel_size: float, boundaries: bool = True
-) -> dict[str, float | None]:
+def geometry_errors(volume: np.ndarray, truth: np.ndarray, phases: Sequence[str], voxel_size: float) -> dict[str, float | None]:
     """Errors of one volume against the truth by name, 0 = perfect; None where there is no such number (a phase is absent).
 
     Args:
@@ -30,18 +28,17 @@ def geometry_errors(
         truth: the same shape.
         phases: names of the labels; the first is the pore.
         voxel_size: µm.
-        boundaries: whether the distance of the boundaries is measured (slow).
     """
     lag = min(64.0, voxel_size * (truth.shape[0] // 2))
-    found = fidelity(volume, truth, phases, voxel_size, phases[0], lag, boundaries)
+    found = fidelity(volume, truth, phases, voxel_size, phases[0], lag)
     by_name = found["statistics"]
     areas = [by_name[name]["error"] for name in by_name if name not in phases and by_name[name]["error"] is not None]
     connected = found["pore"]["connected_fraction"]
-    distance = found["boundary_distance"] or {}
+    distance = found["boundary_distance"]
     return {
         "wrong voxels": 1 - found["accuracy"],
         **{f"1 - Dice, {name}": _one_minus(found["dice"].get(name)) for name in phases},
-        **{f"boundary distance, {name}, µm": (distance[name] or {}).get("mean") for name in phases if name in distance},
+        **{f"boundary distance, {name}, µm": (distance[name] or {}).get("mean") for name in phases},
         **{f"fraction, {name}": by_name[name]["error"] for name in phases},
         **{f"area, {name}": by_name[name]["error"] for name in by_name if name not in phases},
         "areas, mean": float(np.mean(areas)) if areas else None,

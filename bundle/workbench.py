@@ -50,6 +50,11 @@ class Model:
 SHIPPED = Model(ROOT / "models" / "model.pt")
 
 
+def trained_on(model: Model) -> tuple[str, ...]:
+    """Options of a training that starts from a model: with the rates of a new one, that fall late, amounts swing until the end (docs/training.md)."""
+    return f"--start_from={model.path}", "--g_learning_rate=0.0002", "--decay=1.0"
+
+
 @dataclass
 class Lab:
     """Where the experiments live and how large they are.
@@ -200,7 +205,7 @@ class Lab:
                 keys[guess] = f"{keys[own]}_majority_of_{votes}"
             for title, volumes in made.items():
                 for seed, volume in enumerate(volumes):
-                    errors = partial(judging.geometry_errors, volume, truth.array, phases, size, boundaries=False)
+                    errors = partial(judging.geometry_errors, volume, truth.array, phases, size)
                     geometry.setdefault(title, []).append(self.kept(folder, f"geometry_{keys[title]}_{seed}", errors))
             if physics:
                 found = {"truth": self._physics(folder, "truth", truth.array, phases, size)}

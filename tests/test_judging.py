@@ -41,14 +41,16 @@ def test_a_slab_half_as_thick(slab):
     pytest.importorskip("skimage")
     thin = slab.copy()
     thin[6:8] = 1
-    errors = geometry_errors(thin, slab, PHASES, 0.5, boundaries=False)
+    errors = geometry_errors(thin, slab, PHASES, 0.5)
     assert errors["fraction, pore"] == pytest.approx(0.5) and errors["fraction, grain"] == pytest.approx(2 / 8)
-    assert not any(name.startswith("boundary") for name in errors)
+    # The outer planes of its pore are the first two of the four, those of the truth the first and the last: 0 and 1, 0 and 2 planes away.
+    assert errors["boundary distance, pore, µm"] == pytest.approx((0 + 1 + 0 + 2) / 4 * 0.5)
 
 
 def test_a_phase_that_the_truth_lacks_has_no_error(slab):
     pytest.importorskip("skimage")
-    errors = geometry_errors(slab, slab, ("pore", "grain", "clay"), 0.5, boundaries=False)
+    errors = geometry_errors(slab, slab, ("pore", "grain", "clay"), 0.5)
+    assert errors["boundary distance, clay, µm"] is None
     assert errors["1 - Dice, clay"] is None and errors["fraction, clay"] is None and errors["two-point, clay"] is None
     assert errors["areas, mean"] == 0  # of the areas that there are
 

@@ -19,7 +19,6 @@ def fidelity(
     voxel_size: float | Sequence[float],
     pore: str = "pore",
     max_lag: float = 64.0,
-    boundaries: bool = True,
 ) -> dict:
     """Compare a volume with the truth, JSON-ready.
 
@@ -30,11 +29,10 @@ def fidelity(
         voxel_size: µm, a number or (z, y, x).
         pore: the phase whose topology is compared.
         max_lag: largest distance of the two-point correlation in µm.
-        boundaries: whether the distance of the boundaries is measured, which takes longer than all the rest.
 
     Returns:
-        `accuracy`, `confusion`, `dice`, `absent` of `voxel_agreement`; `boundary_distance` by phase, of `boundary_distance` (None where not
-        measured); `statistics`: by name the fraction or interfacial area of `volume` and `truth` and the relative `error`, None where truth is 0;
+        `accuracy`, `confusion`, `dice`, `absent` of `voxel_agreement`; `boundary_distance` by phase, of `boundary_distance`;
+        `statistics`: by name the fraction or interfacial area of `volume` and `truth` and the relative `error`, None where truth is 0;
         `mean_relative_error` over them, None where all are;
         `two_point`: by phase `mean` and `max` of |S2 - S2 of the truth| over lags 1 to `max_lag` and the axes, None for a phase absent in both;
         `pore`: of `volume` and `truth` the `euler_number`, the `connected_fraction` and the `mean_chord` in µm, each by axis (None: no pore, or no
@@ -55,7 +53,7 @@ def fidelity(
     topology = {name: _topology(array == phases.index(pore), size) for name, array in (("volume", volume), ("truth", truth))}
     return {
         **agreement,
-        "boundary_distance": boundary_distance(volume, truth, phases, size) if boundaries else None,
+        "boundary_distance": boundary_distance(volume, truth, phases, size),
         "statistics": {
             name: {"volume": float(found[i]), "truth": float(true[i]), "error": json_number(errors[i])}
             for i, name in enumerate(statistic_names(phases))
