@@ -18,7 +18,7 @@ from bundle.io import read_images, read_volume
 from bundle.metrics import lr_agreement, seed_diversity, two_sample_auc, upsample_nearest
 from bundle.metrics.oblique import oblique_reference, oblique_slices
 from bundle.phantom import FACTOR
-from bundle.workbench import SHIPPED, Lab, Model
+from bundle.workbench import SHIPPED, Lab, Model, trained_on
 
 CROPS = 600  # at 45 degrees, of either kind
 
@@ -80,7 +80,7 @@ def campaign(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], nam
     models: dict[str, Model | None] = {"nearest neighbour": None, "shipped": SHIPPED}
     for title in names or TRIALS:
         trial = TRIALS[title]
-        start = () if trial.scratch else (f"--start_from={SHIPPED.path}",)
+        start = () if trial.scratch else trained_on(SHIPPED)
         trained = lab.train(
             f"campaign_{re.sub(r'[^a-z0-9.]+', '_', title)}", folder / "train", phases, max(1, round(trial.share * lab.epochs)), *start,
             *trial.options, f"--hr_images={Path(hr_images).resolve()}", training=trial.configs,
