@@ -31,40 +31,42 @@ def cost_matrix(lr_phases: Sequence[str], costs: Mapping[str, Mapping[str, float
 
 
 LEAST = 0.02
-"""Tolerance within a phase below which nothing counts more."""
+"""Smallest tolerance within a phase: probabilities are never sure."""
 
 FEWEST = 50
 """Blocks within a phase from which a tolerance may be measured."""
 
 
-def inner_tolerances(images: Iterable[np.ndarray], n_labels: int, scale_factor: int, tolerance: float, quantile: float) -> list[float] | None:
-    """How much of other phases a block may hold whose neighbours are all of its own: what the HR images hold in such blocks.
+def inner_tolerances(
+    images: Iterable[np.ndarray], n_labels: int, scale_factor: int, tolerance: float, quantile: float
+) -> list[list[float]] | None:
+    """How much of each other phase a block may hold whose neighbours are all of its own: what the HR images hold in such blocks.
 
     A block of HR pixels is labelled by its majority; it lies within a phase where the eight blocks around it have the same label. Of what such
-    blocks hold of other labels the quantile is taken, so a few of them, which hold a crack or a small pore, are above.
+    blocks hold of another label the quantile is taken, so a few of them, which hold a crack or a small pore, are above. Phase by phase: where clay
+    fills pores they hold much clay, but no more quartz for that.
 
     Args:
         images: (y, x) labels, HR.
-        n_labels: labels that the LR knows, the first phases; the share of others does not count.
+        n_labels: labels that the LR knows, the first phases.
         scale_factor: pixels along the edge of a block.
-        tolerance: where fewer than 50 blocks lie within a phase.
+        tolerance: of all phases where fewer than 50 blocks lie within one.
         quantile: 0..1; 0: none are wanted.
 
     Returns:
-        One for each label, None if not wanted.
+        Rows label, columns phase; what stands for the label itself means nothing. None if not wanted.
     """
     if not quantile:
         return None
-    others: list[list[Tensor]] = [[] for _ in range(n_labels)]
+    held: list[list[Tensor]] = [[] for _ in range(n_labels)]
     for image in images:
         phases = torch.arange(max(n_labels, int(image.max()) + 1))[:, None, None]
         shares = block_mean((torch.from_numpy(np.ascontiguousarray(image))[None] == phases)[None].float(), scale_factor)
         inner = within(F.one_hot(shares.argmax(1), shares.shape[1]).movedim(-1, 1).float())[0]
         for label in range(n_labels):
-            of_others = shares[0, :n_labels].sum(0) - shares[0, label]
-            others[label].append(of_others[inner[label] > 0])
-    found = [torch.cat(parts) for parts in others]
-    return [float(np.quantile(part.double().numpy(), quantile)) if len(part) >= FEWEST else tolerance for part in found]
+            held[label].append(shares[0, :n_labels, inner[label] > 0])
+    found = [torch.cat(parts, 1).double().numpy() for parts in held]
+    return [np.quantile(part, quantile, 1).tolist() if part.shape[1] >= FEWEST else [tolerance] * n_labels for part in found]
 
 
 def within(onehot: Tensor) -> Tensor:
@@ -85,11 +87,12 @@ class BlockConsistency(nn.Module):
     Args:
         cost: rows LR labels, columns SR phases; 0 on the diagonal. A phase that the LR does not know has no column: it is free.
         tolerance: share of a block that may differ at no charge, so that surfaces need not follow the LR staircase.
-        inner: tolerance of each LR label where its 26 neighbours have the same label: no surface passes there. What is beyond it counts as many times
-            more as the tolerance is smaller: specks are small shares of a block. None: as elsewhere.
+        inner: where the 26 neighbours of an LR voxel have its label no surface passes, and each phase has a tolerance of its own: rows LR labels,
+            columns SR phases, as `cost`; at least 0.02. What is beyond it counts as many times more as it is smaller: specks are small shares of a
+            block. None: as elsewhere.
     """
 
-    def __init__(self, cost: Sequence[Sequence[float]], tolerance: float = 0.35, inner: Sequence[float] | None = None):
+    def __init__(self, cost: Sequence[Sequence[float]], tolerance: float = 0.35, inner: Sequence[Sequence[float]] | None = None):
         super().__init__()
         self.register_buffer("cost", torch.tensor(cost, dtype=torch.float32))
         self.register_buffer("inner", None if inner is None else torch.tensor(inner, dtype=torch.float32))
@@ -99,10 +102,10 @@ class BlockConsistency(nn.Module):
         """(B, P, s d, s h, s w) and (B, L, d, h, w) -> scalar."""
         n = self.cost.shape[1]
         share = block_mean(probabilities, probabilities.shape[-1] // lr_onehot.shape[-1])[:, :n]
-        charge = torch.einsum("bldhw,lp,bpdhw->bdhw", lr_onehot, self.cost, share)
+        charge = (torch.einsum("bldhw,lp,bpdhw->bdhw", lr_onehot, self.cost, share) - self.tolerance).relu()
         if self.inner is None:
-            return (charge - self.tolerance).relu().mean()
-        inside = within(lr_onehot)
-        tolerance = self.tolerance + torch.einsum("bldhw,l->bdhw", inside, self.inner - self.tolerance)
-        weight = 1 + torch.einsum("bldhw,l->bdhw", inside, self.tolerance / self.inner.clamp(min=LEAST) - 1)
-        return (weight * (charge - tolerance).relu()).mean()
+            return charge.mean()
+        inside, allowed = within(lr_onehot), self.inner.clamp(min=LEAST)
+        beyond = (self.cost[:, :, None, None, None] * share[:, None] - allowed[:, :, None, None, None]).relu()
+        weighted = torch.einsum("bldhw,lp,blpdhw->bdhw", inside, self.tolerance / allowed, beyond)
+        return (charge * (1 - inside.sum(1)) + weighted).mean()
