@@ -23,7 +23,7 @@ from bundle.provenance import sha256
 from bundle.transforms.downsample import block_mean
 from bundle.trust import Trust, TrustCounts, reliability
 from bundle.votes import agreeing, votes_of
-from bundle.workbench import KINDS, ROOT, SHIPPED, Lab
+from bundle.workbench import KINDS, ROOT, SHIPPED, Lab, trained_on
 
 SEEDS = 8  # votes of a map of trust, as with `run inference --uncertainty 8`
 LEFT_OUT = ", feldspar left out"  # it returns at random places
@@ -34,11 +34,11 @@ def confusion(lab: Lab) -> str:
     """Consistencies under equal compute, each from the shipped weights: equal costs, the costs of train.yaml, a confusion that is learned; how much
     of what each changes is put where it belongs, and the learned table beside that of the scanner."""
     data, phases = lab.training_data("berea"), rock("berea").phases
-    start, epochs = f"--start_from={SHIPPED.path}", lab.epochs // 2
+    start, epochs = trained_on(SHIPPED), lab.epochs // 2
     models = {
-        "equal costs": lab.train("equal_costs", data, phases, epochs, start, "--costs={}"),
-        "costs given": lab.train("costs_given", data, phases, epochs, start),
-        "confusion learned": lab.train("confusion", data, phases, epochs, start, training=["confusion.yaml"]),
+        "equal costs": lab.train("equal_costs", data, phases, epochs, *start, "--costs={}"),
+        "costs given": lab.train("costs_given", data, phases, epochs, *start),
+        "confusion learned": lab.train("confusion", data, phases, epochs, *start, training=["confusion.yaml"]),
     }
     folders = lab.tests("berea")
     errors = lab.judge("confusion", folders, phases, models)
