@@ -21,7 +21,7 @@ MOST = 0.5
 EVIDENCE = 1.0
 """Standard deviations of the noise that count as much as what the LR saw of the hidden phase in the last grains that would turn by that alone."""
 
-LEAST_SEEN = 0.03
+LEAST_SEEN = 0.01
 """Share of a grain below which what the LR saw of a phase is no more than an error of its segmentation."""
 
 FINENESS = 64.0
