@@ -210,16 +210,21 @@ def _seeds(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdict]:
 
 
 def _kept(agreement: Mapping[str, Any]) -> list[Verdict]:
+    """Voxels that became a phase of which LR holds none are told, but not held against the result: the scan cannot contradict what it does not know."""
     found, names = [], list(agreement["kept"])
+    absent = [i for i, share in enumerate(agreement["kept"].values()) if share is None]
     for i, (name, share) in enumerate(agreement["kept"].items()):
         if share is None:
             found.append(Verdict(NOTE, f"LR holds no {name}."))
             continue
         row = np.array(agreement["confusion"][i])
+        known = row[i] / max(row.sum() - row[absent].sum(), 1)
         text = f"LR {name} is kept in {percent(share)} of its {row.sum():,} voxels (majority of the SR voxels in each)"
         if share < KEPT_GOOD:
             row[i] = -1
             other = int(row.argmax())
             text += f"; most of the others became {names[other]} ({row[other]:,})"
-        found.append(Verdict(GOOD if share >= KEPT_GOOD else WARN if share >= KEPT_BAD else BAD, text + "."))
+            if other in absent:
+                text += f", of which LR holds none: without them {percent(known)} are kept"
+        found.append(Verdict(GOOD if known >= KEPT_GOOD else WARN if known >= KEPT_BAD else BAD, text + "."))
     return found

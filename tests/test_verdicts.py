@@ -150,11 +150,21 @@ def test_error_against_lr_and_against_the_noise():
 
 def test_kept_voxels_and_what_became_of_the_others():
     assert said(result(), "LR pore is kept in") == ("good", "LR pore is kept in 99.9 % of its 1,000 voxels (majority of the SR voxels in each).")
-    mark, text = said(result(), "LR quartz is kept in")
-    assert mark == "warn" and "88.0 % of its 1,000 voxels" in text and "most of the others became feldspar (110)." in text
     assert said(result(), "LR holds no feldspar")[0] == "note"
     lost = {"confusion": [[4, 6], [0, 9]], "kept": {"pore": 0.4, "quartz": 1.0}, "all": 13 / 19}
     assert said(result(lr_agreement=lost), "LR pore is kept in")[0] == "bad"
+    some = {"confusion": [[990, 10], [110, 880]], "kept": {"pore": 0.99, "quartz": 880 / 990}, "all": 0.94}
+    mark, text = said(result(lr_agreement=some), "LR quartz is kept in")
+    assert mark == "warn" and "88.9 % of its 990 voxels" in text and text.endswith("most of the others became pore (110).")
+
+
+def test_what_the_scan_does_not_know_is_not_held_against_the_result():
+    mark, text = said(result(), "LR quartz is kept in")
+    assert mark == "good" and "88.0 % of its 1,000 voxels" in text
+    assert text.endswith("most of the others became feldspar (110), of which LR holds none: without them 98.9 % are kept.")
+    gone = {"confusion": [[300, 100, 600], [0, 0, 1000], [0, 0, 0]], "kept": {"pore": 0.3, "quartz": 0.0, "feldspar": None}, "all": 0.15}
+    assert said(result(lr_agreement=gone), "LR pore is kept in")[0] == "warn"  # three quarters of the others
+    assert said(result(lr_agreement=gone), "LR quartz is kept in")[0] == "bad"  # nothing is left of it
 
 
 def test_curves_count_the_distances_inside_the_band():
