@@ -224,7 +224,8 @@ def _kept(agreement: Mapping[str, Any]) -> list[Verdict]:
             row[i] = -1
             other = int(row.argmax())
             text += f"; most of the others became {names[other]} ({row[other]:,})"
-            if other in absent:
-                text += f", of which LR holds none: without them {percent(known)} are kept"
+            unknown = [names[j] for j in absent if row[j]]
+            if unknown:
+                text += f"; LR holds no {' and no '.join(unknown)}: without what became {' or '.join(unknown)} {percent(known)} are kept"
         found.append(Verdict(GOOD if known >= KEPT_GOOD else WARN if known >= KEPT_BAD else BAD, text + "."))
     return found

@@ -161,9 +161,12 @@ def test_kept_voxels_and_what_became_of_the_others():
 def test_what_the_scan_does_not_know_is_not_held_against_the_result():
     mark, text = said(result(), "LR quartz is kept in")
     assert mark == "good" and "88.0 % of its 1,000 voxels" in text
-    assert text.endswith("most of the others became feldspar (110), of which LR holds none: without them 98.9 % are kept.")
+    assert text.endswith("most of the others became feldspar (110); LR holds no feldspar: without what became feldspar 98.9 % are kept.")
     gone = {"confusion": [[300, 100, 600], [0, 0, 1000], [0, 0, 0]], "kept": {"pore": 0.3, "quartz": 0.0, "feldspar": None}, "all": 0.15}
     assert said(result(lr_agreement=gone), "LR pore is kept in")[0] == "warn"  # three quarters of the others
+    mixed = {"confusion": [[970, 0, 0], [60, 900, 40], [0, 0, 0]], "kept": {"pore": 1.0, "quartz": 0.9, "feldspar": None}, "all": 0.95}
+    mark, text = said(result(lr_agreement=mixed), "LR quartz is kept in")
+    assert mark == "warn" and text.endswith("became pore (60); LR holds no feldspar: without what became feldspar 93.8 % are kept.")
     assert said(result(lr_agreement=gone), "LR quartz is kept in")[0] == "bad"  # nothing is left of it
 
 
