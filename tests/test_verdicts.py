@@ -150,7 +150,7 @@ def test_error_against_lr_and_against_the_noise():
 
 def test_kept_voxels_and_what_became_of_the_others():
     assert said(result(), "LR pore is kept in") == ("good", "LR pore is kept in 99.9 % of its 1,000 voxels (majority of the SR voxels in each).")
-    assert said(result(), "LR holds no feldspar")[0] == "note"
+    assert said(result(), "LR holds no feldspar.")[0] == "note"
     lost = {"confusion": [[4, 6], [0, 9]], "kept": {"pore": 0.4, "quartz": 1.0}, "all": 13 / 19}
     assert said(result(lr_agreement=lost), "LR pore is kept in")[0] == "bad"
     some = {"confusion": [[990, 10], [110, 880]], "kept": {"pore": 0.99, "quartz": 880 / 990}, "all": 0.94}
@@ -164,10 +164,10 @@ def test_what_the_scan_does_not_know_is_not_held_against_the_result():
     assert text.endswith("most of the others became feldspar (110); LR holds no feldspar: without what became feldspar 98.9 % are kept.")
     gone = {"confusion": [[300, 100, 600], [0, 0, 1000], [0, 0, 0]], "kept": {"pore": 0.3, "quartz": 0.0, "feldspar": None}, "all": 0.15}
     assert said(result(lr_agreement=gone), "LR pore is kept in")[0] == "warn"  # three quarters of the others
+    assert said(result(lr_agreement=gone), "LR quartz is kept in")[0] == "bad"  # nothing is left of it
     mixed = {"confusion": [[970, 0, 0], [60, 900, 40], [0, 0, 0]], "kept": {"pore": 1.0, "quartz": 0.9, "feldspar": None}, "all": 0.95}
     mark, text = said(result(lr_agreement=mixed), "LR quartz is kept in")
     assert mark == "warn" and text.endswith("became pore (60); LR holds no feldspar: without what became feldspar 93.8 % are kept.")
-    assert said(result(lr_agreement=gone), "LR quartz is kept in")[0] == "bad"  # nothing is left of it
 
 
 def test_curves_count_the_distances_inside_the_band():
