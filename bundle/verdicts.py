@@ -210,7 +210,7 @@ def _seeds(summary: Mapping[str, Any], phases: Sequence[str]) -> list[Verdict]:
 
 
 def _kept(agreement: Mapping[str, Any]) -> list[Verdict]:
-    """Voxels that became a phase of which LR holds none are told, but not held against the result: the scan cannot contradict what it does not know."""
+    """What became a phase of which LR holds none is told, but not held against the result: the scan cannot contradict what it does not know."""
     found, names = [], list(agreement["kept"])
     absent = [i for i, share in enumerate(agreement["kept"].values()) if share is None]
     for i, (name, share) in enumerate(agreement["kept"].items()):
