@@ -39,7 +39,7 @@ MEASURE = """
     trainer.run()
     # not getrusage: a child starts with the peak of its parent
     peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-    print(json.dumps([before, need, peak]))
+    sys.stdout.write(json.dumps([before, need, peak]) + "\\n")  # in one piece, as two processes write
 """
 
 
@@ -66,7 +66,7 @@ def test_of_two_processes_each_holds_what_both_made(bundle_root, tmp_path):
     script = textwrap.dedent(MEASURE).format(root=str(bundle_root), files=["multi_gpu.yaml"], settings={"batch_size": 3, "output_dir": str(tmp_path)})
     done = torchrun_script(tmp_path, bundle_root, script)
     assert done.returncode == 0, done.stderr
-    lines = re.findall(r"\[\d+, \d+, \d+\]", done.stdout)  # two processes may write them into one line
+    lines = re.findall(r"^\[\d+, \d+, \d+\]$", done.stdout, re.MULTILINE)
     assert len(lines) == 2
     for line in lines:
         before, need, peak = np.array(json.loads(line), float)

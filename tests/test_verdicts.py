@@ -165,9 +165,10 @@ def test_what_the_scan_does_not_know_is_not_held_against_the_result():
     gone = {"confusion": [[300, 100, 600], [0, 0, 1000], [0, 0, 0]], "kept": {"pore": 0.3, "quartz": 0.0, "feldspar": None}, "all": 0.15}
     assert said(result(lr_agreement=gone), "LR pore is kept in")[0] == "warn"  # three quarters of the others
     assert said(result(lr_agreement=gone), "LR quartz is kept in")[0] == "bad"  # nothing is left of it
-    mixed = {"confusion": [[970, 0, 0], [60, 900, 40], [0, 0, 0]], "kept": {"pore": 1.0, "quartz": 0.9, "feldspar": None}, "all": 0.95}
+    mixed = {"confusion": [[900, 100, 0], [60, 900, 40], [0, 0, 0]], "kept": {"pore": 0.9, "quartz": 0.9, "feldspar": None}, "all": 0.9}
     mark, text = said(result(lr_agreement=mixed), "LR quartz is kept in")
     assert mark == "warn" and text.endswith("became pore (60); LR holds no feldspar: without what became feldspar 93.8 % are kept.")
+    assert said(result(lr_agreement=mixed), "LR pore is kept in")[1].endswith("became quartz (100).")  # nothing of it became feldspar
 
 
 def test_curves_count_the_distances_inside_the_band():
