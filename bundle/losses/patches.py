@@ -43,6 +43,9 @@ class SlicedWasserstein:
     phases, which hold the texture, do not drown in the abundant one, and the distance is one of shapes: how much there is of each phase, which
     the few places of a pool never hold in the proportions of the rock, does not count.
 
+    Most patches of an abundant phase hold nothing else, and the texture within it, such as the pores of an eaten grain, drowns in them. So a share of
+    the patches is drawn where their centre lies at a border of its phase.
+
     Args:
         images: plane group -> its HR images, (y, x) label arrays.
         n_phases: of the images.
@@ -51,10 +54,11 @@ class SlicedWasserstein:
         projections: random directions at a time.
         pyramid: block means of the slices that are compared as well; those with too few pixels for a patch are left out.
         samples: patches a phase that stand for the newest slices, the pool and the images at a time.
+        borders: share of them whose centre lies at a border of its phase, 0..1; where the others lie is left to chance.
         symmetries: of the square that may turn a patch of the images: 8, or 4 where the plane is anisotropic.
 
     Raises:
-        ValueError: a patch of even edge: it has no pixel at its centre.
+        ValueError: a patch of even edge: it has no pixel at its centre; or of one pixel, which has none beside it.
     """
 
     def __init__(
@@ -67,12 +71,15 @@ class SlicedWasserstein:
         pyramid: Sequence[int] = (1, 2, 4),
         samples: int = 512,
         symmetries: int = 8,
+        borders: float = 0.75,
     ):
         if patch % 2 == 0:
             raise ValueError(f"patch {patch} has no pixel at its centre; give an odd edge")
+        if patch < 3:
+            raise ValueError(f"patch {patch} has nothing beside its centre; give 3 or more")
         self.images, self.n_phases, self.scale_factor = images, n_phases, scale_factor
         self.patch, self.projections, self.pyramid = patch, projections, list(pyramid)
-        self.samples = samples
+        self.samples, self.borders = samples, borders
         places = np.arange(patch**2).reshape(patch, patch)
         self.turns = torch.from_numpy(np.stack([symmetry(places, turn).ravel() for turn in SYMMETRIES[symmetries]]))
         self.sheets: dict[tuple[str, int], Sheets] = {}  # block means of the images
@@ -107,24 +114,34 @@ class SlicedWasserstein:
         direction = torch.randn(self.patch**2 * self.n_phases, self.projections, dtype=like.dtype, device=like.device)
         direction = direction / direction.norm(dim=0)
         drawn = [(sheets, *sheets.places(32 * self.samples, self.patch)) for sheets in (newest, pool, images)]
-        shares = [weights.mean(0) for _, _, weights in drawn]
+        shares, edges = ([one[k].mean(0) for one in drawn] for k in (2, 3))
         total, weight = 0.0 * like.sum(), 0.0
         for phase in range(self.n_phases):
             if min(float(share[phase]) for share in shares) * 32 * self.samples < 1:
                 continue  # a phase that the images lack has no shape, one that is not there cannot change it
-            values = [self.project(sheets, first[torch.multinomial(weights[:, phase], self.samples, replacement=True)], direction, sheets is images)
-                      for sheets, first, weights in drawn]  # fmt: skip
+            values = [self.project(sheets, first[self.draw(amounts[:, phase], borders[:, phase])], direction, sheets is images)
+                      for sheets, first, amounts, borders in drawn]  # fmt: skip
             with torch.no_grad():
                 goal, far = transport(*values)
                 far = far.clamp_min(1e-3)
             # The root of the square is at most this, and equal to it where the fakes are as far as the pool. Its own root would make as much
             # of a place that has nothing to learn as of one that has; a place with little of a phase counts as little as it has, and one with
             # far more than the pool, which may have drawn none of it, does not count without bound.
-            amount = (shares[0][phase] / shares[1][phase]).clamp(max=10.0)
+            inside = (shares[0][phase] / shares[1][phase]).clamp(max=10.0)
+            edge = (edges[0][phase] / edges[1][phase]).clamp(max=10.0) if edges[1][phase] else inside
+            amount = (1 - self.borders) * inside + self.borders * edge
             distance = 0.5 * ((values[0] - goal).square().mean() / far * amount + far)
             root = shares[1][phase].sqrt()
             total, weight = total + root * distance, weight + float(root)
         return total / max(weight, 1e-12)
+
+    def draw(self, amounts: Tensor, borders: Tensor) -> Tensor:
+        """Which of the places (n,) are compared, (samples,): by how much of the phase is at their centre, a share of them by how much is there at a border.
+
+        A phase without borders is drawn by its amount alone.
+        """
+        weights = (1 - self.borders) * amounts / amounts.sum() + self.borders * borders / borders.sum().clamp_min(1e-30)
+        return torch.multinomial(weights if weights.any() else amounts, self.samples, replacement=True)
 
     def project(self, sheets: Sheets, first: Tensor, direction: Tensor, turned: bool = False) -> Tensor:
         """(projections, patches): the patches that start at the pixels `first`, on the directions; each turned at random if so wanted."""
@@ -171,14 +188,18 @@ class Sheets:
         """On which image a pixel is."""
         return torch.searchsorted(self.end, pixel, right=True)
 
-    def places(self, number: int, patch: int) -> tuple[Tensor, Tensor]:
-        """First pixels (number,) of random patches, everywhere alike, and how much (number, phases) their centre is of each phase.
+    def places(self, number: int, patch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """First pixels (number,) of random patches, everywhere alike, and how much (number, phases) their centre is of each phase, and is at its border.
 
-        It is the square of the probability: a wide region that is a little bit of a phase is not to count as a piece of it.
+        How much it is is the square of the probability p: a wide region that is a little bit of a phase is not to count as a piece of it. At its border it
+        is p^2 (1 - q)^2, where q is the least probability of the phase in the four pixels beside.
         """
         rows, columns = self.height - patch + 1, self.width - patch + 1
         sheet = torch.multinomial((rows * columns).double(), number, replacement=True)
         row, column = ((torch.rand(number, dtype=torch.float64, device=n.device) * n[sheet]).long() for n in (rows, columns))
         first = (self.end - self.height * self.width)[sheet] + row * self.width[sheet] + column
         centre = first + patch // 2 * (self.width[sheet] + 1)
-        return first, self.values.detach()[centre].square()
+        values, width = self.values.detach(), self.width[sheet]
+        amounts = values[centre].square()
+        least = torch.stack([values[centre + step] for step in (1, -1, width, -width)]).amin(0)
+        return first, amounts, amounts * (1 - least).square()

@@ -48,7 +48,7 @@ def stripes(pattern: list[int], *shape: int) -> np.ndarray:
 
 
 def teacher(images, **options) -> SlicedWasserstein:
-    values = {"n_phases": 3, "scale_factor": 4, "patch": 5, "projections": 400, "pyramid": [1], "samples": 200}
+    values = {"n_phases": 3, "scale_factor": 4, "patch": 5, "projections": 400, "pyramid": [1], "samples": 200, "borders": 0.0}
     return SlicedWasserstein(images if isinstance(images, dict) else {"hr": images}, **{**values, **options})
 
 
@@ -69,18 +69,20 @@ def alike(images: list[np.ndarray], pool: np.ndarray, patch: int, projections: i
     return float(np.sqrt(np.square(projected[0] - projected[1]).mean()))
 
 
-def closed_form(wanted: list[int], newest: Tensor, pool: Tensor) -> float:
+def closed_form(wanted: list[int], newest: Tensor, pool: Tensor, borders: float = 0.0) -> float:
     """Images of a single phase each, slices that are everywhere a mixture.
 
     A direction w of unit length sees all k^2 pixels of a patch change by d: E (sum w d)^2 = |d|^2 / P. Mixtures p are drawn for phase i in
     proportion to p_i^2, whose root weighs: (sum of p_i (|q - e_i|^2 / |p - e_i| min(q_i^2 / p_i^2, 10) + |p - e_i|) / 2) / (sum of p_i) / sqrt(P).
+    Where a share of them lies at borders, of which there is p_i^2 (1 - p_i)^2, the newest count that much by theirs.
     """
     q, p = (x[0, :, 0, 0].numpy() for x in (newest, pool))
     total = weight = 0.0
     for i in set(wanted):
         if min(q[i], p[i]) > 0:
             near, far = (float(np.linalg.norm(x - np.eye(len(x))[i])) for x in (q, p))
-            total, weight = total + p[i] * 0.5 * (near**2 / far * min((q[i] / p[i]) ** 2, 10) + far), weight + p[i]
+            amount = (1 - borders) * min((q[i] / p[i]) ** 2, 10) + borders * min((q[i] * (1 - q[i]) / (p[i] * (1 - p[i]))) ** 2, 10)
+            total, weight = total + p[i] * 0.5 * (near**2 / far * amount + far), weight + p[i]
     return total / weight / len(q) ** 0.5
 
 
@@ -135,10 +137,12 @@ def test_transport_spreads_ties_over_the_target():
         ([0], (0.7, 0.3, 0.0), (0.1, 0.9, 0.0)),  # 49 times what the pool happened to draw, but it does not count without bound
     ],
 )
-def test_phases_by_the_root_of_their_share_and_the_newest_by_theirs(wanted, newest, pool):
-    """Where all distances are known: rare phases are heard, and a place with little of a phase counts as little as it has."""
+@pytest.mark.parametrize("borders", [0.0, 0.6])
+def test_phases_by_the_root_of_their_share_and_the_newest_by_theirs(wanted, newest, pool, borders):
+    """Where all distances are known: rare phases are heard, and a place with little of a phase, or of its borders, counts as little as it has."""
     newest, pool = mixture(*newest), mixture(*pool)
-    assert distance(flat(wanted, 12), newest, pool) == pytest.approx(closed_form(wanted, newest, pool), rel=0.1)
+    found = distance(flat(wanted, 12), newest, pool, borders=borders)
+    assert found == pytest.approx(closed_form(wanted, newest, pool, borders), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -215,11 +219,46 @@ def test_little_of_a_phase_everywhere_is_no_piece_of_it():
     haze = mixture(0.95, 0.05, edge=24)
     pieces = onehot(stripes([1] + 19 * [0], 24, 24)[None], 2)
     torch.manual_seed(0)
-    first, weights = Sheets.of(torch.cat([haze, pieces])).places(40000, 5)
+    first, weights, _ = Sheets.of(torch.cat([haze, pieces])).places(40000, 5)
     drawn = np.array([float(weights[(first // 24**2) == n, 1].sum()) for n in range(2)])
     # 20 columns of centres, one of which is of phase 1: 0.05 (the square of 1 in a 20th) against 0.05^2
     assert drawn[0] / drawn.sum() == pytest.approx(0.05**2 / (0.05**2 + 0.05), rel=0.1)
     assert drawn[1] / 40000 == pytest.approx(0.05 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("borders", [0.0, 0.75, 1.0])
+def test_a_share_of_the_patches_lies_at_borders(borders):
+    """Stripes 10 pixels wide: two of ten columns of a phase are at its border, where chance puts a fifth of what is not drawn there."""
+    torch.manual_seed(0)
+    slices = Sheets.of(onehot(stripes([0] * 10 + [1] * 10, 64, 84)[None], 2))
+    first, amounts, edges = slices.places(20000, 5)
+    for phase in (0, 1):
+        column = (first[teacher([], samples=20000, borders=borders).draw(amounts[:, phase], edges[:, phase])] % 84 + 2).numpy()
+        assert (column // 10 % 2 == phase).all()
+        assert np.isin(column % 10, (0, 9)).mean() == pytest.approx(borders + 0.2 * (1 - borders), abs=0.02)
+
+
+@pytest.mark.parametrize("borders", [0.75, 1.0])
+def test_a_phase_without_borders_is_compared_all_the_same(borders):
+    """A slice of one phase has none: nothing is divided by zero, and its patches are drawn wherever they are."""
+    half = stripes([0] * 6 + [1] * 6, 12, 12)[None]
+    images, one = flat([0], 12), constant([0], 12)
+    assert distance(images, one, borders=borders) == pytest.approx(0.0, abs=2e-3)
+    assert distance(images, one, onehot(half), borders=borders) > 0.01  # the pool has borders, the images have none
+    fake = one.clone().requires_grad_(True)
+    teacher(half, borders=borders)("hr", 4, fake, fake.detach()).backward()
+    assert fake.grad.isfinite().all()
+
+
+def test_the_texture_of_a_wide_phase_does_not_drown():
+    """A phase 40 pixels wide that is full of holes in the images, one pixel of 49, and sound in the slices; what is beside it is the same."""
+    sound = stripes([1] * 20 + [0] * 40 + [1] * 20, 80, 80)  # mirrored it is the same
+    eaten = sound.copy()
+    eaten[3::7, 24:56:7] = 1
+    options = {"n_phases": 2, "symmetries": 4, "samples": 2000, "projections": 50}
+    found = [distance([eaten], onehot(sound[None], 2), borders=borders, **options) for borders in (0.0, 0.75)]
+    same = distance([eaten], onehot(eaten[None], 2), borders=0.75, **options)
+    assert found[1] > 2 * found[0] and found[1] > 4 * same
 
 
 def test_a_place_turns_to_what_it_is_nearest_to():
@@ -338,6 +377,8 @@ def test_a_patch_has_a_pixel_at_its_centre():
     """Turned, a patch of even edge would have another one there."""
     with pytest.raises(ValueError, match="patch 4 has no pixel at its centre"):
         teacher(flat([0], 20), patch=4)
+    with pytest.raises(ValueError, match="patch 1 has nothing beside its centre"):
+        teacher(flat([0], 20), patch=1)
 
 
 def random_images(sizes: list[tuple[int, int]]) -> list[Tensor]:
@@ -367,18 +408,21 @@ def test_a_pixel_is_on_its_image(sizes):
 @pytest.mark.parametrize("patch", [3, 5])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_patches_start_wherever_they_fit_and_all_as_often(sizes, patch):
-    """None reaches over a border or into the next image; with the square of what is at their centre."""
+    """None reaches over a border or into the next image; with the square of what is at their centre, and of what the poorest of its four neighbours lacks."""
     found, images, pixels = sheets(sizes)
     torch.manual_seed(0)
-    first, weights = found.places(8000, patch)
+    first, weights, borders = found.places(8000, patch)
     fits = [k for k, (n, y, x) in enumerate(pixels) if y + patch <= images[n].shape[1] and x + patch <= images[n].shape[2]]
     counts = np.bincount(first.numpy(), minlength=len(pixels))
     assert np.flatnonzero(counts).tolist() == fits
     mean = 8000 / len(fits)
     assert np.abs(counts[fits] - mean).max() < 5 * mean**0.5
-    for start, weight in zip(first[:500].tolist(), weights.numpy()):
+    for start, weight, border in zip(first[:500].tolist(), weights.numpy(), borders.numpy()):
         n, y, x = pixels[start]
-        assert np.allclose(weight, images[n][:, y + patch // 2, x + patch // 2] ** 2, rtol=1e-12)
+        around = images[n][:, y + patch // 2 - 1 : y + patch // 2 + 2, x + patch // 2 - 1 : x + patch // 2 + 2]
+        least = np.min([around[:, 0, 1], around[:, 2, 1], around[:, 1, 0], around[:, 1, 2]], axis=0)
+        assert np.allclose(weight, around[:, 1, 1] ** 2, rtol=1e-12)
+        assert np.allclose(border, around[:, 1, 1] ** 2 * (1 - least) ** 2, rtol=1e-12)
 
 
 @pytest.mark.parametrize("symmetries", [1, 4, 8])
