@@ -43,8 +43,8 @@ class SlicedWasserstein:
     phases, which hold the texture, do not drown in the abundant one, and the distance is one of shapes: how much there is of each phase, which
     the few places of a pool never hold in the proportions of the rock, does not count.
 
-    Most patches of an abundant phase hold nothing else, and the texture within it, such as the pores of an eaten grain, drowns in them. So a share of
-    the patches is drawn where their centre lies at a border of its phase.
+    Most patches of an abundant phase hold nothing else, and the texture within it, such as the pores of an eaten grain, drowns in them. A share of
+    the patches may be drawn where their centre lies at a border of its phase, which brings it out.
 
     Args:
         images: plane group -> its HR images, (y, x) label arrays.
@@ -71,7 +71,7 @@ class SlicedWasserstein:
         pyramid: Sequence[int] = (1, 2, 4),
         samples: int = 512,
         symmetries: int = 8,
-        borders: float = 0.75,
+        borders: float = 0.0,
     ):
         if patch % 2 == 0:
             raise ValueError(f"patch {patch} has no pixel at its centre; give an odd edge")
@@ -136,7 +136,7 @@ class SlicedWasserstein:
         return total / max(weight, 1e-12)
 
     def draw(self, amounts: Tensor, borders: Tensor) -> Tensor:
-        """Which of the places (n,) are compared, (samples,): by how much of the phase is at their centre, a share of them by how much is there at a border.
+        """Which of the places (n,) are compared, (samples,): by how much of a phase is at their centre, or, for a share of them, at a border there.
 
         A phase without borders is drawn by its amount alone.
         """
@@ -189,9 +189,9 @@ class Sheets:
         return torch.searchsorted(self.end, pixel, right=True)
 
     def places(self, number: int, patch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """First pixels (number,) of random patches, everywhere alike, and how much (number, phases) their centre is of each phase, and is at its border.
+        """Random patches, everywhere alike: first pixels (number,), how much (number, phases) of a phase is at their centre, and how much at a border.
 
-        How much it is is the square of the probability p: a wide region that is a little bit of a phase is not to count as a piece of it. At its border it
+        The first is the square of the probability p: a wide region that is a little bit of a phase is not to count as a piece of it. The second
         is p^2 (1 - q)^2, where q is the least probability of the phase in the four pixels beside.
         """
         rows, columns = self.height - patch + 1, self.width - patch + 1

@@ -48,7 +48,7 @@ def stripes(pattern: list[int], *shape: int) -> np.ndarray:
 
 
 def teacher(images, **options) -> SlicedWasserstein:
-    values = {"n_phases": 3, "scale_factor": 4, "patch": 5, "projections": 400, "pyramid": [1], "samples": 200, "borders": 0.0}
+    values = {"n_phases": 3, "scale_factor": 4, "patch": 5, "projections": 400, "pyramid": [1], "samples": 200}
     return SlicedWasserstein(images if isinstance(images, dict) else {"hr": images}, **{**values, **options})
 
 
