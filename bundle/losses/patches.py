@@ -58,7 +58,7 @@ class SlicedWasserstein:
         symmetries: of the square that may turn a patch of the images: 8, or 4 where the plane is anisotropic.
 
     Raises:
-        ValueError: a patch of even edge: it has no pixel at its centre; or of one pixel, which has none beside it.
+        ValueError: a patch of even edge: it has no pixel at its centre; or of one pixel, which has none beside it; a share beyond 0..1.
     """
 
     def __init__(
@@ -77,6 +77,8 @@ class SlicedWasserstein:
             raise ValueError(f"patch {patch} has no pixel at its centre; give an odd edge")
         if patch < 3:
             raise ValueError(f"patch {patch} has nothing beside its centre; give 3 or more")
+        if not 0 <= borders <= 1:
+            raise ValueError(f"borders is {borders}: the share of the patches that lies at borders is 0 to 1")
         self.images, self.n_phases, self.scale_factor = images, n_phases, scale_factor
         self.patch, self.projections, self.pyramid = patch, projections, list(pyramid)
         self.samples, self.borders = samples, borders

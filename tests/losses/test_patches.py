@@ -381,6 +381,12 @@ def test_a_patch_has_a_pixel_at_its_centre():
         teacher(flat([0], 20), patch=1)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_the_share_at_borders_is_a_share(share):
+    with pytest.raises(ValueError, match=f"borders is {share}: .* 0 to 1"):
+        teacher(flat([0], 20), borders=share)
+
+
 def random_images(sizes: list[tuple[int, int]]) -> list[Tensor]:
     """(2, h, w) each; no two pixels are the same."""
     draw = torch.Generator().manual_seed(3)
