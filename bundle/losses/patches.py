@@ -115,7 +115,10 @@ class SlicedWasserstein:
         like = newest.values
         direction = torch.randn(self.patch**2 * self.n_phases, self.projections, dtype=like.dtype, device=like.device)
         direction = direction / direction.norm(dim=0)
-        drawn = [(sheets, *sheets.places(32 * self.samples, self.patch)) for sheets in (newest, pool, images)]
+        drawn = []
+        for sheets in (newest, pool, images):
+            first, amounts = sheets.places(32 * self.samples, self.patch)
+            drawn.append((sheets, first, amounts, sheets.at_borders(first, self.patch) if self.borders else amounts))
         shares, edges = ([one[k].mean(0) for one in drawn] for k in (2, 3))
         total, weight = 0.0 * like.sum(), 0.0
         for phase in range(self.n_phases):
@@ -190,18 +193,26 @@ class Sheets:
         """On which image a pixel is."""
         return torch.searchsorted(self.end, pixel, right=True)
 
-    def places(self, number: int, patch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Random patches, everywhere alike: first pixels (number,), how much (number, phases) of a phase is at their centre, and how much at a border.
+    def centres(self, first: Tensor, patch: int) -> Tensor:
+        """Pixels at the centre of the patches that start at the pixels `first`."""
+        return first + patch // 2 * (self.width[self.sheet(first)] + 1)
 
-        The first is the square of the probability p: a wide region that is a little bit of a phase is not to count as a piece of it. The second
-        is p^2 (1 - q)^2, where q is the least probability of the phase in the four pixels beside.
+    def places(self, number: int, patch: int) -> tuple[Tensor, Tensor]:
+        """First pixels (number,) of random patches, everywhere alike, and how much (number, phases) their centre is of each phase.
+
+        It is the square of the probability: a wide region that is a little bit of a phase is not to count as a piece of it.
         """
         rows, columns = self.height - patch + 1, self.width - patch + 1
         sheet = torch.multinomial((rows * columns).double(), number, replacement=True)
         row, column = ((torch.rand(number, dtype=torch.float64, device=n.device) * n[sheet]).long() for n in (rows, columns))
         first = (self.end - self.height * self.width)[sheet] + row * self.width[sheet] + column
-        centre = first + patch // 2 * (self.width[sheet] + 1)
-        values, width = self.values.detach(), self.width[sheet]
-        amounts = values[centre].square()
+        return first, self.values.detach()[self.centres(first, patch)].square()
+
+    def at_borders(self, first: Tensor, patch: int) -> Tensor:
+        """How much (n, phases) the centre of the patches that start at the pixels `first` is at a border of each phase.
+
+        p^2 (1 - q)^2, where p is the probability there, and q the least in the four pixels beside.
+        """
+        values, centre, width = self.values.detach(), self.centres(first, patch), self.width[self.sheet(first)]
         least = torch.stack([values[centre + step] for step in (1, -1, width, -width)]).amin(0)
-        return first, amounts, amounts * (1 - least).square()
+        return (values[centre] * (1 - least)).square()

@@ -219,7 +219,7 @@ def test_little_of_a_phase_everywhere_is_no_piece_of_it():
     haze = mixture(0.95, 0.05, edge=24)
     pieces = onehot(stripes([1] + 19 * [0], 24, 24)[None], 2)
     torch.manual_seed(0)
-    first, weights, _ = Sheets.of(torch.cat([haze, pieces])).places(40000, 5)
+    first, weights = Sheets.of(torch.cat([haze, pieces])).places(40000, 5)
     drawn = np.array([float(weights[(first // 24**2) == n, 1].sum()) for n in range(2)])
     # 20 columns of centres, one of which is of phase 1: 0.05 (the square of 1 in a 20th) against 0.05^2
     assert drawn[0] / drawn.sum() == pytest.approx(0.05**2 / (0.05**2 + 0.05), rel=0.1)
@@ -231,7 +231,8 @@ def test_a_share_of_the_patches_lies_at_borders(borders):
     """Stripes 10 pixels wide: two of ten columns of a phase are at its border, where chance puts a fifth of what is not drawn there."""
     torch.manual_seed(0)
     slices = Sheets.of(onehot(stripes([0] * 10 + [1] * 10, 64, 84)[None], 2))
-    first, amounts, edges = slices.places(20000, 5)
+    first, amounts = slices.places(20000, 5)
+    edges = slices.at_borders(first, 5)
     for phase in (0, 1):
         column = (first[teacher([], samples=20000, borders=borders).draw(amounts[:, phase], edges[:, phase])] % 84 + 2).numpy()
         assert (column // 10 % 2 == phase).all()
@@ -414,10 +415,11 @@ def test_a_pixel_is_on_its_image(sizes):
 @pytest.mark.parametrize("patch", [3, 5])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_patches_start_wherever_they_fit_and_all_as_often(sizes, patch):
-    """None reaches over a border or into the next image; with the square of what is at their centre, and of what the poorest of its four neighbours lacks."""
+    """None reaches over a border or into the next image; with the square of what is at their centre, and at borders that of what is missing beside."""
     found, images, pixels = sheets(sizes)
     torch.manual_seed(0)
-    first, weights, borders = found.places(8000, patch)
+    first, weights = found.places(8000, patch)
+    borders = found.at_borders(first, patch)
     fits = [k for k, (n, y, x) in enumerate(pixels) if y + patch <= images[n].shape[1] and x + patch <= images[n].shape[2]]
     counts = np.bincount(first.numpy(), minlength=len(pixels))
     assert np.flatnonzero(counts).tolist() == fits
