@@ -415,7 +415,7 @@ def test_a_pixel_is_on_its_image(sizes):
 @pytest.mark.parametrize("patch", [3, 5])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_patches_start_wherever_they_fit_and_all_as_often(sizes, patch):
-    """None reaches over a border or into the next image; with the square of what is at their centre, and at borders that of what is missing beside."""
+    """None reaches over a border or into the next image; with the square of what is at their centre, and at borders of what is missing beside."""
     found, images, pixels = sheets(sizes)
     torch.manual_seed(0)
     first, weights = found.places(8000, patch)
