@@ -1,4 +1,4 @@
-"""LR labels that hide another phase: as much of it returns, grain by grain, as the HR images hold more than the LR."""
+"""LR labels that hide another phase: as much of it returns as the HR images hold more than the LR, grain by grain and where the LR saw some."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,14 @@ from bundle.networks.windows import trimmed
 MOST = 0.5
 """Largest share of a label that may be another phase: beyond it the LR label would not mean what it says."""
 
-EVIDENCE = 1.0
-"""Standard deviations of the noise that count as much as what the LR saw of the hidden phase in the last grains that would turn by that alone."""
+EVIDENCE = 4.0
+"""Standard deviations of the noise that count as much as what the LR saw of the hidden phase in the last places that would turn by that alone."""
 
 LEAST_SEEN = 0.01
-"""Share of a grain below which what the LR saw of a phase is no more than an error of its segmentation."""
+"""Share of what is around below which what the LR saw of a phase is no more than an error of its segmentation."""
+
+SHARES = 4
+"""Of what the LR saw around a voxel: at the end of the walk, then around the voxel itself, from near to far."""
 
 FINENESS = 64.0
 """Steps of the noise in its standard deviation: it is rounded, so that its sums are exact."""
@@ -67,12 +70,22 @@ def _find_hosts(module: nn.Module, _: object = None) -> None:
     module.hosts = [label for label, row in enumerate(module.target.tolist()) if any(row)]
 
 
+def _of_the_top_alone(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Weights saved until version 0.9.2 knew what was seen at the end of the walk alone, and gave nothing back."""
+    weights = state.get(prefix + "evidence")
+    if weights is not None and weights.ndim == 1:
+        state[prefix + "evidence"] = F.pad(weights[:, None], [0, SHARES - 1])
+        state[prefix + "doubt"] = torch.full_like(weights, -1e4)
+
+
 class HiddenPhases(nn.Module):
-    """Turns the share of an LR label that is another phase, grain by grain: first those of which the LR saw some, others by chance.
+    """Turns the share of an LR label that is another phase, grain by grain: first where the LR saw some of it, elsewhere by chance.
 
     A grain is what lies on one hill of the solid: the label and the phase that it hides, smoothed. From every voxel a walk leads uphill, and what is
     found at its end decides for the voxel: smooth noise, and the share of the hidden phase that the LR saw around it. So grains end at pores and
-    throats, as those of the HR images do. Nothing depends on voxels farther than `reach`, and all that is compared is made of sums of integers:
+    throats, as those of the HR images do. Where the solid goes on without a throat hills tell little of grains, so what the LR saw around the voxel
+    itself decides as well, in three boxes. The same decides for voxels that the LR labels as the phase: a speck of it that stands alone is a fault of
+    its segmentation, and becomes the label. Nothing depends on voxels farther than `reach`, and all that is compared is made of sums of integers:
     windows cut anywhere agree to the last bit. The amount is set by a threshold alone, so no loss has to find it: a distance between textures does
     not feel it, and a training that may turn a phase at no cost turns all of it.
 
@@ -98,9 +111,11 @@ class HiddenPhases(nn.Module):
         self.fineness: float = FINENESS
         self.deviation: float = FINENESS * ((2 * widest**3 + widest) / 3) ** 1.5  # of white noise, in steps, that the widest box smoothed twice
         self.register_buffer("threshold", torch.full((n_labels,), 1e4))
-        self.register_buffer("evidence", torch.zeros(n_labels))
+        self.register_buffer("evidence", torch.zeros(n_labels, SHARES))  # weights of the shares
+        self.register_buffer("doubt", torch.full((n_labels,), -1e4))  # what does not exceed it and has the label of the phase is given back
         self.register_buffer("target", torch.zeros(n_labels, n_phases))
         self.hosts = []
+        self.register_load_state_dict_pre_hook(_of_the_top_alone)
         self.register_load_state_dict_post_hook(_find_hosts)
 
     @torch.jit.unused
@@ -112,6 +127,7 @@ class HiddenPhases(nn.Module):
         """
         self.threshold.fill_(1e4)
         self.evidence.zero_()
+        self.doubt.fill_(-1e4)
         self.target.zero_()
         for label, row in enumerate(shares):
             turning = [(phase, share) for phase, share in enumerate(row) if share > 0]
@@ -124,25 +140,41 @@ class HiddenPhases(nn.Module):
     @torch.jit.unused
     @torch.no_grad()
     def calibrate(self, labels: np.ndarray) -> None:
-        """Lets what an LR volume shows of the hidden phases decide, too, and sets the thresholds anew: as much as before turns of all of it, on average.
+        """Lets what an LR volume shows of the hidden phases decide, too, and sets the thresholds anew: with what is given back it holds as much of them
+        as before, on average over the noise. A phase that several labels hide is given back to none.
 
         Args:
             labels: (z, y, x). Of a large volume some blocks stand for the whole.
         """
         found: dict[int, list[Tensor]] = {label: [] for label in self.hosts}
+        given: dict[int, list[Tensor]] = {label: [] for label in self.hosts if float(self.target[:, self._phase(label)].sum()) == 1}
         for onehot in self._blocks(labels):
             inner = trimmed(onehot, self.reach)
             for label in self.hosts:
-                seen = self.at_the_top(onehot, torch.zeros_like(trimmed(onehot[:, :1], self.radius)), label)[1]
-                found[label].append(seen[0, 0][inner[0, label] > 0.5])
+                seen = self.at_the_top(onehot, torch.zeros_like(trimmed(onehot[:, :1], self.radius)), label)[1].mean(1)[0]
+                found[label].append(seen[inner[0, label] > 0.5])
+                if label in given and self._phase(label) < inner.shape[1]:
+                    given[label].append(seen[inner[0, self._phase(label)] > 0.5])
         for label, parts in found.items():
-            share, seen = 1 - NormalDist().cdf(float(self.threshold[label])), torch.cat(parts).double().cpu().numpy()
+            share, seen = 1 - NormalDist().cdf(float(self.threshold[label])), torch.cat(parts)
             if len(seen):
-                seen = np.quantile(seen, (np.arange(QUANTILES) + 0.5) / QUANTILES)
+                specks = torch.cat(given[label]) if given.get(label) else seen[:0]
+                ratio = len(specks) / len(seen)
+                seen, specks = (_quantiles(values) for values in (seen, specks))
                 weight = EVIDENCE / max(float(np.quantile(seen, 1 - share)), LEAST_SEEN)
-                # the noise on top of a hill is standard normal, wherever the hill is
-                threshold = brentq(lambda t: ndtr(weight * seen - t).mean() - share, -10, 10 + weight)
-                self.evidence[label], self.threshold[label] = weight, threshold
+
+                def excess(threshold: float) -> float:  # the noise on top of a hill is standard normal, wherever the hill is
+                    lost = ratio * ndtr(threshold - weight * specks).mean() if ratio else 0.0
+                    return ndtr(weight * seen - threshold).mean() - share - lost
+
+                self.threshold[label] = brentq(excess, -10, 10 + weight)
+                self.evidence[label] = weight / SHARES
+                if ratio:
+                    self.doubt[label] = self.threshold[label]
+
+    def _phase(self, label: int) -> int:
+        """That a label hides."""
+        return int(self.target[label].argmax())
 
     def _blocks(self, labels: np.ndarray) -> Iterator[Tensor]:
         """One-hot blocks of a volume, as `forward` takes them; beyond the border its outermost voxels go on."""
@@ -161,8 +193,14 @@ class HiddenPhases(nn.Module):
         smooth = self.smooth(noise)
         for label in self.hosts:
             field, seen = self.at_the_top(onehot, smooth, label)
-            turned = (field + self.evidence[label] * seen > self.threshold[label]) & (labels[:, label : label + 1] > 0.5)
-            phases = torch.where(turned, self.target[label].to(phases)[None, :, None, None, None], phases)
+            score, target = field, self.target[label].to(phases)[None, :, None, None, None]
+            for i in range(seen.shape[1]):
+                score = score + self.evidence[label, i] * seen[:, i : i + 1]
+            turned = (score > self.threshold[label]) & (labels[:, label : label + 1] > 0.5)
+            doubted = (score <= self.doubt[label]) & ((labels * target[:, : labels.shape[1]]).sum(1, keepdim=True) > 0.5)
+            own = torch.zeros_like(target)
+            own[:, label] = 1.0
+            phases = torch.where(turned, target, torch.where(doubted, own, phases))
         return phases
 
     def exact(self, x: Tensor) -> Tensor:
@@ -175,8 +213,8 @@ class HiddenPhases(nn.Module):
         return trimmed(field, self.radius - self.widths[-1] + 1).to(noise) / self.deviation
 
     def at_the_top(self, onehot: Tensor, field: Tensor, label: int) -> tuple[Tensor, Tensor]:
-        """What is found at the end of the walk from each voxel, (B, 1, D, H, W) each: `field`, and the share of what is around that the LR labels as the
-        phase which the label hides.
+        """What decides for each voxel: `field` at the end of the walk, (B, 1, D, H, W), and shares of what is around that the LR labels as the phase
+        which the label hides, (B, 4, D, H, W): at the end of the walk, then of smaller to larger boxes around the voxel itself.
 
         Args:
             onehot: as `forward` takes it.
@@ -186,15 +224,21 @@ class HiddenPhases(nn.Module):
         of_target = (onehot * self.target[label].to(onehot)[None, : onehot.shape[1], None, None, None]).sum(1, keepdim=True)
         solid = self.exact(torch.cat([onehot[:, label : label + 1] + of_target, of_target], 1))
         height = torch.zeros_like(trimmed(solid, self.radius))
+        shares: list[Tensor] = []
         for i, width in enumerate(self.widths):
             solid = box_sum(solid, width)
-            height = height + self.weights[i] * trimmed(solid, (solid.shape[2] - height.shape[2]) // 2)
-        known = trimmed(solid, (solid.shape[2] - height.shape[2]) // 2).to(field)
-        seen = known[:, 1:] / known[:, :1].clamp(min=1)
+            around = trimmed(solid, (solid.shape[2] - height.shape[2]) // 2)
+            height = height + self.weights[i] * around
+            shares.append(around[:, 1:].to(field) / around[:, :1].to(field).clamp(min=1))
         top = walked(uphill(height[:, :1]), self.walk)
-        found = torch.cat([field, seen], 1).flatten(2)
-        found = found.gather(2, top[:, None].expand(-1, 2, -1)).view(height.shape)
-        return trimmed(found[:, :1], self.walk), trimmed(found[:, 1:], self.walk)
+        found = torch.cat([field, shares[-1]], 1).flatten(2)
+        found = trimmed(found.gather(2, top[:, None].expand(-1, 2, -1)).view(height.shape), self.walk)
+        return found[:, :1], torch.cat([found[:, 1:], trimmed(torch.cat(shares, 1), self.walk)], 1)
+
+
+def _quantiles(values: Tensor) -> np.ndarray:
+    """That stand for all of them, float64; none of none."""
+    return np.quantile(values.double().cpu().numpy(), (np.arange(QUANTILES) + 0.5) / QUANTILES) if len(values) else np.zeros(0)
 
 
 def box_sum(x: Tensor, width: int) -> Tensor:
