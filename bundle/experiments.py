@@ -167,6 +167,6 @@ def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: fl
     """A real 3D volume, block-downsampled by 4: learned from one part, judged on another."""
     folder = lab.folder / name
     tests = split_volume(path, folder, 4, len(phases), voxel_size, tests=lab.realisations)
-    options = (f"--hr_images={folder / 'hr.tif'}", "--scale_factor=4", "--feedback_weight=0.5", "--feedback#fractions=60", "--feedback#steps=8")
+    options = (f"--hr_images={folder / 'hr.tif'}", "--scale_factor=4", "--feedback_weight=0.5", "--feedback#fractions=60")
     model = lab.train(name, folder / "train", phases, lab.epochs, *options)
     return lab.judge(f"paired_{name}", tests, phases, {"SR": model}, scale=4, physics=lab.physics)

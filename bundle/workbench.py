@@ -51,8 +51,8 @@ SHIPPED = Model(ROOT / "models" / "model.pt")
 
 
 def trained_on(model: Model) -> tuple[str, ...]:
-    """Options of a training that starts from a model: with the rates of a new one and prices that lag behind, amounts swing (docs/training.md)."""
-    return f"--start_from={model.path}", "--g_learning_rate=0.0002", "--decay=1.0", "--feedback#steps=8"
+    """Options of a training that starts from a model: with the rates of a new one amounts swing (docs/training.md)."""
+    return f"--start_from={model.path}", "--g_learning_rate=0.0002", "--decay=1.0"
 
 
 @dataclass

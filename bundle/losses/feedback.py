@@ -49,7 +49,7 @@ class StatisticsFeedback(StepMemory):
         images: Mapping[str, Sequence[np.ndarray]],
         n_phases: int,
         lr_fractions: Sequence[float],
-        steps: int = 24,
+        steps: int = 8,
         reward: float = 0.2,
         fractions: float = 15.0,
     ):
