@@ -24,8 +24,8 @@ EVIDENCE = 4.0
 LEAST_SEEN = 0.01
 """Share of what is around below which what the LR saw of a phase is no more than an error of its segmentation."""
 
-SHARES = 4
-"""Of what the LR saw around a voxel: at the end of the walk, then around the voxel itself, from near to far."""
+SHARES = 3
+"""Of what the LR saw: at the end of the walk, then around the voxel itself, nearer and farther. Still nearer, lone specks would speak for themselves."""
 
 FINENESS = 64.0
 """Steps of the noise in its standard deviation: it is rounded, so that its sums are exact."""
@@ -84,7 +84,7 @@ class HiddenPhases(nn.Module):
     A grain is what lies on one hill of the solid: the label and the phase that it hides, smoothed. From every voxel a walk leads uphill, and what is
     found at its end decides for the voxel: smooth noise, and the share of the hidden phase that the LR saw around it. So grains end at pores and
     throats, as those of the HR images do. Where the solid goes on without a throat hills tell little of grains, so what the LR saw around the voxel
-    itself decides as well, in three boxes. The same decides for voxels that the LR labels as the phase: a speck of it that stands alone is a fault of
+    itself decides as well. The same decides for voxels that the LR labels as the phase: a speck of it that stands alone is a fault of
     its segmentation, and becomes the label. Nothing depends on voxels farther than `reach`, and all that is compared is made of sums of integers:
     windows cut anywhere agree to the last bit. The amount is set by a threshold alone, so no loss has to find it: a distance between textures does
     not feel it, and a training that may turn a phase at no cost turns all of it.
@@ -214,7 +214,7 @@ class HiddenPhases(nn.Module):
 
     def at_the_top(self, onehot: Tensor, field: Tensor, label: int) -> tuple[Tensor, Tensor]:
         """What decides for each voxel: `field` at the end of the walk, (B, 1, D, H, W), and shares of what is around that the LR labels as the phase
-        which the label hides, (B, 4, D, H, W): at the end of the walk, then of smaller to larger boxes around the voxel itself.
+        which the label hides, (B, 3, D, H, W): at the end of the walk, then around the voxel itself, smoothed by the first two boxes and by all three.
 
         Args:
             onehot: as `forward` takes it.
@@ -233,7 +233,7 @@ class HiddenPhases(nn.Module):
         top = walked(uphill(height[:, :1]), self.walk)
         found = torch.cat([field, shares[-1]], 1).flatten(2)
         found = trimmed(found.gather(2, top[:, None].expand(-1, 2, -1)).view(height.shape), self.walk)
-        return found[:, :1], torch.cat([found[:, 1:], trimmed(torch.cat(shares, 1), self.walk)], 1)
+        return found[:, :1], torch.cat([found[:, 1:], trimmed(torch.cat(shares[1:], 1), self.walk)], 1)
 
 
 def _quantiles(values: Tensor) -> np.ndarray:

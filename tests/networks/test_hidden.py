@@ -45,13 +45,13 @@ def boxes_by_slices(values: np.ndarray, widths: Sequence[int]) -> np.ndarray:
 
 
 def tops_by_loops(labels: np.ndarray, noise: np.ndarray, host: int, target: int, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Smooth noise at the end of each voxel's walk, shares of the target there and in three boxes around the voxel, as documented, float64, and where the
+    """Smooth noise at the end of each voxel's walk, shares of the target there and around the voxel, as documented, float64, and where the
     walk ends; of labels and noise with `reach` around."""
     widths, walk = [2 * (radius // part) + 1 for part in (8, 4, 2)], radius + radius // 2
     solid, seen = np.isin(labels, (host, target)).astype(float), (labels == target).astype(float)
     scales = [boxes_by_slices(solid, widths[:n]) / np.prod(np.array(widths[:n]) ** 3.0) for n in (1, 2, 3)]
     height = np.round(sum(scales), 9)
-    shares = [boxes_by_slices(seen, widths[:n]) / np.maximum(boxes_by_slices(solid, widths[:n]), 1) for n in (1, 2, 3)]
+    shares = [boxes_by_slices(seen, widths[:n]) / np.maximum(boxes_by_slices(solid, widths[:n]), 1) for n in (2, 3)]
     field = boxes_by_slices(np.round(64 * noise) / 64, widths[2:] * 2)
     impulse = np.zeros((4 * radius + 1,) * 3)
     impulse[(2 * radius,) * 3] = 1
@@ -65,7 +65,7 @@ def tops_by_loops(labels: np.ndarray, noise: np.ndarray, host: int, target: int,
             place = max((tuple(np.add(place, step)) for step in near), key=lambda there: height[there])  # the first of equals
         ends[start] = place
     z, y, x = np.moveaxis(ends, -1, 0)
-    return field[z, y, x], np.stack([shares[2][z, y, x], *(share[(slice(reach, -reach),) * 3] for share in shares)]), ends
+    return field[z, y, x], np.stack([shares[1][z, y, x], *(share[(slice(reach, -reach),) * 3] for share in shares)]), ends
 
 
 # --- How much ------------------------------------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_phases_are_those_of_loops(radius, threshold):
     shares = [[0.0, 0.45, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.2]]
     layer = HiddenPhases(3, 4, radius)
     layer.hide(shares)
-    weights = np.array([[2.0, 1.0, 0.5, 3.0], [0.0] * 4, [1.0, 0.2, 4.0, 2.0]], np.float32)
+    weights = np.array([[2.0, 1.5, 3.0], [0.0] * 3, [1.0, 4.0, 2.0]], np.float32)
     layer.evidence.copy_(torch.from_numpy(weights))
     layer.threshold[0], layer.doubt[0] = threshold, 5.0
     edges = [n + 2 * layer.reach for n in (4, 5, 3)]
@@ -277,7 +277,7 @@ def test_large_volumes_are_calibrated_by_their_blocks(monkeypatch):
         np.concatenate([part[mask].ravel() for part, mask in zip(corners(seen, 7), corners(labels == label, 7))]) for label in (0, 1)
     )
     weight = 1e5 / np.quantile(values, 0.7)
-    np.testing.assert_allclose(layer.evidence[0], [weight / 4] * 4, rtol=1e-3)
+    np.testing.assert_allclose(layer.evidence[0], [weight / 3] * 3, rtol=1e-3)
     # as many voxels of label 0 lie above the threshold as are hidden and as there are specks below it; many lie at the same place
     low, high = (layer.threshold[0].item() / weight * way for way in (0.999, 1.001))
     assert (values > low).sum() - (specks <= low).sum() >= 0.3 * len(values) >= (values > high).sum() - (specks <= high).sum()
