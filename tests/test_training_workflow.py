@@ -397,7 +397,7 @@ def test_what_the_lr_hides_returns_in_training_and_inference(parse, hiding_rock,
 def test_what_is_not_said_to_hide_does_not_return(parse, hiding_rock, tmp_path, hidden):
     """Null, and other labels than quartz; of the pore the images hold as much as the volume, or nearly."""
     file = tmp_path / "hidden.yaml"
-    file.write_text(f"hidden: {json.dumps(hidden)}\n")
+    file.write_text(f"hidden: {json.dumps(hidden)}\nrims: null\n")
     trainer = train(parse(str(file), **TINY | hiding_rock))
     noted = np.array(json.loads((tmp_path / "output" / "model.json").read_text())["settings"]["hidden"])
     returned = noted[3, 0] if hidden == {"clay": "pore"} else 0
@@ -418,7 +418,7 @@ def test_nothing_returns_where_there_is_no_noise(parse, hiding_rock):
 
 def test_the_published_generator_cannot_bring_back_what_hides(parse, hiding_rock, tmp_path):
     message = failure(parse("paper.yaml", **hiding_rock | {"network_def#width": 16, "boxes": [10], "hidden": {"quartz": "feldspar"}}))
-    assert message == "hidden: PaperGenerator cannot bring phases back; set hidden to null"
+    assert message == "hidden: PaperGenerator cannot bring phases back; set hidden and rims to null"
     assert not (tmp_path / "output").exists()
 
 

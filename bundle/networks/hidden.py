@@ -1,4 +1,4 @@
-"""LR labels that hide another phase: as much of it returns as the HR images hold more than the LR, grain by grain and where the LR saw some."""
+"""LR labels that are another phase: hidden minerals return grain by grain and where the LR saw some, rims of mixed voxels become what they hide."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +27,9 @@ LEAST_SEEN = 0.01
 SHARES = 3
 """Of what the LR saw: at the end of the walk, then around the voxel itself, nearer and farther. Still nearer, lone specks would speak for themselves."""
 
+RIM = 2
+"""LR voxels that each of two boxes reaches in which rims are looked for: mixed voxels have a solid beside them."""
+
 FINENESS = 64.0
 """Steps of the noise in its standard deviation: it is rounded, so that its sums are exact."""
 
@@ -38,26 +41,47 @@ LARGEST = 96
 
 
 def hidden_shares(
-    names: Sequence[str], hidden: Mapping[str, str], lr_fractions: Sequence[float], hr_fractions: Sequence[float]
+    names: Sequence[str],
+    hidden: Mapping[str, str],
+    lr_fractions: Sequence[float],
+    hr_fractions: Sequence[float],
+    rims: Mapping[str, str] | None = None,
 ) -> list[list[float]]:
     """Share of each LR label that is another phase -> rows LR label, columns phase.
 
     So much that the corrected LR holds the hidden phase as the HR images do; nothing where it holds enough of it already. Labels that hide
-    the same phase give the same share of themselves.
+    the same phase give the same share of themselves. Of a label that is rims no more turns than the LR has of it beyond the images.
 
     Args:
         names: of the LR labels, in order.
         hidden: {LR label: phase that the segmentation lost to it}. Names that are no LR labels of this rock are left out.
         lr_fractions, hr_fractions: volume fractions of the labels in the LR volume and of the phases in the HR images.
+        rims: {LR label: phase}, as `hidden`: voxels that are mixed of that phase and another pass for the label.
+
+    Raises:
+        InputError: a label is to hide a phase and to be rims as well.
     """
     shares = [[0.0] * len(names) for _ in names]
+    both = sorted(set(hidden) & set(rims or {}) & set(names))
+    if both:
+        raise InputError(f"rims: {', '.join(both)} cannot hide a phase and be rims as well; leave it out of hidden or of rims")
     for label, phase in hidden.items():
         if label in names and phase in names and label != phase:
             a, b = names.index(label), names.index(phase)
             missing = float(hr_fractions[b]) - float(lr_fractions[b])
             hiding_it = sum(float(f) for name, f in zip(names, lr_fractions) if name != phase and hidden.get(name) == phase)
             shares[a][b] = min(max(missing, 0.0) / max(hiding_it, 1e-9), MOST)
+    for label, phase in (rims or {}).items():
+        if label in names and phase in names and label != phase:
+            a, b = names.index(label), names.index(phase)
+            wanted = min(float(hr_fractions[b]) - float(lr_fractions[b]), float(lr_fractions[a]) - float(hr_fractions[a]))
+            shares[a][b] = min(max(wanted, 0.0) / max(float(lr_fractions[a]), 1e-9), MOST)
     return shares
+
+
+def rim_labels(names: Sequence[str], rims: Mapping[str, str] | None) -> list[int]:
+    """Which labels are rims."""
+    return [a for a, name in enumerate(names) if name in (rims or {})]
 
 
 def corrected_fractions(lr_fractions: Sequence[float], shares: Sequence[Sequence[float]]) -> list[float]:
@@ -68,18 +92,20 @@ def corrected_fractions(lr_fractions: Sequence[float], shares: Sequence[Sequence
 
 def _find_hosts(module: nn.Module, _: object = None) -> None:
     module.hosts = [label for label, row in enumerate(module.target.tolist()) if any(row)]
+    module.rims = [label for label in module.hosts if module.rim[label]]
 
 
 def _of_the_top_alone(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Weights saved until version 0.9.2 knew what was seen at the end of the walk alone, and gave nothing back."""
+    """Weights saved until version 0.9.2 knew what was seen at the end of the walk alone, gave nothing back, and knew no rims."""
     weights = state.get(prefix + "evidence")
     if weights is not None and weights.ndim == 1:
         state[prefix + "evidence"] = F.pad(weights[:, None], [0, SHARES - 1])
         state[prefix + "doubt"] = torch.full_like(weights, -1e4)
+        state[prefix + "rim"] = torch.zeros(weights.shape, dtype=torch.bool)
 
 
 class HiddenPhases(nn.Module):
-    """Turns the share of an LR label that is another phase, grain by grain: first where the LR saw some of it, elsewhere by chance.
+    """Turns the share of an LR label that is another phase: grain by grain, first where the LR saw some of it, elsewhere by chance; or where it is a rim.
 
     A grain is what lies on one hill of the solid: the label and the phase that it hides, smoothed. From every voxel a walk leads uphill, and what is
     found at its end decides for the voxel: smooth noise, and the share of the hidden phase that the LR saw around it. So grains end at pores and
@@ -89,6 +115,9 @@ class HiddenPhases(nn.Module):
     windows cut anywhere agree to the last bit. The amount is set by a threshold alone, so no loss has to find it: a distance between textures does
     not feel it, and a training that may turn a phase at no cost turns all of it.
 
+    A rim is a label whose grey value lies between those of two others, so that voxels mixed of both pass for it. Of such a label those voxels turn around
+    which there is most of all other labels, chance or not: clay beside quartz is a closed throat or the edge of a pore, clay among clay and pore is clay.
+
     It starts with nothing hidden; what `hide` and `calibrate` set is saved with the weights.
 
     Args:
@@ -96,7 +125,8 @@ class HiddenPhases(nn.Module):
         radius: LR voxels that smoothing reaches, somewhat less than a grain does. A walk is half as long again.
     """
 
-    hosts: list[int]  # labels that hide a phase
+    hosts: list[int]  # labels that are another phase in part
+    rims: list[int]  # those of them that are rims
 
     def __init__(self, n_labels: int, n_phases: int, radius: int):
         super().__init__()
@@ -113,14 +143,17 @@ class HiddenPhases(nn.Module):
         self.register_buffer("threshold", torch.full((n_labels,), 1e4))
         self.register_buffer("evidence", torch.zeros(n_labels, SHARES))  # weights of the shares
         self.register_buffer("doubt", torch.full((n_labels,), -1e4))  # what does not exceed it and has the label of the phase is given back
+        self.register_buffer("rim", torch.zeros(n_labels, dtype=torch.bool))
         self.register_buffer("target", torch.zeros(n_labels, n_phases))
-        self.hosts = []
+        self.rim_reach: int = min(RIM, self.reach // 2)
+        self.hosts, self.rims = [], []
         self.register_load_state_dict_pre_hook(_of_the_top_alone)
         self.register_load_state_dict_post_hook(_find_hosts)
 
     @torch.jit.unused
-    def hide(self, shares: Sequence[Sequence[float]]) -> None:
-        """Sets the share of each label (rows) that is another phase (columns), as `hidden_shares` gives it. Noise alone says which grains turn.
+    def hide(self, shares: Sequence[Sequence[float]], rims: Sequence[int] = ()) -> None:
+        """Sets the share of each label (rows) that is another phase (columns), as `hidden_shares` gives it. Noise alone says which grains turn; of the
+        labels that are rims nothing does before `calibrate`.
 
         Raises:
             ValueError: a label hides more than one phase.
@@ -128,6 +161,7 @@ class HiddenPhases(nn.Module):
         self.threshold.fill_(1e4)
         self.evidence.zero_()
         self.doubt.fill_(-1e4)
+        self.rim.zero_()
         self.target.zero_()
         for label, row in enumerate(shares):
             turning = [(phase, share) for phase, share in enumerate(row) if share > 0]
@@ -135,6 +169,7 @@ class HiddenPhases(nn.Module):
                 raise ValueError(f"LR label {label} hides more than one phase: shares {list(row)}")
             for phase, share in turning:
                 self.threshold[label], self.target[label, phase] = NormalDist().inv_cdf(1 - share), 1.0
+                self.rim[label] = label in rims
         _find_hosts(self)
 
     @torch.jit.unused
@@ -147,17 +182,23 @@ class HiddenPhases(nn.Module):
             labels: (z, y, x). Of a large volume some blocks stand for the whole.
         """
         found: dict[int, list[Tensor]] = {label: [] for label in self.hosts}
-        given: dict[int, list[Tensor]] = {label: [] for label in self.hosts if float(self.target[:, self._phase(label)].sum()) == 1}
+        hiding = [self._phase(label) for label in self.hosts if label not in self.rims]
+        given: dict[int, list[Tensor]] = {label: [] for label in self.hosts if label not in self.rims and hiding.count(self._phase(label)) == 1}
         for onehot in self._blocks(labels):
             inner = trimmed(onehot, self.reach)
             for label in self.hosts:
+                if label in self.rims:
+                    found[label].append(self.others(onehot, label)[0, 0][inner[0, label] > 0.5])
+                    continue
                 seen = self.at_the_top(onehot, torch.zeros_like(trimmed(onehot[:, :1], self.radius)), label)[1].mean(1)[0]
                 found[label].append(seen[inner[0, label] > 0.5])
                 if label in given and self._phase(label) < inner.shape[1]:
                     given[label].append(seen[inner[0, self._phase(label)] > 0.5])
         for label, parts in found.items():
             share, seen = 1 - NormalDist().cdf(float(self.threshold[label])), torch.cat(parts)
-            if len(seen):
+            if len(seen) and label in self.rims:
+                self.threshold[label] = float(np.quantile(_quantiles(seen), 1 - share))
+            elif len(seen):
                 specks = torch.cat(given[label]) if given.get(label) else seen[:0]
                 ratio = len(specks) / len(seen)
                 seen, specks = (_quantiles(values) for values in (seen, specks))
@@ -192,8 +233,13 @@ class HiddenPhases(nn.Module):
             return phases
         smooth = self.smooth(noise)
         for label in self.hosts:
+            target = self.target[label].to(phases)[None, :, None, None, None]
+            if label in self.rims:
+                turned = (self.others(onehot, label) > self.threshold[label]) & (labels[:, label : label + 1] > 0.5)
+                phases = torch.where(turned, target, phases)
+                continue
             field, seen = self.at_the_top(onehot, smooth, label)
-            score, target = field, self.target[label].to(phases)[None, :, None, None, None]
+            score = field
             for i in range(seen.shape[1]):
                 score = score + self.evidence[label, i] * seen[:, i : i + 1]
             turned = (score > self.threshold[label]) & (labels[:, label : label + 1] > 0.5)
@@ -211,6 +257,14 @@ class HiddenPhases(nn.Module):
         """White noise (B, 1, D + 2 reach, …) -> smooth noise of unit variance, without `radius` voxels on each side."""
         field = box_sum(box_sum(self.exact(noise * self.fineness), self.widths[-1]), self.widths[-1])
         return trimmed(field, self.radius - self.widths[-1] + 1).to(noise) / self.deviation
+
+    def others(self, onehot: Tensor, label: int) -> Tensor:
+        """Share of what is around each voxel that is neither the label nor the phase that it turns to, (B, 1, D, H, W); `onehot` as `forward` takes it."""
+        two = self.target[label].to(onehot)[: onehot.shape[1]].clone()
+        two[label] = 1.0
+        other = trimmed(onehot * (1.0 - two)[None, :, None, None, None], self.reach - 2 * self.rim_reach).sum(1, keepdim=True)
+        width = 2 * self.rim_reach + 1
+        return box_sum(box_sum(self.exact(other), width), width).to(onehot) / float(width**6)
 
     def at_the_top(self, onehot: Tensor, field: Tensor, label: int) -> tuple[Tensor, Tensor]:
         """What decides for each voxel: `field` at the end of the walk, (B, 1, D, H, W), and shares of what is around that the LR labels as the phase
@@ -291,15 +345,15 @@ def walked(steps: Tensor, number: int) -> Tensor:
     return place
 
 
-def hiding(network: nn.Module, shares: Sequence[Sequence[float]], labels: np.ndarray) -> nn.Module:
-    """The generator, told how much its LR labels hide in a volume (z, y, x) of them.
+def hiding(network: nn.Module, shares: Sequence[Sequence[float]], labels: np.ndarray, rims: Sequence[int] = ()) -> nn.Module:
+    """The generator, told how much its LR labels hide in a volume (z, y, x) of them, and which of them are rims.
 
     Raises:
         InputError: something is hidden, but the generator cannot bring it back.
     """
     if any(share > 0 for row in shares for share in row):
         if not isinstance(getattr(network, "hidden", None), HiddenPhases):
-            raise InputError(f"hidden: {type(network).__name__} cannot bring phases back; set hidden to null")
-        network.hidden.hide(shares)
+            raise InputError(f"hidden: {type(network).__name__} cannot bring phases back; set hidden and rims to null")
+        network.hidden.hide(shares, rims)
         network.hidden.calibrate(labels)
     return network
