@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from bundle.errors import InputError
 from bundle.fine_tuning import warm_start
 from bundle.networks.generator import LevelGenerator
-from bundle.networks.hidden import MOST, HiddenPhases, box_sum, corrected_fractions, hidden_shares, hiding
+from bundle.networks.hidden import MOST, HiddenPhases, box_sum, corrected_fractions, hidden_shares, hiding, rim_labels
 from bundle.networks.paper import PaperGenerator
 
 NAMES = ["pore", "quartz", "feldspar", "clay"]
@@ -126,6 +126,25 @@ def test_fractions_of_a_matrix_of_shares():
     """By hand: 0.1 of label 0 and 0.3 of label 1 turn into label 2, 0.2 of label 2 into label 0."""
     shares = [[0.0, 0.0, 0.1], [0.0, 0.0, 0.3], [0.2, 0.0, 0.0]]
     assert corrected_fractions([0.5, 0.3, 0.2], shares) == pytest.approx([0.5 - 0.05 + 0.04, 0.3 - 0.09, 0.2 + 0.05 + 0.09 - 0.04])
+
+
+def test_rims_turn_as_far_as_both_sides_want_it():
+    """No more than the scan lacks of the phase, nor than it has of the label beyond the images; nothing where either is the other way round."""
+    lr = [0.17, 0.75, 0.03, 0.05]
+    for hr, share in (
+        ([0.19, 0.68, 0.107, 0.023], 0.02 / 0.05),  # 0.02 of pore missing, 0.027 of clay too much
+        ([0.25, 0.62, 0.09, 0.04], 0.01 / 0.05),  # 0.08 missing, 0.01 too much
+        ([0.25, 0.64, 0.1, 0.01], MOST),
+        ([0.16, 0.72, 0.1, 0.02], 0.0),
+        ([0.2, 0.63, 0.1, 0.07], 0.0),
+    ):
+        shares = np.array(hidden_shares(NAMES, {"quartz": "feldspar"}, lr, hr, {"clay": "pore", "mica": "pore", "pore": "mica"}))
+        assert shares[3, 0] == pytest.approx(share), hr
+        assert shares[1, 2] == pytest.approx((hr[2] - 0.03) / 0.75) and np.count_nonzero(shares) == 1 + (share > 0)
+        assert corrected_fractions(lr, shares)[0] == pytest.approx(0.17 + 0.05 * share)
+    assert rim_labels(NAMES, {"clay": "pore", "mica": "pore"}) == [3] and rim_labels(NAMES, None) == []
+    with pytest.raises(InputError, match="rims: clay cannot hide a phase and be rims as well"):
+        hidden_shares(NAMES, {"clay": "pore"}, lr, lr, {"clay": "pore"})
 
 
 # --- Where ---------------------------------------------------------------------------------------------------------------------------
@@ -254,6 +273,61 @@ def test_lone_specks_are_given_back():
         assert found[from_centre < 5].mean() > 0.9
 
 
+@pytest.mark.parametrize("radius", [1, 2, 16])
+def test_rims_are_those_of_loops(radius):
+    """Label 1 turns to label 0 where the share of label 2 in boxes of 5 (3 where the reach is small), one after the other, is beyond the threshold."""
+    layer = HiddenPhases(3, 4, radius)
+    layer.hide([[0.0] * 4, [0.3, 0.0, 0.0, 0.0], [0.0] * 4], rims=[1])
+    layer.threshold[1] = 0.34
+    labels = grains([n + 2 * layer.reach for n in (6, 5, 7)], 3, 1.0)
+    width = {1: 3, 2: 5, 16: 5}[radius]
+    share = boxes_by_slices((labels == 2).astype(float), [width] * 2) / width**6
+    expected = np.where((labels == 1) & (share > 0.34), 0, labels)[(slice(layer.reach, -layer.reach),) * 3]
+    for seed in (0, 1):  # chance has no say
+        found = layer(onehot(torch.from_numpy(labels)[None], 3), white(seed, 1, 1, *labels.shape))
+        np.testing.assert_array_equal(found[0].argmax(0), expected)
+    turned = (expected != labels[(slice(layer.reach, -layer.reach),) * 3]).sum()
+    assert 0 < turned < (labels == 1).sum()
+
+
+def test_films_beside_the_solid_turn_and_patches_do_not():
+    """A film of clay between pore and quartz, a throat of it in quartz, and a patch of it in the pore; as much turns as was asked for."""
+    labels = np.zeros((32, 32, 48), np.uint8)
+    labels[..., 20:] = 1
+    labels[..., 19:21] = 3  # the film
+    labels[16:18, :, 21:] = 3  # the throat
+    labels[8:20, 8:20, 4:14] = 3  # the patch
+    rims = np.zeros(labels.shape, bool)
+    rims[..., 20] = rims[16:18, :, 21:] = True
+    layer = HiddenPhases(4, 4, 4)
+    share = rims.sum() / (labels == 3).sum()
+    layer.hide([[0.0] * 4] * 3 + [[float(share), 0.0, 0.0, 0.0]], rims=[3])
+    layer.calibrate(labels)
+    assert layer.doubt[3] == -1e4 and not layer.evidence.any()
+    around = torch.from_numpy(np.pad(labels, layer.reach, mode="edge"))[None].long()
+    found = layer(onehot(around, 4), white(0, 1, 1, *around.shape[1:]))[0].argmax(0).numpy()
+    turned = (labels == 3) & (found == 0)
+    assert (found[labels != 3] == labels[labels != 3]).all()
+    assert not turned[8:20, 8:20, 4:14].any()
+    assert turned[16:18, :, 23:].all() and turned.sum() == pytest.approx(rims.sum(), rel=0.1)
+
+
+def test_a_rim_and_a_hidden_phase_beside_each_other():
+    """What each label turns to does not depend on the other."""
+    labels = grains((40, 40, 40), 4, 1.5)
+    quartz, clay = ([[0.0] * 4 for _ in range(4)] for _ in range(2))
+    quartz[1][2], clay[3][0] = 0.2, 0.3
+    layers = {}
+    for name, shares in (("quartz", quartz), ("clay", clay), ("both", (np.array(quartz) + clay).tolist())):
+        layers[name] = HiddenPhases(4, 4, 4)
+        layers[name].hide(shares, rims=[3])
+        layers[name].calibrate(labels)
+    around = torch.from_numpy(np.pad(labels, layers["both"].reach, mode="edge"))[None].long()
+    found = {name: layer(onehot(around, 4), white(0, 1, 1, *around.shape[1:]))[0].argmax(0).numpy() for name, layer in layers.items()}
+    np.testing.assert_array_equal(found["both"], np.where(found["quartz"] != labels, found["quartz"], found["clay"]))
+    assert (found["quartz"] != labels).any() and (found["clay"] != labels).mean() == pytest.approx(0.3 * (labels == 3).mean(), rel=0.01)
+
+
 def test_a_phase_that_two_labels_hide_is_given_back_to_none():
     layer = HiddenPhases(3, 3, 2)
     labels = grains((20, 20, 20), 2, 2.0) * 2
@@ -299,16 +373,15 @@ def test_a_volume_without_the_label_leaves_the_threshold():
 def test_parts_of_a_volume_agree_with_the_whole_to_the_last_bit(autocast):
     """What decides is the same wherever a window is cut, or grains would end at its border."""
     layer = HiddenPhases(3, 3, 4)
-    layer.hide([[0.0] * 3, [0.0, 0.0, 0.3], [0.0] * 3])
-    layer.evidence[1] = 3.0
+    layer.hide([[0.0] * 3, [0.0, 0.0, 0.3], [0.2, 0.0, 0.0]], rims=[2])
     edge = 12 + 2 * layer.reach
     given, noise = onehot(torch.from_numpy(grains((1, edge, edge, edge), 3, 2.0)), 3), white(0, 1, 1, edge, edge, edge)
-    whole = torch.cat(layer.at_the_top(given, layer.smooth(noise), 1), 1)
+    whole = torch.cat([*layer.at_the_top(given, layer.smooth(noise), 1), layer.others(given, 2)], 1)
     assert whole.unique().numel() > 10
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         for z, y, x, size in ((0, 0, 0, 5), (3, 7, 1, 4), (6, 2, 5, 6)):
             places = (..., *(slice(low, low + size + 2 * layer.reach) for low in (z, y, x)))
-            part = torch.cat(layer.at_the_top(given[places], layer.smooth(noise[places]), 1), 1)
+            part = torch.cat([*layer.at_the_top(given[places], layer.smooth(noise[places]), 1), layer.others(given[places], 2)], 1)
             assert torch.equal(part, whole[..., z : z + size, y : y + size, x : x + size])
 
 
@@ -357,10 +430,10 @@ def test_two_phases_for_a_label_are_refused():
 # --- In a generator --------------------------------------------------------------------------------------------------------------------
 
 
-def generator(shares: list[list[float]] | None = SOME) -> LevelGenerator:
+def generator(shares: list[list[float]] | None = SOME, rims: Sequence[int] = ()) -> LevelGenerator:
     torch.manual_seed(0)
     net = LevelGenerator(3, 3, (4, 4, 4), blocks=0, grain_radius=2).eval().requires_grad_(False)
-    return hiding(net, shares, image(24)[0, :-1].argmax(0).numpy()) if shares else net
+    return hiding(net, shares, image(24)[0, :-1].argmax(0).numpy(), rims) if shares else net
 
 
 def image(edge: int, seed: int = 5) -> Tensor:
@@ -396,9 +469,10 @@ def test_weights_of_older_versions_decide_as_they_did():
     layer.hide([[0.0] * 3, [0.0, 0.0, 0.3], [0.0] * 3])
     net = torch.nn.Sequential(layer)
     state = net.state_dict()
-    del state["0.doubt"]
+    del state["0.doubt"], state["0.rim"]
     state["0.evidence"] = torch.tensor([0.0, 6.0, 0.0])
     layer.doubt.fill_(9.0)
+    layer.rim.fill_(True)
     net.load_state_dict(state)
     edge = 10 + 2 * layer.reach
     labels, noise = grains((edge, edge, edge), 3, 2.0), white(0, 1, 1, edge, edge, edge)
@@ -410,8 +484,12 @@ def test_weights_of_older_versions_decide_as_they_did():
     assert state["0.evidence"].shape == (3,)  # what was given stays as it was
 
 
-def test_torchscript_equals_eager():
-    net = generator()
+@pytest.mark.parametrize("rims", [[], [0]])
+def test_torchscript_equals_eager(rims):
+    """With label 0 hiding label 1; as a rim it turns where neither is around, which is nowhere, so all of it does from a threshold below 0 on."""
+    net = generator(rims=rims)
+    if rims:
+        net.hidden.threshold[0] = -1.0
     scripted = torch.jit.script(net)
     part, noise = image(2 * net.halo + 2), noise_of(net, [2, 2, 2])
     expected = net.forward_window(part, noise)
@@ -477,6 +555,8 @@ def test_hiding_anew_forgets_what_was_hidden():
     phases.hide([[0.0, 0.3], [0.0, 0.0]])
     phases.calibrate(grains((9, 9, 9), 2, 1.0))
     assert phases.doubt[0] > -1e4
+    phases.hide([[0.0, 0.3], [0.0, 0.0]], rims=[0])
+    assert phases.rims == [0]
     phases.hide([[0.0, 0.0], [0.4, 0.0]])
     fresh = HiddenPhases(2, 2, 1)
     fresh.hide([[0.0, 0.0], [0.4, 0.0]])
