@@ -168,8 +168,9 @@ class HiddenPhases(nn.Module):
             if len(turning) > 1:
                 raise ValueError(f"LR label {label} hides more than one phase: shares {list(row)}")
             for phase, share in turning:
-                self.threshold[label], self.target[label, phase] = NormalDist().inv_cdf(1 - share), 1.0
-                self.rim[label] = label in rims
+                self.target[label, phase], self.rim[label] = 1.0, label in rims
+                # of the noise; of a rim it is compared with a share, which is never more than 1
+                self.threshold[label] = 2 - share if label in rims else NormalDist().inv_cdf(1 - share)
         _find_hosts(self)
 
     @torch.jit.unused
@@ -183,7 +184,7 @@ class HiddenPhases(nn.Module):
         """
         found: dict[int, list[Tensor]] = {label: [] for label in self.hosts}
         hiding = [self._phase(label) for label in self.hosts if label not in self.rims]
-        given: dict[int, list[Tensor]] = {label: [] for label in self.hosts if label not in self.rims and hiding.count(self._phase(label)) == 1}
+        given: dict[int, list[Tensor]] = {label: [] for label in self.hosts if hiding.count(self._phase(label)) == 1}
         for onehot in self._blocks(labels):
             inner = trimmed(onehot, self.reach)
             for label in self.hosts:
@@ -195,10 +196,11 @@ class HiddenPhases(nn.Module):
                 if label in given and self._phase(label) < inner.shape[1]:
                     given[label].append(seen[inner[0, self._phase(label)] > 0.5])
         for label, parts in found.items():
-            share, seen = 1 - NormalDist().cdf(float(self.threshold[label])), torch.cat(parts)
+            before, seen = float(self.threshold[label]), torch.cat(parts)
             if len(seen) and label in self.rims:
-                self.threshold[label] = float(np.quantile(_quantiles(seen), 1 - share))
+                self.threshold[label] = float(np.quantile(_quantiles(seen), before - 1))
             elif len(seen):
+                share = 1 - NormalDist().cdf(before)
                 specks = torch.cat(given[label]) if given.get(label) else seen[:0]
                 ratio = len(specks) / len(seen)
                 seen, specks = (_quantiles(values) for values in (seen, specks))

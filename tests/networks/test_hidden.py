@@ -302,9 +302,13 @@ def test_films_beside_the_solid_turn_and_patches_do_not():
     layer = HiddenPhases(4, 4, 4)
     share = rims.sum() / (labels == 3).sum()
     layer.hide([[0.0] * 4] * 3 + [[float(share), 0.0, 0.0, 0.0]], rims=[3])
+    around = torch.from_numpy(np.pad(labels, layer.reach, mode="edge"))[None].long()
+    for known in (np.zeros((5, 5, 5), np.uint8), None):  # of a volume without the label nothing is learned
+        if known is not None:
+            layer.calibrate(known)
+        assert (layer(onehot(around, 4), white(0, 1, 1, *around.shape[1:]))[0].argmax(0).numpy() == labels).all()
     layer.calibrate(labels)
     assert layer.doubt[3] == -1e4 and not layer.evidence.any()
-    around = torch.from_numpy(np.pad(labels, layer.reach, mode="edge"))[None].long()
     found = layer(onehot(around, 4), white(0, 1, 1, *around.shape[1:]))[0].argmax(0).numpy()
     turned = (labels == 3) & (found == 0)
     assert (found[labels != 3] == labels[labels != 3]).all()
