@@ -27,6 +27,9 @@ LEAST_SEEN = 0.01
 SHARES = 3
 """Of what the LR saw: at the end of the walk, then around the voxel itself, nearer and farther. Still nearer, lone specks would speak for themselves."""
 
+OPENING = 0.5
+"""Share of what the LR has too much of a rim's label that is left to the textures: what stays of it opens on the finer grid, mostly to the same phase."""
+
 RIM = 2
 """LR voxels that each of two boxes reaches in which rims are looked for: mixed voxels have a solid beside them."""
 
@@ -50,7 +53,8 @@ def hidden_shares(
     """Share of each LR label that is another phase -> rows LR label, columns phase.
 
     So much that the corrected LR holds the hidden phase as the HR images do; nothing where it holds enough of it already. Labels that hide
-    the same phase give the same share of themselves. Of a label that is rims no more turns than the LR has of it beyond the images.
+    the same phase give the same share of themselves. Of a label that is rims half as much turns as the LR has of it beyond the images,
+    or lacks of the phase.
 
     Args:
         names: of the LR labels, in order.
@@ -75,7 +79,7 @@ def hidden_shares(
         if label in names and phase in names and label != phase:
             a, b = names.index(label), names.index(phase)
             wanted = min(float(hr_fractions[b]) - float(lr_fractions[b]), float(lr_fractions[a]) - float(hr_fractions[a]))
-            shares[a][b] = min(max(wanted, 0.0) / max(float(lr_fractions[a]), 1e-9), MOST)
+            shares[a][b] = (1 - OPENING) * min(max(wanted, 0.0) / max(float(lr_fractions[a]), 1e-9), 1.0)
     return shares
 
 
