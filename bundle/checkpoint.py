@@ -76,6 +76,9 @@ def load_weights(network: nn.Module, path: str | Path, facts: Mapping[str, Any],
         if model[key] != expected:
             raise InputError(f"{path}: was trained with {key} {model[key]}, but the config has {expected}; correct {key} or give another model")
     weights = model.pop("model")
+    for name, module in network.named_modules():
+        if hasattr(module, "bring_up"):  # saved by an older version
+            module.bring_up(weights, f"{name}." if name else "")
     difference = _first_difference(weights, network.state_dict())
     if difference:
         raise InputError(f"{path}: holds another network than {definition} ({difference}); set {definition} as it was in training")

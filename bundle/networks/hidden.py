@@ -99,13 +99,8 @@ def _find_hosts(module: nn.Module, _: object = None) -> None:
     module.rims = [label for label in module.hosts if module.rim[label]]
 
 
-def _of_the_top_alone(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Weights saved until version 0.9.2 knew what was seen at the end of the walk alone, gave nothing back, and knew no rims."""
-    weights = state.get(prefix + "evidence")
-    if weights is not None and weights.ndim == 1:
-        state[prefix + "evidence"] = F.pad(weights[:, None], [0, SHARES - 1])
-        state[prefix + "doubt"] = torch.full_like(weights, -1e4)
-        state[prefix + "rim"] = torch.zeros(weights.shape, dtype=torch.bool)
+def _bring_up(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    module.bring_up(state, prefix)
 
 
 class HiddenPhases(nn.Module):
@@ -151,8 +146,17 @@ class HiddenPhases(nn.Module):
         self.register_buffer("target", torch.zeros(n_labels, n_phases))
         self.rim_reach: int = min(RIM, self.reach // 2)
         self.hosts, self.rims = [], []
-        self.register_load_state_dict_pre_hook(_of_the_top_alone)
+        self.register_load_state_dict_pre_hook(_bring_up)
         self.register_load_state_dict_post_hook(_find_hosts)
+
+    @torch.jit.unused
+    def bring_up(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Completes weights saved until version 0.9.2: they knew what was seen at the end of the walk alone, gave nothing back, and knew no rims."""
+        weights = state.get(prefix + "evidence")
+        if weights is not None and weights.ndim == 1:
+            state[prefix + "evidence"] = F.pad(weights[:, None], [0, SHARES - 1])
+            state[prefix + "doubt"] = torch.full_like(weights, -1e4)
+            state[prefix + "rim"] = torch.zeros(weights.shape, dtype=torch.bool)
 
     @torch.jit.unused
     def hide(self, shares: Sequence[Sequence[float]], rims: Sequence[int] = ()) -> None:

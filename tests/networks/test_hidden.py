@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from bundle.checkpoint import load_model
 from bundle.errors import InputError
 from bundle.fine_tuning import warm_start
 from bundle.networks.generator import LevelGenerator
@@ -467,17 +468,23 @@ def test_saved_weights_know_what_is_hidden(tmp_path):
     assert torch.equal(fresh.forward_window(part, noise), net.forward_window(part, noise))
 
 
-def test_weights_of_older_versions_decide_as_they_did():
+@pytest.mark.parametrize("from_file", [False, True])
+def test_weights_of_older_versions_decide_as_they_did(tmp_path, from_file):
     """Until 0.9.2 one weight a label, for what was seen at the end of the walk; nothing was given back."""
     layer = HiddenPhases(3, 3, 4)
     layer.hide([[0.0] * 3, [0.0, 0.0, 0.3], [0.0] * 3])
     net = torch.nn.Sequential(layer)
+    net.scale_factor = 8
     state = net.state_dict()
     del state["0.doubt"], state["0.rim"]
     state["0.evidence"] = torch.tensor([0.0, 6.0, 0.0])
     layer.doubt.fill_(9.0)
     layer.rim.fill_(True)
-    net.load_state_dict(state)
+    if from_file:
+        torch.save({"model": state, "phases": list("abc"), "lr_phases": list("abc"), "scale_factor": 8}, tmp_path / "model.pt")
+        load_model(net, tmp_path / "model.pt", "abc", "abc", 8)
+    else:
+        net.load_state_dict(state)
     edge = 10 + 2 * layer.reach
     labels, noise = grains((edge, edge, edge), 3, 2.0), white(0, 1, 1, edge, edge, edge)
     field, seen, _ = tops_by_loops(labels, noise[0, 0].double().numpy(), 1, 2, 4)
