@@ -429,7 +429,7 @@ def test_rims_turn_in_training_with_and_without_noise(parse, rock, tmp_path):
         assert record["rims"] == {"clay": "pore"} and record["hidden"][3] == [pytest.approx(turned / lr[3]), 0, 0, 0]
         assert trainer.feedback.lr_fractions.tolist() == pytest.approx([lr[0] + turned, lr[1], lr[2], lr[3] - turned])
         for network in (trainer.network, trainer.ema.module):
-            assert network.hidden.rim.tolist() == [False, False, False, True] and network.hidden.target[3].tolist() == [1, 0, 0, 0]
+            assert network.hidden.rim.tolist() == [0, 0, 0, 1] and network.hidden.target[3].tolist() == [1, 0, 0, 0]
 
 
 def test_the_published_generator_cannot_bring_back_what_hides(parse, hiding_rock, tmp_path):

@@ -96,7 +96,7 @@ def corrected_fractions(lr_fractions: Sequence[float], shares: Sequence[Sequence
 
 def _find_hosts(module: nn.Module, _: object = None) -> None:
     module.hosts = [label for label, row in enumerate(module.target.tolist()) if any(row)]
-    module.rims = [label for label in module.hosts if module.rim[label]]
+    module.rims = [label for label in module.hosts if float(module.rim[label]) > 0]
 
 
 def _bring_up(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
@@ -142,7 +142,7 @@ class HiddenPhases(nn.Module):
         self.register_buffer("threshold", torch.full((n_labels,), 1e4))
         self.register_buffer("evidence", torch.zeros(n_labels, SHARES))  # weights of the shares
         self.register_buffer("doubt", torch.full((n_labels,), -1e4))  # what does not exceed it and has the label of the phase is given back
-        self.register_buffer("rim", torch.zeros(n_labels, dtype=torch.bool))
+        self.register_buffer("rim", torch.zeros(n_labels))  # 1: it is one
         self.register_buffer("target", torch.zeros(n_labels, n_phases))
         self.rim_reach: int = min(RIM, self.reach // 2)
         self.hosts, self.rims = [], []
@@ -156,7 +156,7 @@ class HiddenPhases(nn.Module):
         if weights is not None and weights.ndim == 1:
             state[prefix + "evidence"] = F.pad(weights[:, None], [0, SHARES - 1])
             state[prefix + "doubt"] = torch.full_like(weights, -1e4)
-            state[prefix + "rim"] = torch.zeros(weights.shape, dtype=torch.bool)
+            state[prefix + "rim"] = torch.zeros_like(weights)
 
     @torch.jit.unused
     def hide(self, shares: Sequence[Sequence[float]], rims: Sequence[int] = ()) -> None:
@@ -176,7 +176,7 @@ class HiddenPhases(nn.Module):
             if len(turning) > 1:
                 raise ValueError(f"LR label {label} hides more than one phase: shares {list(row)}")
             for phase, share in turning:
-                self.target[label, phase], self.rim[label] = 1.0, label in rims
+                self.target[label, phase], self.rim[label] = 1.0, float(label in rims)
                 # of the noise; of a rim it is compared with a share, which is never more than 1
                 self.threshold[label] = 2 - share if label in rims else NormalDist().inv_cdf(1 - share)
         _find_hosts(self)

@@ -479,7 +479,7 @@ def test_weights_of_older_versions_decide_as_they_did(tmp_path, from_file):
     del state["0.doubt"], state["0.rim"]
     state["0.evidence"] = torch.tensor([0.0, 6.0, 0.0])
     layer.doubt.fill_(9.0)
-    layer.rim.fill_(True)
+    layer.rim.fill_(1.0)
     if from_file:
         torch.save({"model": state, "phases": list("abc"), "lr_phases": list("abc"), "scale_factor": 8}, tmp_path / "model.pt")
         load_model(net, tmp_path / "model.pt", "abc", "abc", 8)
