@@ -241,7 +241,7 @@ class HiddenPhases(nn.Module):
         phases = F.pad(labels, [0, 0, 0, 0, 0, 0, 0, self.unknown])  # phases that the LR does not know stay zero
         if len(self.hosts) == 0:
             return phases
-        smooth = self.smooth(noise)
+        smooth = self.smooth(noise) if len(self.hosts) > len(self.rims) else noise  # rims need none
         for label in self.hosts:
             target = self.target[label].to(phases)[None, :, None, None, None]
             if label in self.rims:
@@ -293,11 +293,12 @@ class HiddenPhases(nn.Module):
             solid = box_sum(solid, width)
             around = trimmed(solid, (solid.shape[2] - height.shape[2]) // 2)
             height = height + self.weights[i] * around
-            shares.append(around[:, 1:].to(field) / around[:, :1].to(field).clamp(min=1))
+            if i > 0:
+                shares.append(around[:, 1:].to(field) / around[:, :1].to(field).clamp(min=1))
         top = walked(uphill(height[:, :1]), self.walk)
         found = torch.cat([field, shares[-1]], 1).flatten(2)
         found = trimmed(found.gather(2, top[:, None].expand(-1, 2, -1)).view(height.shape), self.walk)
-        return found[:, :1], torch.cat([found[:, 1:], trimmed(torch.cat(shares[1:], 1), self.walk)], 1)
+        return found[:, :1], torch.cat([found[:, 1:], trimmed(torch.cat(shares, 1), self.walk)], 1)
 
 
 def _quantiles(values: Tensor) -> np.ndarray:
