@@ -15,6 +15,8 @@ from bundle.errors import InputError
 from bundle.networks.generator import LevelGenerator
 
 State = Mapping[str, Tensor]
+INNER = (".perturb", ".blur")
+"""Ends of the names of what every level but the finest has."""
 
 
 class Likes(NamedTuple):
@@ -126,14 +128,14 @@ def _cloned(state: State) -> dict[str, Tensor]:
 def _without_further_levels(old: State, new: State) -> dict[str, Tensor]:
     """The earlier weights up to the finest level of the new generator, which adds no noise to its logits."""
     last = max((_level(key) for key in new), default=-1)
-    return {key: value for key, value in old.items() if _level(key) < last or (_level(key) == last and (key in new or not key.endswith(".perturb")))}
+    return {key: value for key, value in old.items() if _level(key) < last or (_level(key) == last and (key in new or not key.endswith(INNER)))}
 
 
 def _own_levels(new: State, old: State) -> dict[str, Tensor]:
-    """What a generator keeps of its own: what its labels hide, how soft they are, further levels, and noise on the logits of a level no longer finest."""
+    """What a generator keeps of its own: what its labels hide, how soft they are, how noise is blurred, further levels, and noise on the logits of a level no longer finest."""
     last = max((_level(key) for key in old), default=-1)
-    further = [key for key in new if _level(key) > last >= 0 or (_level(key) == last and key.endswith(".perturb") and key not in old)]
-    return {key: new[key] for key in new if "hidden." in key or key.endswith("softness") or key in further}
+    further = [key for key in new if _level(key) > last >= 0 or (_level(key) == last and key.endswith(INNER) and key not in old)]
+    return {key: new[key] for key in new if "hidden." in key or key.endswith(("softness", ".blur")) or key in further}
 
 
 def _level(key: str) -> int:

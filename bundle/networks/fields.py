@@ -77,10 +77,23 @@ def softened(x: Tensor, share: Tensor) -> Tensor:
     The surface of labels that are interpolated has a bump at every voxel; with half of the Gaussian the bumps halve, while a voxel that is alone
     among others still has more of its label (0.6) than of theirs.
     """
-    beside = math.exp(-1 / (2 * 0.7**2)) / (1 + 2 * math.exp(-1 / (2 * 0.7**2)))
-    smooth = x  # sums, since a convolution would be rounded to bfloat16 under autocast
-    for axis in (2, 3, 4):
-        n = smooth.shape[axis] - 2
-        smooth = (1 - 2 * beside) * smooth.narrow(axis, 1, n) + beside * (smooth.narrow(axis, 0, n) + smooth.narrow(axis, 2, n))
     inner = x[:, :, 1:-1, 1:-1, 1:-1]
-    return inner + share * (smooth - inner)
+    return inner + share * (_spread(x, math.exp(-1 / (2 * 0.7**2)) / (1 + 2 * math.exp(-1 / (2 * 0.7**2)))) - inner)
+
+
+def blurred(noise: Tensor, blur: Tensor) -> Tensor:
+    """White noise (B, C, D, H, W) -> (B, C, D-2, H-2, W-2) of the same variance: as it was where `blur` is 0; where it is 1 a voxel has two thirds in
+    common with the next one along an axis.
+
+    What is interpolated of white noise peaks at the voxels of its own grid alone, so that what it decides stands in rows.
+    """
+    inner = noise[:, :, 1:-1, 1:-1, 1:-1]
+    return inner + blur * ((8 / 3) ** 1.5 * _spread(noise, 0.25) - inner)
+
+
+def _spread(x: Tensor, beside: float) -> Tensor:
+    """(B, C, D, H, W) -> (B, C, D-2, H-2, W-2): along each axis `beside` of either neighbour, and what is left to 1 of the voxel itself."""
+    for axis in (2, 3, 4):  # sums, since a convolution would be rounded to bfloat16 under autocast
+        n = x.shape[axis] - 2
+        x = (1 - 2 * beside) * x.narrow(axis, 1, n) + beside * (x.narrow(axis, 0, n) + x.narrow(axis, 2, n))
+    return x

@@ -36,6 +36,8 @@ class LevelGenerator(nn.Module):
             voxels. It is saved with the weights.
         texture: standard deviation of the corrections that the heads make before any training; 0 starts from the enlarged labels.
         perturbation: standard deviation of the noise that every level but the finest adds to the logits.
+        blur: 1: the noise that the features of every level but the finest get is blurred by a voxel, so that what it decides does not stand in rows on its grid;
+            0: it is white. It is saved with the weights.
         grain_perturbation: standard deviation of smooth noise, some LR voxels wide, that is added to the logits of the LR labels: it decides
             which grains turn, where the LR does not say. Without it all of a phase turns at once.
         noise_std: of the noise that `forward` and `forward_training` draw for the finer levels; 0 is the paper's ablation.
@@ -44,6 +46,7 @@ class LevelGenerator(nn.Module):
     """
 
     margins: list[int]  # LR to finest: voxels of level k's grid around its core that the finer levels need
+    reaches: list[int]  # of each level: voxels on each side that its noise has more than its features
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class LevelGenerator(nn.Module):
         softness: float = 0.5,
         texture: float = 0.2,
         perturbation: float = 0.3,
+        blur: float = 1.0,
         grain_perturbation: float = 0.5,
         noise_std: float = 1.0,
         checkpointing: bool = False,
@@ -69,7 +73,9 @@ class LevelGenerator(nn.Module):
             conv3(in_channels + 2 * out_channels, channels[0]), nn.LeakyReLU(0.2), *(ResidualBlock(channels[0]) for _ in range(blocks))
         )
         perturbations = [perturbation] * (len(channels) - 2) + [0.0]  # blobs of a single voxel would be salt and pepper
-        self.levels = nn.ModuleList(Level(a, b, out_channels, texture, p) for a, b, p in zip(channels[:-1], channels[1:], perturbations))
+        blurs = [blur] * (len(channels) - 2) + [None]  # nothing enlarges the finest
+        sizes = zip(channels[:-1], channels[1:])
+        self.levels = nn.ModuleList(Level(a, b, out_channels, texture, p, q) for (a, b), p, q in zip(sizes, perturbations, blurs))
         self.logit_bound, self.noise_std = logit_bound, noise_std
         self.grain_perturbation = grain_perturbation
         self.grains = SmoothNoise(out_channels, grain_radius)
@@ -88,6 +94,7 @@ class LevelGenerator(nn.Module):
         for _ in range(len(self.levels)):  # context a level needs from the one before it, from the finest to the coarsest
             margin.insert(0, (margin[0] + 5) // 2)
         self.margins = margin
+        self.reaches = [level.reach for level in self.levels]
         self.halo: int = self.trunk_trim + margin[0]
 
     @torch.jit.unused
@@ -120,7 +127,7 @@ class LevelGenerator(nn.Module):
         windows: list[tuple[int, int, list[int]]] = []
         scale = 1
         for i in range(len(self.margins) - 1):
-            margin = 2 * self.margins[i] - 2
+            margin = 2 * self.margins[i] - 2 + self.reaches[i]
             scale = scale * 2
             windows.append((scale, -margin, [scale * n + 2 * margin for n in size]))
         return windows
@@ -145,7 +152,7 @@ class LevelGenerator(nn.Module):
         result = empty_window(image, self.out_channels, [2 * n for n in size], labels, probabilities)
         for start, shape in blocks(size, self.block):
             around = [n + 4 for n in shape]
-            noise_block = crop(noise[-1], [2 * a for a in start], [2 * n + 4 for n in shape])
+            noise_block = crop(noise[-1], [2 * a for a in start], [2 * n + 4 + 2 * self.reaches[-1] for n in shape])
             finest = self.levels[-1](crop(x, start, around), crop(logits, start, around), noise_block)[1]
             if labels:
                 put(finest.argmax(1, keepdim=True), result[0], [2 * a for a in start])
@@ -245,7 +252,8 @@ class LevelGenerator(nn.Module):
     def box_noise(self, batch: int, boxes: Sequence[Box], device: torch.device) -> list[Tensor]:
         """Training: noise of each level for boxes, (batch, 1, n, n, n)."""
         part, parts = self.share  # one draws what all draw, so that noise does not depend on how many share the batch
-        drawn = [torch.randn(parts * batch, 1, *[2 ** (k + 1) * edge + 4] * 3, device=device) for k, (_, edge) in enumerate(boxes)]
+        edges = [2 ** (k + 1) * edge + 4 + 2 * self.reaches[k] for k, (_, edge) in enumerate(boxes)]
+        drawn = [torch.randn(parts * batch, 1, n, n, n, device=device) for n in edges]
         return [self.noise_std * noise.chunk(parts)[part] for noise in drawn]
 
     @torch.jit.unused

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bundle.networks.fields import shells
+from bundle.networks.fields import blurred, shells
 from bundle.networks.windows import doubled, trimmed
 
 
@@ -55,6 +55,10 @@ class Up2(nn.Module):
         return doubled(self.mix(x))
 
 
+def _bring_up(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    module.bring_up(state, prefix)
+
+
 class Level(nn.Module):
     """One x2 level: upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before.
 
@@ -62,11 +66,15 @@ class Level(nn.Module):
     blobs of the size of the level, and where one is far ahead it does nothing. A network that may silence its noise does so early, and
     then turns whole regions from one phase to another and back, since the gradient of a critic in a uniform region is uniform; with the
     noise the same gradient moves a fraction.
+
+    Noise that further levels enlarge may be `blurred` before the features get it; how far is saved with the weights, as `blur`. Those until version 0.9.3
+    know none: they are completed with 0, and do what they did.
     """
 
     perturbed: Final[bool]
+    blurs: Final[bool]
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int, texture: float, perturbation: float):
+    def __init__(self, in_channels: int, channels: int, out_channels: int, texture: float, perturbation: float, blur: float | None = None):
         super().__init__()
         self.up = Up2(in_channels, channels)
         self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 1.0))
@@ -81,16 +89,29 @@ class Level(nn.Module):
         self.perturbed = perturbation > 0
         if self.perturbed:
             self.register_buffer("perturb", perturbation * shells(out_channels))
+        self.blurs = blur is not None
+        self.reach: int = 1 if self.blurs else 0  # voxels on each side that its noise has more than its features
+        if blur is not None:
+            self.register_buffer("blur", torch.tensor(float(blur)))
+            self.register_load_state_dict_pre_hook(_bring_up)
+
+    @torch.jit.unused
+    def bring_up(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Completes weights saved until version 0.9.3: their noise was not blurred."""
+        if self.blurs and prefix + "conv1.weight" in state:
+            state.setdefault(prefix + "blur", torch.zeros_like(self.blur))
 
     def forward(self, x: Tensor, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d-4, 2h-4, 2w-4) -> features and logits (B, …, 2d-8, 2h-8, 2w-8)."""
-        y = F.leaky_relu(self.noised(self.up(x), noise), 0.2, inplace=True)
+        """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d-4, 2h-4, 2w-4), and `reach` more on each side -> features and logits
+        (B, …, 2d-8, 2h-8, 2w-8)."""
+        drawn = blurred(noise, self.blur) if self.blurs else noise
+        y = F.leaky_relu(self.noised(self.up(x), drawn), 0.2, inplace=True)
         y = F.leaky_relu(self.conv1(y), 0.2, inplace=True)
         y = F.leaky_relu(self.conv2(y), 0.2, inplace=True)
         # smooth from the start: the surface of interpolated labels has no staircase to unlearn
         after = torch.add(doubled(trimmed(logits, 1)), self.head(y).float(), alpha=self.head_gain)
         if self.perturbed:
-            after = after + F.conv3d(noise, self.perturb)
+            after = after + F.conv3d(trimmed(noise, self.reach), self.perturb)
         return y, after
 
     def noised(self, y: Tensor, noise: Tensor) -> Tensor:
