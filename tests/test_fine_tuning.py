@@ -12,6 +12,7 @@ from bundle.errors import InputError
 from bundle.fine_tuning import warm_start
 from bundle.networks.critic import SliceCritic
 from bundle.networks.generator import LevelGenerator
+from bundle.networks.noise import coordinate_noise
 from tests.test_handlers import Trainer, checkpoint_of, same
 
 PHASES = ["pore", "quartz"]
@@ -50,10 +51,11 @@ def test_warm_start_from_another_network(tmp_path):
 class Engine:
     """What a warm start sees of a training of a generator with levels."""
 
-    def __init__(self, channels: tuple[int, ...], scales: tuple[int, ...] = (), seed: int = 0, perturbation: float = 0.3):
+    def __init__(self, channels: tuple[int, ...], scales: tuple[int, ...] = (), seed: int = 0, perturbation: float = 0.3, blur: float | None = None):
         torch.manual_seed(seed)
         softness = 0.1 + seed / 100
-        self.network = LevelGenerator(3, 2, channels, blocks=1, grain_radius=1, perturbation=perturbation, softness=softness)
+        blur = softness if blur is None else blur
+        self.network = LevelGenerator(3, 2, channels, blocks=1, grain_radius=1, perturbation=perturbation, softness=softness, blur=blur)
         self.network.hidden.hide([[0.0, 0.1 + seed / 100], [0.0, 0.0]])
         self.ema = AveragedModel(self.network)
         self.critics = nn.ModuleDict({f"hr_{scale}x": SliceCritic(2, [4, 4]) for scale in scales})
@@ -74,23 +76,23 @@ def test_further_levels_and_critics_start_anew(tmp_path, whole):
     for name, part in new.parts().items():
         for key, value in part.state_dict().items():
             inherited = old.parts()[name].state_dict().get(key)
-            fresh = "hidden." in key or key.endswith("softness") or "levels.2" in key or "levels.3" in key or key.startswith(("hr_8x", "hr_16x")) or key.endswith("levels.1.perturb")
+            fresh = "hidden." in key or key.endswith(("softness", ".blur")) or "levels.2" in key or "levels.3" in key or key.startswith(("hr_8x", "hr_16x")) or key.endswith("levels.1.perturb")
             if not whole and (name == "critics" or key == "n_averaged"):
                 fresh = True
             torch.testing.assert_close(value, before[name][key] if fresh else inherited, rtol=0, atol=0, msg=f"{name} {key}")
 
 
 def test_the_levels_that_were_there_make_what_they_made(tmp_path):
-    """Without noise on the logits, which the finest level lacks: stopped at its scale, the grown model is the old one."""
-    old, new = Engine((6, 5, 4), seed=1, perturbation=0.0), Engine((6, 5, 4, 3), seed=1, perturbation=0.0)
+    """Without noise on the logits and blur, which the finest level lacks: stopped at its scale, the grown model is the old one."""
+    old, new = (Engine(channels, seed=1, perturbation=0.0, blur=0.0) for channels in ((6, 5, 4), (6, 5, 4, 3)))
     nn.init.normal_(new.network.levels[0].head.weight)
     save_model(tmp_path / "old.pt", old.network, ["pore", "quartz"], ["pore", "quartz"])
     warm_start(new, tmp_path / "old.pt")
-    image = torch.rand(1, 3, 3, 3, 3)
+    image = torch.rand(1, 3, *[3 + 2 * old.network.halo] * 3)
     made = []
     for network in (old.network, new.network.stop_at(4)):
-        torch.manual_seed(5)
-        made.append(network(image))
+        windows = [coordinate_noise(5, scale, (offset,) * 3, tuple(shape)) for scale, offset, shape in network.noise_windows([3, 3, 3])]
+        made.append(network.forward_window(image, [noise[None, None] for noise in windows]))
     torch.testing.assert_close(made[0], made[1], rtol=0, atol=0)
     assert made[0].shape[-1] == 12 and made[0].std() > 0.01
 
@@ -109,7 +111,7 @@ def test_fewer_levels_than_the_file_leave_the_others_out(tmp_path):
     warm_start(new, tmp_path / "old.pt", PHASES, PHASES)
     for key, value in new.network.state_dict().items():
         assert torch.equal(value, old.network.state_dict()[key]), key
-    assert not any(key.endswith("levels.0.perturb") for key in new.network.state_dict())
+    assert not any(key.endswith(("levels.0.perturb", "levels.0.blur")) for key in new.network.state_dict())
 
 
 class OtherRock(Engine):

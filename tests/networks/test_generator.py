@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from bundle.checkpoint import load_model
 from bundle.errors import InputError
 from bundle.networks.fields import waves
 from bundle.networks.generator import LevelGenerator, compiled, frozen
@@ -195,6 +196,7 @@ def test_boxes_equal_windows_of_the_same_place(network, monkeypatch, value):
     for k, (result, (start, edge)) in enumerate(zip(results, boxes), start=1):
         shallow = make((6, 5, 4, 4)[: k + 1])
         shallow.trunk, shallow.levels = network.trunk, network.levels[:k]
+        shallow._measure()  # what is not its finest level blurs its noise
         h = shallow.halo
         part = image[(..., *(slice(s - h, s + edge + h) for s in start))]
         noise = [torch.full((1, 1, *shape), value) for _, _, shape in shallow.noise_windows([edge] * 3)]
@@ -289,18 +291,57 @@ def test_held_logits_are_freed():
 
 def test_a_level_corrects_the_logits_of_the_one_before():
     *coarser, finest = make(perturbation=0.5).levels
-    x, logits, noise = torch.randn(1, 4, 7, 7, 7), torch.randn(1, 2, 7, 7, 7), torch.randn(1, 1, 10, 10, 10)
+    x, logits, wide = torch.randn(1, 4, 7, 7, 7), torch.randn(1, 2, 7, 7, 7), torch.randn(1, 1, 12, 12, 12)
+    noise = wide[..., 1:-1, 1:-1, 1:-1]
     before = F.interpolate(logits, size=(14, 14, 14), mode="trilinear")[..., 4:-4, 4:-4, 4:-4]
     features, after = finest(x, logits, noise)
     torch.testing.assert_close(after, before + finest.head_gain * finest.head(features))
     level = coarser[-1]
-    features, after = level(torch.randn(1, 5, 7, 7, 7), logits, noise)
+    features, after = level(torch.randn(1, 5, 7, 7, 7), logits, wide)
     correction = after - before - level.head_gain * level.head(features)
     # what remains is noise alone: a field a phase, each the mean of the voxels at one distance, of the standard deviation 0.5
     for phase, squared in enumerate([0, 1]):
         near = [o for o in itertools.product(range(-2, 3), repeat=3) if sum(a * a for a in o) == squared]
         moved = [noise[0, 0, 2 + z : 8 + z, 2 + y : 8 + y, 2 + x : 8 + x] for z, y, x in near]
         torch.testing.assert_close(correction[0, phase], 0.5 * sum(moved) / len(near) ** 0.5, rtol=0, atol=1e-5)
+
+
+def test_the_features_of_a_level_that_another_enlarges_get_blurred_noise():
+    """By loops: binomial along each axis, of the variance that the noise had; noise on the logits stays white, and so does that of the finest level."""
+    *coarser, finest = make(perturbation=0.0).levels
+    assert not hasattr(finest, "blur") and finest.reach == 0
+    x, logits, wide = torch.randn(1, 5, 7, 7, 7), torch.randn(1, 2, 7, 7, 7), torch.randn(1, 1, 12, 12, 12)
+    level, line, smooth = coarser[-1], [0.25, 0.5, 0.25], torch.zeros(1, 1, 10, 10, 10, dtype=torch.float64)
+    for z, y, k in itertools.product(range(3), repeat=3):
+        smooth += line[z] * line[y] * line[k] * wide[..., z : z + 10, y : y + 10, k : k + 10]
+    smooth /= sum((line[z] * line[y] * line[k]) ** 2 for z, y, k in itertools.product(range(3), repeat=3)) ** 0.5
+    seen = []
+    handle = level.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    level(x, logits, wide)
+    expected = F.leaky_relu(level.up(x) + level.noise_gain * smooth.float(), 0.2)
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5)
+    level.blur.zero_()
+    level(x, logits, wide)
+    handle.remove()
+    torch.testing.assert_close(seen[1], F.leaky_relu(level.up(x) + level.noise_gain * wide[..., 1:-1, 1:-1, 1:-1], 0.2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_weights_until_version_0_9_3_do_what_they_did(tmp_path, from_file):
+    """They know no blur: noise stays white, whether the file, a checkpoint or a module that holds the network is read."""
+    net, white = make(), make(blur=0.0)
+    state = {key: value for key, value in white.state_dict().items() if not key.endswith(".blur")}
+    if from_file:
+        torch.save({"model": state, "phases": list("ab"), "lr_phases": list("ab"), "scale_factor": 8}, tmp_path / "model.pt")
+        load_model(net, tmp_path / "model.pt", "ab", "ab", 8)
+    else:
+        holder = torch.nn.ModuleDict({"module": net})
+        holder.load_state_dict({f"module.{key}": value for key, value in state.items()})
+    image = volume(3, *[2 + 2 * net.halo] * 3)
+    expected = window(white, image, (0, 0, 0), (2, 2, 2))
+    assert torch.equal(window(net, image, (0, 0, 0), (2, 2, 2)), expected)
+    assert not torch.equal(window(make(), image, (0, 0, 0), (2, 2, 2)), expected)
+    assert not any(key.endswith(".blur") for key in state)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
@@ -484,18 +525,19 @@ def test_a_model_without_anything_hidden_keeps_its_labels():
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_stopped_at_a_level_it_is_the_model_of_that_level(scale):
-    """Oracle: a generator that never had the further levels, with the same weights. Without noise on the logits, which its finest level lacks."""
-    whole, short = make(perturbation=0.0), make((6, 5, 4, 4)[: scale.bit_length()], perturbation=0.0)
+    """Oracle: a generator that never had the further levels, with the same weights. Without noise on the logits and blur, which its finest level lacks."""
+    whole, short = make(perturbation=0.0, blur=0.0), make((6, 5, 4, 4)[: scale.bit_length()], perturbation=0.0)
     short.load_state_dict({key: value for key, value in whole.state_dict().items() if key in short.state_dict()})
-    stopped = make(perturbation=0.0).stop_at(scale)
+    stopped = make(perturbation=0.0, blur=0.0).stop_at(scale)
     assert stopped.scale_factor == scale == short.scale_factor and stopped.halo == short.halo < whole.halo
     image = volume(7, *(n + 2 * short.halo for n in (2, 3, 2)))
     expected = window(short, image, (0, 0, 0), (2, 3, 2))
     torch.testing.assert_close(window(stopped, image, (0, 0, 0), (2, 3, 2)), expected, rtol=0, atol=0)
     assert expected.shape[2:] == (2 * scale, 3 * scale, 2 * scale) and expected.std() > 0.05
-    scripted = torch.jit.script(make(perturbation=0.0).stop_at(scale))
-    noise = [torch.randn(1, 1, *shape) for _, _, shape in short.noise_windows([2, 3, 2])]
-    torch.testing.assert_close(scripted.forward_window(image, noise), short.forward_window(image, noise), rtol=0, atol=1e-6)
+    scripted = torch.jit.script(make(perturbation=0.0, blur=0.0).stop_at(scale))
+    noise = [torch.randn(1, 1, *shape) for _, _, shape in stopped.noise_windows([2, 3, 2])]
+    read = [*noise[:-1], noise[-1][..., 1:-1, 1:-1, 1:-1]]
+    torch.testing.assert_close(scripted.forward_window(image, noise), short.forward_window(image, read), rtol=0, atol=1e-6)
 
 
 def test_stopped_at_a_level_it_makes_what_the_losses_saw_there(monkeypatch):
@@ -510,7 +552,7 @@ def test_stopped_at_a_level_it_makes_what_the_losses_saw_there(monkeypatch):
     start = [n - net.stop_at(2).halo for n in boxes[0][0]]
     part = image[(..., *(slice(a, a + 6 + 2 * net.halo) for a in start))]
     (_, margin, shape), noise = net.noise_windows([6, 6, 6])[0], drawn[0]
-    assert list(noise.shape[2:]) == shape and margin == -2
+    assert list(noise.shape[2:]) == shape and margin == -3
     torch.testing.assert_close(net.forward_window(part, [noise]), seen, rtol=0, atol=1e-5)
 
 
