@@ -46,7 +46,7 @@ class LevelGenerator(nn.Module):
     """
 
     margins: list[int]  # LR to finest: voxels of level k's grid around its core that the finer levels need
-    reaches: list[int]  # of each level: voxels on each side that its noise has more than its features
+    noise_margins: list[int]  # of each level: voxels on each side that its noise has more than its features
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class LevelGenerator(nn.Module):
         for _ in range(len(self.levels)):  # context a level needs from the one before it, from the finest to the coarsest
             margin.insert(0, (margin[0] + 5) // 2)
         self.margins = margin
-        self.reaches = [level.reach for level in self.levels]
+        self.noise_margins = [level.noise_margin for level in self.levels]
         self.halo: int = self.trunk_trim + margin[0]
 
     @torch.jit.unused
@@ -127,7 +127,7 @@ class LevelGenerator(nn.Module):
         windows: list[tuple[int, int, list[int]]] = []
         scale = 1
         for i in range(len(self.margins) - 1):
-            margin = 2 * self.margins[i] - 2 + self.reaches[i]
+            margin = 2 * self.margins[i] - 2 + self.noise_margins[i]
             scale = scale * 2
             windows.append((scale, -margin, [scale * n + 2 * margin for n in size]))
         return windows
@@ -152,7 +152,7 @@ class LevelGenerator(nn.Module):
         result = empty_window(image, self.out_channels, [2 * n for n in size], labels, probabilities)
         for start, shape in blocks(size, self.block):
             around = [n + 4 for n in shape]
-            noise_block = crop(noise[-1], [2 * a for a in start], [2 * n + 4 + 2 * self.reaches[-1] for n in shape])
+            noise_block = crop(noise[-1], [2 * a for a in start], [2 * n + 4 + 2 * self.noise_margins[-1] for n in shape])
             finest = self.levels[-1](crop(x, start, around), crop(logits, start, around), noise_block)[1]
             if labels:
                 put(finest.argmax(1, keepdim=True), result[0], [2 * a for a in start])
@@ -252,7 +252,7 @@ class LevelGenerator(nn.Module):
     def box_noise(self, batch: int, boxes: Sequence[Box], device: torch.device) -> list[Tensor]:
         """Training: noise of each level for boxes, (batch, 1, n, n, n)."""
         part, parts = self.share  # one draws what all draw, so that noise does not depend on how many share the batch
-        edges = [2 ** (k + 1) * edge + 4 + 2 * self.reaches[k] for k, (_, edge) in enumerate(boxes)]
+        edges = [2 ** (k + 1) * edge + 4 + 2 * self.noise_margins[k] for k, (_, edge) in enumerate(boxes)]
         drawn = [torch.randn(parts * batch, 1, n, n, n, device=device) for n in edges]
         return [self.noise_std * noise.chunk(parts)[part] for noise in drawn]
 

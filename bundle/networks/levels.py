@@ -90,7 +90,7 @@ class Level(nn.Module):
         if self.perturbed:
             self.register_buffer("perturb", perturbation * shells(out_channels))
         self.blurs = blur is not None
-        self.reach: int = 1 if self.blurs else 0  # voxels on each side that its noise has more than its features
+        self.noise_margin: int = 1 if self.blurs else 0  # voxels on each side that its noise has more than its features
         if blur is not None:
             self.register_buffer("blur", torch.tensor(float(blur)))
             self.register_load_state_dict_pre_hook(_bring_up)
@@ -102,7 +102,7 @@ class Level(nn.Module):
             state.setdefault(prefix + "blur", torch.zeros_like(self.blur))
 
     def forward(self, x: Tensor, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d-4, 2h-4, 2w-4), and `reach` more on each side -> features and logits
+        """(B, in, d, h, w), logits (B, P, d, h, w) and noise (B, 1, 2d-4, 2h-4, 2w-4), and `noise_margin` more on each side -> features and logits
         (B, …, 2d-8, 2h-8, 2w-8)."""
         drawn = blurred(noise, self.blur) if self.blurs else noise
         y = F.leaky_relu(self.noised(self.up(x), drawn), 0.2, inplace=True)
@@ -111,7 +111,7 @@ class Level(nn.Module):
         # smooth from the start: the surface of interpolated labels has no staircase to unlearn
         after = torch.add(doubled(trimmed(logits, 1)), self.head(y).float(), alpha=self.head_gain)
         if self.perturbed:
-            after = after + F.conv3d(trimmed(noise, self.reach), self.perturb)
+            after = after + F.conv3d(trimmed(noise, self.noise_margin), self.perturb)
         return y, after
 
     def noised(self, y: Tensor, noise: Tensor) -> Tensor:

@@ -309,7 +309,7 @@ def test_a_level_corrects_the_logits_of_the_one_before():
 def test_the_features_of_a_level_that_another_enlarges_get_blurred_noise():
     """By loops: binomial along each axis, of the variance that the noise had; noise on the logits stays white, and so does that of the finest level."""
     *coarser, finest = make(perturbation=0.0).levels
-    assert not hasattr(finest, "blur") and finest.reach == 0
+    assert not hasattr(finest, "blur") and finest.noise_margin == 0
     x, logits, wide = torch.randn(1, 5, 7, 7, 7), torch.randn(1, 2, 7, 7, 7), torch.randn(1, 1, 12, 12, 12)
     level, line, smooth = coarser[-1], [0.25, 0.5, 0.25], torch.zeros(1, 1, 10, 10, 10, dtype=torch.float64)
     for z, y, k in itertools.product(range(3), repeat=3):
