@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -43,23 +42,7 @@ def export_torchscript(config: Path, model: Path, path: Path) -> None:
 
     It takes whole volumes (B, labels + 1, D, H, W) and draws the noise of the levels itself.
     """
-    with tempfile.TemporaryDirectory() as folder:  # MONAI fills what it finds: weights of an older version are completed first
-        whole = Path(folder) / "model.pt"
-        torch.save({"model": filled(defined(config), model).state_dict()}, whole)
-        ckpt_export("network_def", filepath=str(path), ckpt_file=str(whole), config_file=str(config), key_in_ckpt="model")
-
-
-def defined(config: Path) -> nn.Module:
-    """`network_def` of a config, without its weights."""
-    parser = ConfigParser()
-    parser.read_config(str(config))
-    return parser.get_parsed_content("network_def").eval()
-
-
-def filled(network: nn.Module, model: Path) -> nn.Module:
-    """A generator with the weights of a model."""
-    network.load_state_dict(load_checkpoint(model)["model"])
-    return network
+    ckpt_export("network_def", filepath=str(path), ckpt_file=str(model), config_file=str(config), key_in_ckpt="model")
 
 
 def export_onnx(config: Path, model: Path, path: Path) -> None:
@@ -80,10 +63,12 @@ def export_onnx(config: Path, model: Path, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"the export to ONNX needs {error.name}: pip install -c constraints.txt -e '.[export]'") from error
-    network = defined(config)
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    network = parser.get_parsed_content("network_def").eval()
     if not isinstance(network, LevelGenerator):
         raise InputError(f"{config}: the export to ONNX knows LevelGenerator, not {type(network).__name__}")
-    filled(network, model)
+    network.load_state_dict(load_checkpoint(model)["model"])
     core = [2, 3, 4]  # of unequal edges, so that none is taken for another
     windows = network.noise_windows(core)
     example = [torch.rand(1, network.in_channels, *[n + 2 * network.halo for n in core])]
