@@ -77,8 +77,9 @@ def softened(x: Tensor, share: Tensor) -> Tensor:
     The surface of labels that are interpolated has a bump at every voxel; with half of the Gaussian the bumps halve, while a voxel that is alone
     among others still has more of its label (0.6) than of theirs.
     """
+    near = math.exp(-1 / (2 * 0.7**2))
     inner = x[:, :, 1:-1, 1:-1, 1:-1]
-    return inner + share * (_spread(x, math.exp(-1 / (2 * 0.7**2)) / (1 + 2 * math.exp(-1 / (2 * 0.7**2)))) - inner)
+    return inner + share * (_spread(x, near / (1 + 2 * near)) - inner)
 
 
 def blurred(noise: Tensor, blur: Tensor) -> Tensor:

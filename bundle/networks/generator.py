@@ -36,8 +36,8 @@ class LevelGenerator(nn.Module):
             voxels. It is saved with the weights.
         texture: standard deviation of the corrections that the heads make before any training; 0 starts from the enlarged labels.
         perturbation: standard deviation of the noise that every level but the finest adds to the logits.
-        blur: 1: the noise that the features of every level but the finest get is blurred by a voxel, so that what it decides does not stand in rows on its grid;
-            0: it is white. It is saved with the weights.
+        blur: 1: the noise that the features of every level but the finest get is blurred by a voxel, so that what it decides does not stand in
+            rows on its grid; 0: it is white. It is saved with the weights.
         grain_perturbation: standard deviation of smooth noise, some LR voxels wide, that is added to the logits of the LR labels: it decides
             which grains turn, where the LR does not say. Without it all of a phase turns at once.
         noise_std: of the noise that `forward` and `forward_training` draw for the finer levels; 0 is the paper's ablation.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bundle.errors import InputError
+from bundle.networks.older import bring_up
 from bundle.networks.windows import trimmed
 
 MOST = 0.5
@@ -99,10 +100,6 @@ def _find_hosts(module: nn.Module, _: object = None) -> None:
     module.rims = [label for label in module.hosts if float(module.rim[label]) > 0]
 
 
-def _bring_up(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    module.bring_up(state, prefix)
-
-
 class HiddenPhases(nn.Module):
     """Turns the share of an LR label that is another phase: grain by grain, first where the LR saw some of it, elsewhere by chance; or where it is a rim.
 
@@ -146,7 +143,7 @@ class HiddenPhases(nn.Module):
         self.register_buffer("target", torch.zeros(n_labels, n_phases))
         self.rim_reach: int = min(RIM, self.reach // 2)
         self.hosts, self.rims = [], []
-        self.register_load_state_dict_pre_hook(_bring_up)
+        self.register_load_state_dict_pre_hook(bring_up)
         self.register_load_state_dict_post_hook(_find_hosts)
 
     @torch.jit.unused

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bundle.networks.fields import blurred, shells
+from bundle.networks.older import bring_up
 from bundle.networks.windows import doubled, trimmed
 
 
@@ -55,10 +56,6 @@ class Up2(nn.Module):
         return doubled(self.mix(x))
 
 
-def _bring_up(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    module.bring_up(state, prefix)
-
-
 class Level(nn.Module):
     """One x2 level: upsampling, noise, two 3^3 convolutions without padding, and a head that corrects the logits of the level before.
 
@@ -67,8 +64,8 @@ class Level(nn.Module):
     then turns whole regions from one phase to another and back, since the gradient of a critic in a uniform region is uniform; with the
     noise the same gradient moves a fraction.
 
-    Noise that further levels enlarge may be `blurred` before the features get it; how far is saved with the weights, as `blur`. Those until version 0.9.3
-    know none: they are completed with 0, and do what they did.
+    Noise that further levels enlarge may be `blurred` before the features get it; `blur`, which says so, is saved with the weights. Those until
+    version 0.9.3 know none: they are completed with 0, and do what they did.
     """
 
     perturbed: Final[bool]
@@ -93,7 +90,7 @@ class Level(nn.Module):
         self.noise_margin: int = 1 if self.blurs else 0  # voxels on each side that its noise has more than its features
         if blur is not None:
             self.register_buffer("blur", torch.tensor(float(blur)))
-            self.register_load_state_dict_pre_hook(_bring_up)
+            self.register_load_state_dict_pre_hook(bring_up)
 
     @torch.jit.unused
     def bring_up(self, state: dict[str, Tensor], prefix: str) -> None:
