@@ -71,7 +71,7 @@ class Level(nn.Module):
     perturbed: Final[bool]
     blurs: Final[bool]
 
-    def __init__(self, in_channels: int, channels: int, out_channels: int, texture: float, perturbation: float, blur: float | None = None):
+    def __init__(self, in_channels: int, channels: int, out_channels: int, texture: float, perturbation: float, blur: float | None):
         super().__init__()
         self.up = Up2(in_channels, channels)
         self.noise_gain = nn.Parameter(torch.full((1, channels, 1, 1, 1), 1.0))
@@ -87,7 +87,7 @@ class Level(nn.Module):
         if self.perturbed:
             self.register_buffer("perturb", perturbation * shells(out_channels))
         self.blurs = blur is not None
-        self.noise_margin: int = 1 if self.blurs else 0  # voxels on each side that its noise has more than its features
+        self.noise_margin: int = int(self.blurs)  # voxels on each side that its noise has more than its features
         if blur is not None:
             self.register_buffer("blur", torch.tensor(float(blur)))
             self.register_load_state_dict_pre_hook(bring_up)
@@ -95,7 +95,7 @@ class Level(nn.Module):
     @torch.jit.unused
     def bring_up(self, state: dict[str, Tensor], prefix: str) -> None:
         """Completes weights saved until version 0.9.3: their noise was not blurred."""
-        if self.blurs and prefix + "conv1.weight" in state:
+        if self.blurs:
             state.setdefault(prefix + "blur", torch.zeros_like(self.blur))
 
     def forward(self, x: Tensor, logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -525,7 +525,8 @@ def test_a_model_without_anything_hidden_keeps_its_labels():
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_stopped_at_a_level_it_is_the_model_of_that_level(scale):
-    """Oracle: a generator that never had the further levels, with the same weights. Without noise on the logits and blur, which its finest level lacks."""
+    """Oracle: a generator that never had the further levels, with the same weights. Without noise on the logits and blur, which its finest level
+    lacks."""
     whole, short = make(perturbation=0.0, blur=0.0), make((6, 5, 4, 4)[: scale.bit_length()], perturbation=0.0)
     short.load_state_dict({key: value for key, value in whole.state_dict().items() if key in short.state_dict()})
     stopped = make(perturbation=0.0, blur=0.0).stop_at(scale)
