@@ -132,11 +132,11 @@ def _without_further_levels(old: State, new: State) -> dict[str, Tensor]:
 
 
 def _own_levels(new: State, old: State) -> dict[str, Tensor]:
-    """What a generator keeps of its own: what its labels hide, how soft they are, how noise is blurred, further levels, and noise on the logits of a
-    level no longer finest."""
+    """What a generator keeps of its own: what its labels hide, how soft they are and how blurred its trunk sees them, how noise is blurred, further
+    levels, and noise on the logits of a level no longer finest."""
     last = max((_level(key) for key in old), default=-1)
     further = [key for key in new if _level(key) > last >= 0 or (_level(key) == last and key.endswith(INNER) and key not in old)]
-    return {key: new[key] for key in new if "hidden." in key or key.endswith(("softness", ".blur")) or key in further}
+    return {key: new[key] for key in new if "hidden." in key or key.endswith(("softness", "blur")) or key in further}
 
 
 def _level(key: str) -> int:

@@ -71,15 +71,19 @@ class SmoothNoise(nn.Module):
         return F.conv3d(F.conv3d(F.conv3d(noise, self.z), self.y), self.x, groups=self.number)
 
 
-def softened(x: Tensor, share: Tensor) -> Tensor:
-    """(B, C, D, H, W) -> (B, C, D-2, H-2, W-2): `share` of what a Gaussian (standard deviation 0.7 voxels) makes of it, and the rest as it was.
+GAUSSIAN = math.exp(-1 / (2 * 0.7**2)) / (1 + 2 * math.exp(-1 / (2 * 0.7**2)))
+"""Weight of either neighbour along an axis in a Gaussian with a standard deviation of 0.7 voxels."""
+
+
+def softened(x: Tensor, share: Tensor, beside: float = GAUSSIAN) -> Tensor:
+    """(B, C, D, H, W) -> (B, C, D-2, H-2, W-2): `share` of what averaging makes of it, with `beside` of either neighbour along each axis, and the rest
+    as it was.
 
     The surface of labels that are interpolated has a bump at every voxel; with half of the Gaussian the bumps halve, while a voxel that is alone
     among others still has more of its label (0.6) than of theirs.
     """
-    near = math.exp(-1 / (2 * 0.7**2))
     inner = x[:, :, 1:-1, 1:-1, 1:-1]
-    return inner + share * (_spread(x, near / (1 + 2 * near)) - inner)
+    return inner + share * (_spread(x, beside) - inner)
 
 
 def blurred(noise: Tensor, blur: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from bundle.errors import InputError, switch
 from bundle.networks.fields import SmoothNoise, softened
 from bundle.networks.hidden import HiddenPhases
 from bundle.networks.levels import Level, ResidualBlock, conv3
+from bundle.networks.older import bring_up
 from bundle.networks.windows import blocks, crop, empty_window, put, trimmed
 
 Box = tuple[tuple[int, int, int], int]
@@ -34,6 +35,8 @@ class LevelGenerator(nn.Module):
             phase is certain, and nothing new appears there.
         softness: how far the enlarged labels, of which the levels learn corrections, are smoothed beforehand, 0..0.5: against the staircase of the LR
             voxels. It is saved with the weights.
+        label_blur: 1: the trunk sees labels that are blurred by a voxel. Where it sees the staircase of the LR voxels it draws it, as the cheapest way to
+            rough surfaces; where it does not they are rough by noise. 0: it sees them as they are. It is saved with the weights.
         texture: standard deviation of the corrections that the heads make before any training; 0 starts from the enlarged labels.
         perturbation: standard deviation of the noise that every level but the finest adds to the logits.
         blur: 1: the noise that the features of every level but the finest get is blurred by a voxel, so that what it decides does not stand in
@@ -57,6 +60,7 @@ class LevelGenerator(nn.Module):
         grain_radius: int = 16,
         logit_bound: float = 4.0,
         softness: float = 0.5,
+        label_blur: float = 1.0,
         texture: float = 0.2,
         perturbation: float = 0.3,
         blur: float = 1.0,
@@ -81,9 +85,11 @@ class LevelGenerator(nn.Module):
         self.grains = SmoothNoise(out_channels, grain_radius)
         self.hidden = HiddenPhases(in_channels - 1, out_channels, grain_radius)
         self.register_buffer("softness", torch.tensor(softness))
+        self.register_buffer("label_blur", torch.tensor(float(label_blur)))
+        self.register_load_state_dict_pre_hook(bring_up)
         self.reach: int = self.hidden.reach
         self._found = None  # what `corrected` found out about a patch, which `coarse` need not find out again
-        self.trunk_trim: int = self.reach + 1 + 2 * blocks
+        self.trunk_trim: int = self.reach + 2 + 2 * blocks  # what the labels' blur, the first convolution and the blocks trim
         self.block: int = block
         self._measure()
 
@@ -96,6 +102,11 @@ class LevelGenerator(nn.Module):
         self.margins = margin
         self.noise_margins = [level.noise_margin for level in self.levels]
         self.halo: int = self.trunk_trim + margin[0]
+
+    @torch.jit.unused
+    def bring_up(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Completes weights saved until version 0.9.4: their trunk sees the labels as they are."""
+        state.setdefault(prefix + "label_blur", torch.zeros_like(self.label_blur))
 
     @torch.jit.unused
     def stop_at(self, scale_factor: int) -> "LevelGenerator":
@@ -191,7 +202,8 @@ class LevelGenerator(nn.Module):
         inner = trimmed(image, self.reach)
         found = None if torch.jit.is_scripting() else self._once_found(image)
         phases = self.hidden(image[:, : self.in_channels - 1], image[:, -1:]) if found is None else found
-        x = self.trunk(torch.cat([inner, phases, noise], 1))
+        labels, seen = softened(inner[:, :-1], self.label_blur, beside=0.25), softened(phases, self.label_blur, beside=0.25)
+        x = self.trunk(torch.cat([labels, trimmed(inner[:, -1:], 1), seen, trimmed(noise, 1)], 1))
         t = self.trunk_trim - self.reach
         soft = softened(trimmed(phases, t - 1), self.softness)
         return x, soft * (0.75 * self.logit_bound) + self.grain_perturbation * trimmed(noise, t)
