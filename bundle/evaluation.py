@@ -18,7 +18,7 @@ from bundle.io import Volume, check_labels, read_images, read_volume, write_text
 from bundle.io.images import image_files
 from bundle.io.region import region_slices
 from bundle.io.volume import size_text
-from bundle.metrics import lr_agreement, mean_relative_error, seed_diversity, statistic_names, statistics, summarise, two_point
+from bundle.metrics import lr_agreement, mean_relative_error, seed_diversity, staircase, statistic_names, statistics, summarise, two_point
 from bundle.metrics.correlation import MAX_LINES
 from bundle.shards import TRUST, UNCERTAINTY
 from bundle.store import NOT_MADE
@@ -149,6 +149,7 @@ class Evaluation:
             "shape": {"lr": list(lr.array.shape), "sr": list(sr.array.shape)},
             "mean_relative_error": {key: _mean([s["mean_relative_error"][key] for s in summaries.values()]) for key in ("lr", "sr")},
             "lr_agreement": agreement,
+            "staircase": staircase(lr.array, sr.array, self.scale_factor),
             "groups": summaries,
             "two_point": {group: {name: _rounded(curve) for name, curve in part.items()} for group, part in curves.items()},
             "provenance": provenance,

@@ -9,6 +9,7 @@ GOOD, WARN, BAD, NOTE = "good", "warn", "bad", "note"
 
 KEPT_GOOD, KEPT_BAD = 0.95, 0.5  # share of the LR voxels of a phase
 INSIDE_GOOD = 0.9  # share of the lags at which a curve of SR lies in the band of the images
+STAIRCASE_WARN = 0.45  # share of the places in which the surface follows the LR voxels and not a smooth one
 SEED_WARN = 0.2  # standard deviation over seeds / mean
 
 
@@ -28,7 +29,7 @@ def verdicts(result: Mapping[str, Any]) -> list[Verdict]:
         of_group += [*_areas(summary, result["phases"]), *_curves(summary, result["two_point"][group], result["phases"])]
         of_group += _seeds(summary, result["phases"])
         found += [Verdict(mark, f"{group}: {text}" if several else text) for mark, text in of_group]
-    return found + _kept(result["lr_agreement"]) + _trust(result.get("trust"))
+    return found + _kept(result["lr_agreement"]) + _staircase(result["staircase"], result["phases"]) + _trust(result.get("trust"))
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -80,6 +81,15 @@ def _input(provenance: Mapping[str, Any]) -> list[Verdict]:
         return [Verdict(GOOD, f"The LR labels are those that SR was made from, by their checksum ({found[:12]}…).")]
     text = f"The LR labels (checksum {found[:12]}…) are not those that SR was made from ({expected[:12]}…)"
     return [Verdict(BAD, f"{text}: check lr_image, lr_region, lr_labels and sr_image.")]
+
+
+def _staircase(found: Mapping[str, Any], phases: Sequence[str]) -> list[Verdict]:
+    if found["share"] is None:
+        return []
+    between = " and ".join(phases[label] for label in found["labels"])
+    text = f"Where a smooth surface between {between} and the voxels of LR part, SR follows the voxels at {percent(found['share'], 0)} of the places"
+    mark = GOOD if found["share"] <= STAIRCASE_WARN else WARN
+    return [Verdict(mark, f"{text}; the truth of synthetic rock does at about 30 %.")]
 
 
 def _trust(trust: Mapping[str, Any] | None) -> list[Verdict]:

@@ -76,17 +76,18 @@ def test_torchscript_equals_eager_at_other_sizes(files, tmp_path):
         torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=5e-5)
 
 
-def test_weights_until_version_0_9_3_do_what_they_did(files, tmp_path):
-    """They lack what blurs the noise: it stays white in what is exported, too."""
+@pytest.mark.parametrize("end", [".blur", "label_blur"], ids=["0.9.3", "0.9.4"])
+def test_weights_of_older_versions_do_what_they_did(files, tmp_path, end):
+    """They lack what blurs the noise, or the labels that the trunk sees: they stay as they are in what is exported, too."""
     model = torch.load(files["model"], weights_only=True)
-    model["model"] = {key: value for key, value in model["model"].items() if not key.endswith(".blur")}
+    model["model"] = {key: value for key, value in model["model"].items() if not key.endswith(end)}
     torch.save(model, tmp_path / "old.pt")
     exports.export_torchscript(files["config"], tmp_path / "old.pt", tmp_path / "model.ts")
     scripted = torch.jit.load(str(tmp_path / "model.ts")).eval()
     labels = F.one_hot(torch.randint(3, (1, 4, 3, 5)), 3).movedim(-1, 1).float()
     image, outputs = torch.cat([labels, torch.randn(1, 1, 4, 3, 5)], 1), []
     blurred, white = files["network"], copy.deepcopy(files["network"])
-    white.levels[0].blur.zero_()
+    (white.levels[0].blur if end == ".blur" else white.label_blur).zero_()
     for module in (scripted, white, blurred):
         torch.manual_seed(2)
         with torch.no_grad():

@@ -55,7 +55,7 @@ class Engine:
         torch.manual_seed(seed)
         softness = 0.1 + seed / 100
         blur = softness if blur is None else blur
-        self.network = LevelGenerator(3, 2, channels, blocks=1, grain_radius=1, perturbation=perturbation, softness=softness, blur=blur)
+        self.network = LevelGenerator(3, 2, channels, blocks=1, grain_radius=1, perturbation=perturbation, softness=softness, label_blur=softness, blur=blur)
         self.network.hidden.hide([[0.0, 0.1 + seed / 100], [0.0, 0.0]])
         self.ema = AveragedModel(self.network)
         self.critics = nn.ModuleDict({f"hr_{scale}x": SliceCritic(2, [4, 4]) for scale in scales})
@@ -76,7 +76,7 @@ def test_further_levels_and_critics_start_anew(tmp_path, whole):
     for name, part in new.parts().items():
         for key, value in part.state_dict().items():
             inherited = old.parts()[name].state_dict().get(key)
-            fresh = "hidden." in key or key.endswith(("softness", ".blur")) or "levels.2" in key or "levels.3" in key or key.startswith(("hr_8x", "hr_16x")) or key.endswith("levels.1.perturb")
+            fresh = "hidden." in key or key.endswith(("softness", "blur")) or "levels.2" in key or "levels.3" in key or key.startswith(("hr_8x", "hr_16x")) or key.endswith("levels.1.perturb")
             if not whole and (name == "critics" or key == "n_averaged"):
                 fresh = True
             torch.testing.assert_close(value, before[name][key] if fresh else inherited, rtol=0, atol=0, msg=f"{name} {key}")

@@ -18,7 +18,7 @@ from bundle.errors import InputError
 from bundle.html_slices import label_png, percent_png, reduce_labels, sections
 from bundle.html_tables import cell, nested, table
 from bundle.io import Volume
-from bundle.metrics import lr_agreement, statistic_names, statistics, summarise
+from bundle.metrics import lr_agreement, staircase, statistic_names, statistics, summarise
 
 EVIL = "<img src=x onerror=alert(1)> & clay"
 PHASES = ["pore", EVIL, "quartz"]
@@ -87,6 +87,7 @@ def made(uncertainty: bool = True, **more) -> tuple[dict, dict, dict]:
         "voxel_size": {"unit": "µm", "lr": [2.0] * 3, "sr": [0.5] * 3},
         "shape": {"lr": list(lr.array.shape), "sr": list(sr.array.shape)},
         "lr_agreement": lr_agreement(lr.array, sr.array, SCALE, PHASES),
+        "staircase": staircase(lr.array, sr.array, SCALE),
         "groups": {"all planes": summary},
         "two_point": curves,
         **more,

@@ -33,7 +33,8 @@ def result(images: int = 4, **changes) -> dict:
         "kept": {"pore": 0.999, "quartz": 0.88, "feldspar": None},
         "all": 0.9395,
     }
-    return {"phases": PHASES, "groups": {"all planes": summary}, "two_point": {"all planes": curves}, "lr_agreement": agreement, **changes}
+    part = {"groups": {"all planes": summary}, "two_point": {"all planes": curves}}
+    return {"phases": PHASES, **part, "lr_agreement": agreement, "staircase": {"labels": [0, 1], "voxels": 900, "share": 0.3}, **changes}
 
 
 def said(found: dict, words: str) -> tuple[str, str]:
@@ -169,6 +170,17 @@ def test_what_the_scan_does_not_know_is_not_held_against_the_result():
     mark, text = said(result(lr_agreement=mixed), "LR quartz is kept in")
     assert mark == "warn" and text.endswith("became pore (60); LR holds no feldspar: without what became feldspar 93.8 % are kept.")
     assert said(result(lr_agreement=mixed), "LR pore is kept in")[1].endswith("became quartz (100).")  # nothing of it became feldspar
+
+
+def test_a_surface_that_follows_the_voxels_of_the_scan():
+    assert said(result(), "voxels of LR part") == (
+        "good",
+        "Where a smooth surface between pore and quartz and the voxels of LR part, SR follows the voxels at 30 % of the places; the truth of synthetic"
+        " rock does at about 30 %.",
+    )
+    assert said(result(staircase={"labels": [0, 2], "voxels": 900, "share": 0.58}), "between pore and feldspar")[0] == "warn"
+    none = result(staircase={"labels": [0, 0], "voxels": 0, "share": None})
+    assert not [verdict for verdict in verdicts(none) if "voxels of LR part" in verdict.text]
 
 
 def test_curves_count_the_distances_inside_the_band():

@@ -1,6 +1,6 @@
 """Statistics of segmented rock: volume fractions, interfacial areas, two-point correlation and their summary against the HR images; the morphology of
-one phase; a volume against the truth where it is known, and the baselines that a super-resolution has to beat; can a network tell SR from the
-images, on the axis planes and at 45 degrees, and does SR vary with the noise.
+one phase; a volume against the truth where it is known, and the baselines that a super-resolution has to beat; do surfaces follow the voxels of the
+scan, can a network tell SR from the images, on the axis planes and at 45 degrees, and does SR vary with the noise.
 
 Labels are 0..n-1 in a 2D image (y, x), a list of 2D images or a 3D volume (z, y, x), which may be memory-mapped: the statistics are read in blocks,
 so memory does not grow with the volume. Morphology takes the mask of a phase, a byte a voxel; what else it holds, each function says.
@@ -14,6 +14,7 @@ from bundle.metrics.fractions import count_labels, volume_fractions
 from bundle.metrics.interfaces import face_counts, interfacial_areas, phase_pairs
 from bundle.metrics.morphology import chord_lengths, connected_fraction, euler_number, half_path, lineal_path, pore_sizes, specific_surface
 from bundle.metrics.oblique import oblique_reference, oblique_slices
+from bundle.metrics.staircase import staircase
 from bundle.metrics.summary import lr_agreement, majority_downsample, mean_relative_error, statistic_names, statistics, summarise
 from bundle.metrics.truth import boundary_distance, confusion, voxel_agreement
 from bundle.metrics.two_sample import real_reference, two_sample_auc
@@ -42,6 +43,7 @@ __all__ = [
     "seed_diversity",
     "slice_diversity",
     "specific_surface",
+    "staircase",
     "statistic_names",
     "statistics",
     "summarise",

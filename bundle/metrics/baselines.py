@@ -16,7 +16,7 @@ def upsample_nearest(labels: np.ndarray, scale: int) -> np.ndarray:
     Raises:
         InputError: labels are no 3D integers, or `scale` is not a whole number from 1.
     """
-    _check(labels, scale)
+    check_upsampling(labels, scale)
     # One copy, where repeat along each axis in turn makes three.
     z, y, x = labels.shape
     return np.broadcast_to(labels[:, None, :, None, :, None], (z, scale, y, scale, x, scale)).reshape(z * scale, y * scale, x * scale)
@@ -32,7 +32,7 @@ def upsample_trilinear(labels: np.ndarray, scale: int, n_phases: int) -> np.ndar
     Raises:
         InputError: labels are no 3D integers or outside 0..n_phases-1, or `scale` is not a whole number from 1.
     """
-    _check(labels, scale)
+    check_upsampling(labels, scale)
     for slab in slabs(labels):
         bin_labels(slab, n_phases)
     fine = np.empty([size * scale for size in labels.shape], np.uint8)
@@ -49,7 +49,7 @@ def upsample_trilinear(labels: np.ndarray, scale: int, n_phases: int) -> np.ndar
     return fine
 
 
-def _check(labels: np.ndarray, scale: int) -> None:
+def check_upsampling(labels: np.ndarray, scale: int) -> None:
     as_arrays(labels)
     if labels.ndim != 3:
         raise InputError(f"upsampling needs a 3D volume of labels, got shape {labels.shape}")

@@ -65,11 +65,11 @@ def test_each_level_doubles(levels):
 
 
 @pytest.mark.parametrize(
-    ("levels", "blocks", "radius", "halo", "reach"), [(1, 1, 1, 7, 6), (2, 1, 1, 8, 7), (3, 1, 1, 9, 7), (3, 0, 3, 12, 7), (3, 2, 1, 11, 9), (4, 0, 1, 7, 5)]
+    ("levels", "blocks", "radius", "halo", "reach"), [(1, 1, 1, 8, 6), (2, 1, 1, 9, 7), (3, 1, 1, 10, 7), (3, 0, 3, 13, 7), (3, 2, 1, 12, 9), (4, 0, 1, 8, 5)]
 )
 def test_halo_holds_the_receptive_field(levels, blocks, radius, halo, reach):
     """By gradient in float64: the corners of a core voxel's block reach the noise of exactly `reach` LR voxels to each side, and the labels of
-    `radius` fewer. The halo has what the walk to a grain's top takes besides (half as much again as the radius, tests/networks/test_hidden.py), and as whole voxels
+    `radius` fewer, and one more for their blur. The halo has what the walk to a grain's top takes besides (half as much again as the radius, tests/networks/test_hidden.py), and as whole voxels
     of the coarser grid are cut, that of three levels has one more."""
     net = make((3, 3, 3, 3, 3)[: levels + 1], blocks, grain_radius=radius).double()
     assert net.halo == halo
@@ -80,7 +80,7 @@ def test_halo_holds_the_receptive_field(levels, blocks, radius, halo, reach):
     block = net.forward_window(image, noise)[0, 0, s : 2 * s, s : 2 * s, s : 2 * s]  # of the middle core voxel, at halo + 1
     for corner in (0, s - 1):
         (gradient,) = torch.autograd.grad(block[corner, corner, corner], image, retain_graph=True)
-        for channels, far in ((gradient[0, -1], reach), (gradient[0, :-1].abs().sum(0), reach - radius)):
+        for channels, far in ((gradient[0, -1], reach), (gradient[0, :-1].abs().sum(0), reach - radius + 1)):
             reached = channels.nonzero()
             first, last = reached.amin(0).tolist(), reached.amax(0).tolist()
             assert min(first) >= halo + 1 - far and max(last) <= halo + 1 + far
@@ -91,9 +91,9 @@ def test_halo_holds_the_receptive_field(levels, blocks, radius, halo, reach):
 
 
 def test_halo_of_the_default():
-    """Four LR voxels for three levels of x2, 1 + 2 x 2 of the trunk, 16 of what is smoothed, 24 of the walk to a grain's top."""
+    """Four LR voxels for three levels of x2, 1 + 2 x 2 of the trunk, 1 of the labels' blur, 16 of what is smoothed, 24 of the walk to a grain's top."""
     net = LevelGenerator(5, 4)
-    assert net.halo == 4 + 5 + 16 + 24 and net.grain_perturbation == 0.5
+    assert net.halo == 4 + 5 + 1 + 16 + 24 and net.grain_perturbation == 0.5
 
 
 def test_noise_windows_are_what_the_levels_read(network):
@@ -144,7 +144,7 @@ def test_no_statistics_of_the_whole_tensor(network):
     image = volume(3, n, n, n)
     noise = [torch.randn(1, 1, *shape) for _, _, shape in network.noise_windows([3, 3, 3])]
     far = image.clone()
-    far[:, :, -3, -3, -3] += 100  # the last that three levels reach, but for walks
+    far[:, :, -4, -4, -4] += 100  # the last that three levels reach, but for walks
     a, b = network.forward_window(image, noise), network.forward_window(far, noise)
     assert torch.equal(a[..., :16, :16, :16], b[..., :16, :16, :16])  # the last core voxel's block alone may differ
     assert not torch.equal(a, b)
@@ -171,8 +171,8 @@ def test_forward_draws_noise_at_every_level(network):
     assert torch.equal(network(image), first)
     quiet = make(noise_std=0.0)  # the paper's ablation
     assert torch.equal(quiet(image), quiet(image))
-    patch = volume(5, 18, 18, 18)
-    boxes = quiet.nested_boxes(18, [4, 2])
+    patch = volume(5, 20, 20, 20)
+    boxes = quiet.nested_boxes(20, [4, 2])
     for a, b in zip(quiet.forward_boxes(patch, boxes), quiet.forward_boxes(patch, boxes)):
         assert torch.equal(a, b)
     for k in range(3):  # each level has a part in it
@@ -206,9 +206,9 @@ def test_boxes_equal_windows_of_the_same_place(network, monkeypatch, value):
 
 def test_training_names_scale_and_place(network, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *shape, **kwargs: torch.zeros(shape, **kwargs))
-    image = volume(7, 20, 20, 20)
+    image = volume(7, 22, 22, 22)
     torch.manual_seed(3)
-    boxes = network.nested_boxes(20, [6, 4, 2])
+    boxes = network.nested_boxes(22, [6, 4, 2])
     torch.manual_seed(3)
     result = network.forward_training(image, [6, 4, 2])
     assert [scale for scale, _, _ in result] == [2, 4, 8]
@@ -219,7 +219,7 @@ def test_training_names_scale_and_place(network, monkeypatch):
 
 def test_nested_boxes_are_nested_and_go_everywhere(network):
     torch.manual_seed(0)
-    edges, patch = [7, 4, 2], 22
+    edges, patch = [7, 4, 2], 24
     seen = [set() for _ in edges]
     for _ in range(400):
         low, size = [network.trunk_trim] * 3, patch - 2 * network.trunk_trim
@@ -273,7 +273,7 @@ def test_logits_that_have_run_away_are_pulled_back():
         net = make(logit_bound=2.0).train().requires_grad_(True)
         with torch.no_grad():
             net.levels[k].head.bias.fill_(50.0)
-        image = volume(7, 20, 20, 20)
+        image = volume(7, 22, 22, 22)
         (0.0 * net.forward_training(image, [6, 4, 2])[k][1].sum()).backward()
         assert (net.levels[k].head.bias.grad > 0).all()
         with torch.no_grad():
@@ -327,10 +327,12 @@ def test_the_features_of_a_level_that_another_enlarges_get_blurred_noise():
 
 
 @pytest.mark.parametrize("from_file", [True, False])
-def test_weights_until_version_0_9_3_do_what_they_did(tmp_path, from_file):
-    """They know no blur: noise stays white, whether the file, a checkpoint or a module that holds the network is read."""
-    net, white = make(), make(blur=0.0)
-    state = {key: value for key, value in white.state_dict().items() if not key.endswith(".blur")}
+@pytest.mark.parametrize(("end", "option"), [(".blur", "blur"), ("label_blur", "label_blur")], ids=["0.9.3", "0.9.4"])
+def test_weights_of_older_versions_do_what_they_did(tmp_path, from_file, end, option):
+    """Until version 0.9.3 noise stays white, until 0.9.4 the trunk sees the labels as they are, whether the file, a checkpoint or a module that holds the
+    network is read."""
+    net, white = make(), make(**{option: 0.0})
+    state = {key: value for key, value in white.state_dict().items() if not key.endswith(end)}
     if from_file:
         torch.save({"model": state, "phases": list("ab"), "lr_phases": list("ab"), "scale_factor": 8}, tmp_path / "model.pt")
         load_model(net, tmp_path / "model.pt", "ab", "ab", 8)
@@ -341,32 +343,48 @@ def test_weights_until_version_0_9_3_do_what_they_did(tmp_path, from_file):
     expected = window(white, image, (0, 0, 0), (2, 2, 2))
     assert torch.equal(window(net, image, (0, 0, 0), (2, 2, 2)), expected)
     assert not torch.equal(window(make(), image, (0, 0, 0), (2, 2, 2)), expected)
-    assert not any(key.endswith(".blur") for key in state)
+    assert not any(key.endswith(end) for key in state)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_trunk_starts_from_corrected_labels_and_smooth_noise(share):
-    """The trunk sees the image, its phases without what hides in them, and a field a phase; phases and fields make the first logits.
+@pytest.mark.parametrize(("share", "blur"), [(0.0, 1.0), (0.3, 1.0), (0.3, 0.0)])
+def test_the_trunk_starts_from_corrected_labels_and_smooth_noise(share, blur):
+    """The trunk sees the labels and the phases without what hides in them, both blurred by a binomial, the noise and a field a phase; phases and fields make
+    the first logits.
 
     The fields begin with the second wave: the first tells where phases come out of hiding.
     """
-    net = LevelGenerator(3, 3, (4, 4), blocks=1, grain_radius=2, logit_bound=2.0, grain_perturbation=0.7).eval().requires_grad_(False)
+    net = LevelGenerator(3, 3, (4, 4), blocks=1, grain_radius=2, logit_bound=2.0, label_blur=blur, grain_perturbation=0.7).eval().requires_grad_(False)
     torch.nn.init.normal_(net.trunk[2].conv2.weight, std=0.1)
     net.hidden.hide([[0.0, share, 0.0], [0.0, 0.0, 0.0]])
-    image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 18, 17, 19)), 2).movedim(-1, 1).float(), torch.randn(1, 1, 18, 17, 19)], 1)
-    fields = torch.zeros(1, 3, 8, 7, 9)  # five voxels fewer on each side, of which smooth noise needs two
+    image = torch.cat([F.one_hot(torch.randint(0, 2, (1, 20, 19, 21)), 2).movedim(-1, 1).float(), torch.randn(1, 1, 20, 19, 21)], 1)
+    fields = torch.zeros(1, 3, 10, 9, 11)  # five voxels fewer on each side, of which smooth noise needs two
     for phase in range(3):
-        for z, y, x in itertools.product(range(8), range(7), range(9)):
+        for z, y, x in itertools.product(range(10), range(9), range(11)):
             near = image[0, 2, 3 + z : 8 + z, 3 + y : 8 + y, 3 + x : 8 + x]
             fields[0, phase, z, y, x] = (near * waves(4, 2)[phase + 1, 0]).sum()
     around = image[..., 5:-5, 5:-5, 5:-5]
     phases = net.hidden(image[:, :2], image[:, 2:])  # tests/networks/test_hidden.py
     assert torch.equal(phases[:, :2], around[:, :2]) == (share == 0) and (phases[:, 2] == 0).all()
     features, logits = net.coarse(image)
-    inner = (..., slice(3, -3), slice(3, -3), slice(3, -3))  # the trunk: one voxel of its first convolution, two of its block
+    inner = (..., slice(4, -4), slice(4, -4), slice(4, -4))  # one voxel of the blur, one of the trunk's first convolution, two of its block
     smooth = torch.from_numpy(ndimage.gaussian_filter(phases.numpy(), 0.7, axes=(2, 3, 4), radius=1))
     torch.testing.assert_close(logits, 1.5 * (0.5 * phases + 0.5 * smooth)[inner] + 0.7 * fields[inner], rtol=0, atol=1e-5)
-    torch.testing.assert_close(features, net.trunk(torch.cat([around, phases, fields], 1)), rtol=0, atol=1e-4)
+    seen = torch.cat([around[:, :2], phases, around[:, 2:], fields], 1)
+    if blur:
+        for axis in (2, 3, 4):
+            seen[:, :5] = torch.from_numpy(ndimage.convolve1d(seen[:, :5].numpy(), [0.25, 0.5, 0.25], axis))
+    labels, phases, around, fields = seen[..., 1:-1, 1:-1, 1:-1].split([2, 3, 1, 3], 1)
+    torch.testing.assert_close(features, net.trunk(torch.cat([labels, around, phases, fields], 1)), rtol=0, atol=1e-4)
+
+
+def test_the_trunk_does_not_see_a_voxel_by_voxel_pattern():
+    """Labels that change from voxel to voxel along an axis look to the trunk like an even mixture of both; seen as they are they do not."""
+    stripes = F.one_hot(torch.arange(30) % 2, 2).T.float()[None, :, None, None].expand(1, 2, 30, 30, 30)
+    features = {}
+    for blur in (0.0, 1.0):
+        net = LevelGenerator(3, 2, (4, 4), blocks=1, grain_radius=2, label_blur=blur).requires_grad_(False)
+        features[blur] = net.coarse(torch.cat([stripes, torch.zeros(1, 1, 30, 30, 30)], 1))[0].std(dim=4).max()
+    assert features[1.0] < 1e-5 < 1e-2 < features[0.0]
 
 
 def test_what_forward_gives_is_the_softmax_of_bounded_logits():
@@ -451,7 +469,7 @@ def test_every_parameter_learns():
     optimizer = torch.optim.SGD(net.parameters(), 1e-4)
     for _ in range(3):
         optimizer.zero_grad()
-        sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 20, 20, 20), [6, 4, 2])).backward()
+        sum((p * torch.rand_like(p)).sum() for _, p, _ in net.forward_training(volume(8, 22, 22, 22), [6, 4, 2])).backward()
         optimizer.step()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -489,7 +507,7 @@ def test_corrected_labels_are_what_the_result_starts_from():
     assert places.min() == 5 and places.max() == 12  # everywhere but within reach of the border
     assert torch.equal(found[..., 5:-5, 5:-5, 5:-5], net.hidden(image[:, :3], image[:, 3:])[:, :3])
     _, logits = net.coarse(image)
-    assert torch.equal(found.argmax(1)[:, 6:-6, 6:-6, 6:-6], logits.argmax(1))
+    assert torch.equal(found.argmax(1)[:, 7:-7, 7:-7, 7:-7], logits.argmax(1))
 
 
 def test_a_label_is_never_lost_to_its_softness():
@@ -513,7 +531,7 @@ def test_bfloat16_hides_the_same_phases():
     image[:, 2].normal_(generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
         _, logits = net.coarse(image)
-    found = net.corrected(image)[:, :, 6:-6, 6:-6, 6:-6].argmax(1)
+    found = net.corrected(image)[:, :, 7:-7, 7:-7, 7:-7].argmax(1)
     assert torch.equal(logits.argmax(1), found) and 0.2 < found.float().mean() < 0.6
 
 
