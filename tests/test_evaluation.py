@@ -111,6 +111,14 @@ def test_fewer_lr_phases_are_matched_by_name(files, no_pictures):
     assert confusion[0].tolist() == [confusion[0].sum(), 0, 0]  # LR label 1 is pore, as in SR
 
 
+def test_nearest_neighbour_is_told_to_follow_the_voxels_of_the_scan(files, no_pictures):
+    lr = np.where(tifffile.imread(files / "rock_3.5um.tif") == 255, 128, 0)  # most three by three by three of the three labels hold all of them
+    tifffile.imwrite(files / "two.tif", lr.astype(np.uint8))
+    tifffile.imwrite(files / "two_sr.tif", (2 * (lr > 0)).astype(np.uint8).repeat(4, 0).repeat(4, 1).repeat(4, 2))
+    result = evaluation(files, lr_image=files / "two.tif", sr_image=files / "two_sr.tif", lr_labels={0: 0, 128: 2}).run()
+    assert result["staircase"]["labels"] == [0, 2] and result["staircase"]["share"] == 1.0 and result["staircase"]["voxels"] > 100
+
+
 def test_without_any_voxel_size_lengths_are_in_voxels(files, no_pictures):
     result = evaluation(files, lr_voxel_size=None, hr_voxel_size=None).run()
     assert result["voxel_size"] == {"unit": "SR voxels", "lr": [4.0] * 3, "sr": [1.0] * 3}

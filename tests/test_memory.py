@@ -268,7 +268,7 @@ def test_a_step_that_the_system_refuses_is_one_line(bundle_root):
         from ignite.engine import Events
         from torch import nn
         from tests.test_trainer import level_trainer
-        trainer = level_trainer(batch_size=64, critics=nn.ModuleDict(), boxes=(6, 4), edge=20)
+        trainer = level_trainer(batch_size=64, critics=nn.ModuleDict(), boxes=(6, 4))
         trainer.add_event_handler(Events.STARTED, lambda: limit(60))
         trainer.run()
         """,

@@ -142,7 +142,7 @@ def test_what_is_proposed_fits_and_no_more_is_taken_than_needed(monkeypatch):
 
 
 def test_smaller_boxes_are_proposed_at_last(monkeypatch):
-    trainer = level_trainer(edge=22, boxes=(8, 2))
+    trainer = level_trainer(boxes=(8, 2))
     one = planner.training_memory(trainer, 1, (8, 2), True)
     text = advice_of(trainer, 3, one - 1, monkeypatch)
     assert "set checkpointing to true, batch_size to 1, boxes to [7, 2]: " in text

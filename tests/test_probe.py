@@ -113,7 +113,7 @@ def level_network(**options) -> LevelGenerator:
 
 
 def probed(network: nn.Module, probe: Probe, **options) -> tuple:
-    trainer = trainer_of(network, **({"edge": 18, "boxes": (4, 2), "critics": nn.ModuleDict()} | options))
+    trainer = trainer_of(network, **({"edge": network.patch_edge((4, 2)), "boxes": (4, 2), "critics": nn.ModuleDict()} | options))
     return trainer, probe(trainer)
 
 

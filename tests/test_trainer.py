@@ -120,14 +120,14 @@ def trainer_of(network: nn.Module, iterations: int = 6, epochs: int = 1, lr: flo
 
 
 def level_trainer(**options) -> SuperResolutionTrainer:
-    """The default networks, tiny: 4x, levels of 4 and 2 LR voxels of a patch of 18. The first weights are always the same."""
+    """The default networks, tiny: 4x, levels of 4 and 2 LR voxels. The first weights are always the same."""
     torch.manual_seed(0)
     network = LevelGenerator(3, 3, channels=[8, 8, 8], blocks=1, grain_radius=1)
     with torch.no_grad():
         for level in network.levels:  # zero heads would hide the weights behind them
             level.head.weight.normal_(std=0.05)
-    defaults = {"edge": 18, "boxes": (4, 2), "scales": (2, 4), "critic": lambda: SliceCritic(3, [4, 4])}
-    return trainer_of(network, **{**defaults, **options})
+    settings = {"boxes": (4, 2), "scales": (2, 4), "critic": lambda: SliceCritic(3, [4, 4])} | options
+    return trainer_of(network, **{"edge": network.patch_edge(settings["boxes"])} | settings)
 
 
 def steps_of(trainer: SuperResolutionTrainer) -> dict[str, list[int]]:
@@ -375,7 +375,7 @@ def consistency_by_loops(probabilities: np.ndarray, labels: np.ndarray, toleranc
 def test_generator_loss_is_the_weighted_sum_of_its_parts(separate, planes, hard):
     spy = Spy()
     trainer = level_trainer(
-        iterations=1, lr=0.0, edge=22, boxes=(7, 2), adversarial=spy, planes=planes, separate_planes=separate, hard_labels=hard,
+        iterations=1, lr=0.0, edge=24, boxes=(7, 2), adversarial=spy, planes=planes, separate_planes=separate, hard_labels=hard,
         adversarial_weight=0.7, consistency_weight=30.0,
     )  # fmt: skip
     made: list = []

@@ -609,10 +609,10 @@ def test_paper_trains_and_its_model_fits_its_inference(parse, rock, tmp_path, bu
 
 
 def test_a_volume_smaller_than_a_patch_but_not_than_its_core_trains(parse, rock, tmp_path):
-    """Patches of 20 LR voxels reach beyond the border, cores of 6 do not."""
+    """Patches of 22 LR voxels reach beyond the border, cores of 6 do not."""
     parser = parse(**TINY | rock | {"lr_image": write_lr(tmp_path / "small.tif", edge=7)})
-    assert parser.get_parsed_content("patch") == 20
-    assert train(parser).state.batch["image"].shape[2:] == (20, 20, 20)
+    assert parser.get_parsed_content("patch") == 22
+    assert train(parser).state.batch["image"].shape[2:] == (22, 22, 22)
 
 
 def test_resume_with_another_network_or_epoch_length(parse, rock):
