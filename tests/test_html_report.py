@@ -145,7 +145,7 @@ def test_page_opens_without_an_error_or_a_request(opened):
     events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
     addresses = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     assert sum(address.startswith("file:") for address in addresses) == 1  # the page
-    allowed = ("file:", "data:", "chrome:")  # the last are pages of the browser itself, opened before
+    allowed = ("file:", "data:", "chrome:", "chrome-untrusted:")  # the last two are pages of the browser itself, opened before
     assert [address for address in addresses if not address.startswith(allowed)] == []
     loaded = opened.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert [name for name in loaded if not name.startswith("data:")] == []
