@@ -42,6 +42,7 @@ class Trial:
 
 BEFORE = (
     "--inner_quantile=0", "--tolerance=0.35", "--patches#patch=7", "--patches#samples=512", "--network_def#softness=0.0", "--network_def#blur=0.0",
+    "--network_def#label_blur=0.0",
 )  # fmt: skip
 """train.yaml as the model of version 0.5 learned with."""
 
@@ -52,7 +53,8 @@ TRIALS: dict[str, Trial] = {
     "one tolerance everywhere": Trial(options=("--inner_quantile=0",)),
     "patches of 7 pixels, 512 at a time": Trial(options=BEFORE[2:4]),
     "labels not softened": Trial(options=BEFORE[4:5]),
-    "white noise": Trial(options=BEFORE[5:]),
+    "white noise": Trial(options=BEFORE[5:6]),
+    "labels seen as they are": Trial(options=BEFORE[6:]),
     "patches at borders": Trial(options=("--patches#borders=0.75",)),
     "equal costs": Trial(options=("--costs={}",)),
     "learned confusion": Trial(("confusion.yaml",)),
