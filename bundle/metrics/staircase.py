@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from bundle.metrics.baselines import check_upsampling
+from bundle.metrics.baselines import check_upsampling, upsample_nearest
 
 EDGE = 16  # LR voxels along a block, of which memory holds one at a time
 MOST_BLOCKS = 256  # of a larger volume so many, evenly spread, stand for all
@@ -52,7 +52,8 @@ def staircase(lr: np.ndarray, sr: np.ndarray, scale_factor: int) -> dict:
         inside = tuple(slice(a, b) for a, b in zip(low, high))
         first = labelled[tuple(slice(a, b + 4) for a, b in zip(low, high))] == pair[0]
         smooth = _smooth(first.astype(np.float32), scale_factor)
-        steps, wanted = (_repeated(x, scale_factor) for x in (lr[inside] == pair[0], around[inside]))
+        steps = upsample_nearest(lr[inside], scale_factor) == pair[0]
+        wanted = upsample_nearest(around[inside].astype(np.uint8), scale_factor) == 1
         found = np.asarray(sr[tuple(slice(scale_factor * s.start, scale_factor * s.stop) for s in inside)])
         part = wanted & (smooth != steps) & ((found == pair[0]) | (found == pair[1]))
         parts += int(part.sum())
@@ -79,7 +80,3 @@ def _smooth(share: np.ndarray, scale_factor: int) -> np.ndarray:
     soft = 0.5 * (share + ndimage.gaussian_filter(share, 0.7, radius=1))
     fine = F.interpolate(torch.from_numpy(soft)[None, None], scale_factor=scale_factor, mode="trilinear", align_corners=False)[0, 0].numpy()
     return fine[(slice(2 * scale_factor, -2 * scale_factor),) * 3] > 0.5
-
-
-def _repeated(mask: np.ndarray, scale_factor: int) -> np.ndarray:
-    return np.kron(mask, np.ones((scale_factor,) * 3, bool))

@@ -71,7 +71,7 @@ class SmoothNoise(nn.Module):
         return F.conv3d(F.conv3d(F.conv3d(noise, self.z), self.y), self.x, groups=self.number)
 
 
-GAUSSIAN = math.exp(-1 / (2 * 0.7**2)) / (1 + 2 * math.exp(-1 / (2 * 0.7**2)))
+GAUSSIAN = 1 / (2 + math.exp(1 / (2 * 0.7**2)))
 """Weight of either neighbour along an axis in a Gaussian with a standard deviation of 0.7 voxels."""
 
 
