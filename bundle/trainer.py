@@ -155,6 +155,8 @@ class SuperResolutionTrainer(AdversarialTrainer):
             parts["feedback"] = self.feedback
         if self.learns_confusion:
             parts["consistency"] = self.consistency
+        if getattr(self.consistency, "inner", None) is not None:
+            parts["within"] = self.consistency.inner
         return parts
 
     def example_slices(self) -> list[np.ndarray]:

@@ -461,20 +461,40 @@ def test_patches_and_critics_teach_together(parse, rock):
         assert {f"critic_hr_{scale}x", f"adversarial_hr_{scale}x", f"patches_hr_{scale}x"} <= set(trainer.state.output)
 
 
-@pytest.mark.parametrize("quantile", [0.99, 0.5])
-def test_what_a_phase_may_hold_within_is_measured_in_the_images(parse, rock, tmp_path, quantile):
-    """Images of pore whose row i of blocks holds i of 64 pixels of clay: within it are the rows 1 to 14. Other phases have no inside."""
+def test_what_a_phase_may_hold_within_is_measured_in_the_images(parse, rock, tmp_path):
+    """Images of pore whose row i of blocks holds i of 64 pixels of clay: within it are the rows 1 to 14. Other phases have no inside; clay may be mixed
+    with pore."""
     hr = np.zeros((2, 16, 8, 128), np.uint8)
     for i in range(16):
         for pixel in range(i):
             hr[:, i, pixel // 8, pixel % 8 :: 8] = 3  # in each block of the row
     rock = rock | {"hr_images": write_hr(tmp_path / "clay.tif", hr.reshape(2, 128, 128))}
-    parser = parse(**TINY | rock | {"inner_quantile": quantile})
-    tolerance = parser.get_parsed_content("tolerance")
-    held = np.quantile(np.repeat(np.arange(1, 15), 28) / 64, quantile)
-    pore, *others = parser.get_parsed_content("consistency").inner.tolist()
-    assert pore[1:] == pytest.approx([0, 0, held]) and others == [pytest.approx([tolerance] * 4)] * 3
-    assert parse(**TINY | rock | {"inner_quantile": 0}).get_parsed_content("consistency").inner is None
+    parser = parse(**TINY | rock | {"rims": {"quartz": "clay", "clay": "pore"}})
+    inner = parser.get_parsed_content("consistency").inner
+    middles = [1 + int(14 * (k + 0.5) / 1000) for k in range(1000)]
+    assert inner.allowed[0, 3].tolist() == [held / 64 for held in middles] and not inner.allowed[0, 1:3].any()
+    assert (inner.allowed[1:] == parser.get_parsed_content("tolerance")).all()
+    assert parse(**TINY | rock | {"consistency#inner": None}).get_parsed_content("consistency").inner is None
+
+
+def test_what_is_counted_within_phases_goes_on_where_it_was(parse, rock, tmp_path):
+    """A scan of two large grains, so that much lies within them; a resume has the counts and the weights of the uninterrupted training."""
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[:, :, 10:] = 1
+    tifffile.imwrite(rock["lr_image"], labels, imagej=True, resolution=(1 / 4, 1 / 4), metadata={"axes": "ZYX", "unit": "um", "spacing": 4.0})
+    rock |= {"hr_images": write_hr(tmp_path / "grains.tif", np.kron(np.arange(4).reshape(1, 2, 2), np.ones((1, 96, 96))))}
+
+    def trained(name: str, **settings):
+        settings = {"decay": 0.0, "consistency#inner#steps": 4, "output_dir": str(tmp_path / name)} | settings
+        return train(parse(**TINY | rock | settings))
+
+    whole, _ = trained("whole", max_epochs=2), trained("broken", max_epochs=1)
+    resumed = trained("broken", max_epochs=2, resume=True)
+    assert sorted(whole.consistency.inner.rings) == ["2x", "4x", "8x"]
+    for scale, ring in whole.consistency.inner.rings.items():
+        assert len(ring) == 4 and (sum(float(step.sum()) for step, in ring) > 0) == (scale != "8x")  # a box of two voxels has no inside
+        assert all(torch.equal(*pair) for pair in zip(*(torch.stack([s for s, in of.consistency.inner.rings[scale]]) for of in (whole, resumed))))
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 def test_zero_noise_is_without_noise(parse, rock):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.losses.consistency import BlockConsistency, NearestConsistency, cost_matrix, inner_tolerances, within
+from bundle.losses.consistency import BlockConsistency, NearestConsistency, cost_matrix
 
 COST = [[0, 1, 2], [0.5, 0, 0.1], [3, 0.2, 0]]
 
@@ -22,31 +22,17 @@ def voxels(labels):
     return product(*(range(n) for n in labels.shape))
 
 
-def is_inside(labels, b, z, y, x) -> bool:
-    """All 26 neighbours are there and have the voxel's label."""
-    if not all(0 < i < n - 1 for i, n in zip((z, y, x), labels.shape[1:])):
-        return False
-    return bool((labels[b, z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2] == labels[b, z, y, x]).all())
-
-
-def block_loop(probabilities, labels, cost, tolerance, factor, inner=None) -> float:
-    """max(0, sum of cost x share - tolerance), voxel by voxel; within a label each phase against its own tolerance (0.02 at least), and as many times
-    more as that is smaller."""
+def block_loop(probabilities, labels, cost, tolerance, factor) -> float:
+    """max(0, sum of cost x share - tolerance), voxel by voxel."""
     total = 0.0
     for b, z, y, x in voxels(labels):
-        charges = []
+        charge = 0.0
         for phase, price in enumerate(cost[labels[b, z, y, x]]):
-            share = 0.0
             for i in range(factor):
                 for j in range(factor):
                     for k in range(factor):
-                        share += float(probabilities[b, phase, z * factor + i, y * factor + j, x * factor + k]) / factor**3
-            charges.append(price * share)
-        if inner and is_inside(labels, b, z, y, x):
-            for charge, allowed in zip(charges, inner[labels[b, z, y, x]]):
-                total += max(0.0, charge - max(allowed, 0.02)) * tolerance / max(allowed, 0.02)
-        else:
-            total += max(0.0, sum(charges) - tolerance)
+                        charge += price * float(probabilities[b, phase, z * factor + i, y * factor + j, x * factor + k]) / factor**3
+        total += max(0.0, charge - tolerance)
     return total / labels.numel()
 
 
@@ -83,64 +69,6 @@ def test_block_equals_a_loop(phases, cost, tolerance):
     loss = BlockConsistency(cost, tolerance).double()(probabilities, onehot).item()
     assert loss == pytest.approx(block_loop(probabilities, labels, torch.tensor(cost).double().tolist(), tolerance, 2), rel=1e-6)
     assert loss > 0
-
-
-@pytest.mark.parametrize("inner", [[[0.0, 0.1, 0.2], [0.3, 0.0, 0.1], [0.5, 0.01, 0.0]], [[0.5, 0.3, 0.0], [0.0, 0.0, 0.0], [0.9, 0.9, 0.9]]])
-def test_the_tolerance_within_a_phase_equals_a_loop(inner):
-    probabilities, onehot, labels = case(4, size=(5, 6, 4))
-    labels[:, 1:5, :5] = torch.tensor([2, 0])[:, None, None, None]  # two regions with an inside of some voxels
-    onehot = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).double()
-    assert sum(is_inside(labels, *voxel) for voxel in voxels(labels)) == 2 * (2 * 3 * 2)
-    loss = BlockConsistency(COST, 0.4, inner).double()(probabilities, onehot).item()
-    expected = block_loop(probabilities, labels, torch.tensor(COST).double().tolist(), 0.4, 2, inner)
-    assert loss == pytest.approx(expected, rel=1e-6)
-    assert loss != pytest.approx(BlockConsistency(COST, 0.4).double()(probabilities, onehot).item(), rel=1e-3)
-
-
-def test_clay_in_pores_lets_no_quartz_in():
-    """Within a pore that may hold 0.3 of clay, a block with 0.1 of it costs nothing and one with 0.1 of quartz does."""
-    labels = torch.zeros(1, 3, 3, 3, dtype=torch.long)
-    onehot = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).double()
-    loss = BlockConsistency([[0, 1, 1]] * 3, 0.4, [[0, 0, 0.3]] * 3).double()
-    for phase, charged in ((1, (0.1 - 0.02) * 0.4 / 0.02 / 27), (2, 0)):
-        held = torch.zeros(1, 3, 6, 6, 6, dtype=torch.double)
-        held[0, 0], held[0, phase] = 0.9, 0.1
-        assert loss(held, onehot).item() == pytest.approx(charged, rel=1e-6)
-
-
-def test_within_in_two_dimensions_and_where_there_is_no_inside():
-    labels = torch.zeros(1, 5, 6, dtype=torch.long)
-    labels[0, 4, 5] = 1
-    inside = within(torch.nn.functional.one_hot(labels, 2).movedim(-1, 1).float())
-    expected = torch.zeros(1, 2, 5, 6)
-    expected[0, 0, 1:4, 1:5] = 1
-    expected[0, 0, 3, 4] = 0  # touches the other at a corner
-    assert torch.equal(inside, expected)
-    assert not within(torch.ones(1, 1, 2, 9, 9)).any()
-
-
-def test_inner_tolerances_are_counted_block_by_block():
-    """Against loops over the blocks: majority, eight neighbours alike, the quantile of each label that is not theirs; a label without an inside keeps
-    the tolerance, and a phase that the LR does not know (3) does not count."""
-    rng = np.random.default_rng(0)
-    image = np.zeros((96, 96), np.uint8)
-    image[:, 62:] = 1  # through the middle of blocks, which lie within neither
-    image[:20, :20] = 2
-    image[rng.random(image.shape) < 0.1] = 1
-    image[rng.random(image.shape) < 0.05] = 3
-    blocks = image.reshape(24, 4, 24, 4).swapaxes(1, 2).reshape(24, 24, 16)
-    shares = np.stack([(blocks == p).mean(2) for p in range(4)], -1)
-    label = shares.argmax(-1)
-    others = [[], [], []]
-    for y, x in product(range(1, 23), range(1, 23)):
-        if (label[y - 1 : y + 2, x - 1 : x + 2] == label[y, x]).all():
-            others[label[y, x]].append(shares[y, x, :3])
-    assert len(others[0]) > 50 and len(others[1]) > 50 and 0 < 2 * len(others[2]) < 50
-    found = inner_tolerances([image, image], 3, 4, 0.35, 0.97)
-    for label in (0, 1):
-        assert found[label] == pytest.approx([np.quantile([share[p] for share in others[label] * 2], 0.97) for p in range(3)], abs=1e-6)
-    assert found[2] == [0.35] * 3
-    assert inner_tolerances([image], 3, 4, 0.35, 0) is None
 
 
 def test_no_tolerance_and_equal_costs_charge_the_share_of_wrong_phases():
