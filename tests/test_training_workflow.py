@@ -462,18 +462,20 @@ def test_patches_and_critics_teach_together(parse, rock):
 
 
 def test_what_a_phase_may_hold_within_is_measured_in_the_images(parse, rock, tmp_path):
-    """Images of pore whose row i of blocks holds i of 64 pixels of clay: within it are the rows 1 to 14. Other phases have no inside; clay may be mixed
-    with pore."""
+    """Images of pore whose row i of blocks holds i of 64 pixels of clay: within it are the rows 1 to 14. Other phases have no inside. Where clay
+    mixed with another passes for pore the images say nothing."""
     hr = np.zeros((2, 16, 8, 128), np.uint8)
     for i in range(16):
         for pixel in range(i):
             hr[:, i, pixel // 8, pixel % 8 :: 8] = 3  # in each block of the row
     rock = rock | {"hr_images": write_hr(tmp_path / "clay.tif", hr.reshape(2, 128, 128))}
-    parser = parse(**TINY | rock | {"rims": {"quartz": "clay", "clay": "pore"}})
+    parser, mixed = parse(**TINY | rock), parse(**TINY | rock | {"rims": {"pore": "clay"}})
     inner = parser.get_parsed_content("consistency").inner
     middles = [1 + int(14 * (k + 0.5) / 1000) for k in range(1000)]
     assert inner.allowed[0, 3].tolist() == [held / 64 for held in middles] and not inner.allowed[0, 1:3].any()
-    assert (inner.allowed[1:] == parser.get_parsed_content("tolerance")).all()
+    tolerance = parser.get_parsed_content("tolerance")
+    assert (inner.allowed[1:] == tolerance).all()
+    assert (mixed.get_parsed_content("consistency").inner.allowed[0, 3] == tolerance).all()
     assert parse(**TINY | rock | {"consistency#inner": None}).get_parsed_content("consistency").inner is None
 
 
