@@ -41,7 +41,7 @@ class Trial:
 
 
 BEFORE = (
-    "--consistency#inner=$None", "--tolerance=0.35", "--patches#patch=7", "--patches#samples=512", "--network_def#softness=0.0", "--network_def#blur=0.0",
+    "--consistency#absent=$None", "--tolerance=0.35", "--patches#patch=7", "--patches#samples=512", "--network_def#softness=0.0", "--network_def#blur=0.0",
     "--network_def#label_blur=0.0",
 )  # fmt: skip
 """train.yaml as the model of version 0.5 learned with."""
@@ -50,7 +50,7 @@ TRIALS: dict[str, Trial] = {
     "as in version 0.5": Trial(options=BEFORE),
     "train.yaml": Trial(),
     "tolerance .35": Trial(options=("--tolerance=0.35",)),
-    "one tolerance everywhere": Trial(options=("--consistency#inner=$None",)),
+    "one tolerance everywhere": Trial(options=("--consistency#absent=$None",)),
     "patches of 7 pixels, 512 at a time": Trial(options=BEFORE[2:4]),
     "labels not softened": Trial(options=BEFORE[4:5]),
     "white noise": Trial(options=BEFORE[5:6]),

@@ -155,8 +155,8 @@ class SuperResolutionTrainer(AdversarialTrainer):
             parts["feedback"] = self.feedback
         if self.learns_confusion:
             parts["consistency"] = self.consistency
-        if getattr(self.consistency, "inner", None) is not None:
-            parts["within"] = self.consistency.inner
+        if getattr(self.consistency, "absent", None) is not None:
+            parts["absent"] = self.consistency.absent
         return parts
 
     def example_slices(self) -> list[np.ndarray]:

@@ -461,7 +461,7 @@ def test_patches_and_critics_teach_together(parse, rock):
         assert {f"critic_hr_{scale}x", f"adversarial_hr_{scale}x", f"patches_hr_{scale}x"} <= set(trainer.state.output)
 
 
-def test_what_a_phase_may_hold_within_is_measured_in_the_images(parse, rock, tmp_path):
+def test_what_may_be_where_a_phase_is_absent_is_measured_in_the_images(parse, rock, tmp_path):
     """Images of pore whose row i of blocks holds i of 64 pixels of clay: within it are the rows 1 to 14. Other phases have no inside. Where clay
     mixed with another passes for pore the images say nothing."""
     hr = np.zeros((2, 16, 8, 128), np.uint8)
@@ -470,16 +470,22 @@ def test_what_a_phase_may_hold_within_is_measured_in_the_images(parse, rock, tmp
             hr[:, i, pixel // 8, pixel % 8 :: 8] = 3  # in each block of the row
     rock = rock | {"hr_images": write_hr(tmp_path / "clay.tif", hr.reshape(2, 128, 128))}
     parser, mixed = parse(**TINY | rock), parse(**TINY | rock | {"rims": {"pore": "clay"}})
-    inner = parser.get_parsed_content("consistency").inner
+    phases = parser.get_parsed_content("consistency").absent
     middles = [1 + int(14 * (k + 0.5) / 1000) for k in range(1000)]
-    assert inner.allowed[0, 3].tolist() == [held / 64 for held in middles] and not inner.allowed[0, 1:3].any()
+    assert phases.allowed[0, 3].tolist() == [held / 64 for held in middles] and not phases.allowed[0, 1:3].any()
     tolerance = parser.get_parsed_content("tolerance")
-    assert (inner.allowed[1:] == tolerance).all()
-    assert (mixed.get_parsed_content("consistency").inner.allowed[0, 3] == tolerance).all()
-    assert parse(**TINY | rock | {"consistency#inner": None}).get_parsed_content("consistency").inner is None
+    assert (phases.allowed[1:] == tolerance).all()
+    assert (mixed.get_parsed_content("consistency").absent.allowed[0, 3] == tolerance).all()
+    assert parse(**TINY | rock | {"consistency#absent": None}).get_parsed_content("consistency").absent is None
 
 
-def test_what_is_counted_within_phases_goes_on_where_it_was(parse, rock, tmp_path):
+def test_the_absence_of_a_phase_counts_where_what_is_hidden_returns(parse, hiding_rock):
+    """The scan has lost feldspar to quartz; where it is not told so, feldspar may be anywhere."""
+    known = [parse(**TINY | hiding_rock | other).get_parsed_content("consistency").absent.known for other in ({}, {"hidden": {}})]
+    assert known[0][2] and not known[1][2]
+
+
+def test_what_is_counted_of_absent_phases_goes_on_where_it_was(parse, rock, tmp_path):
     """A scan of two large grains, so that much lies within them; a resume has the counts and the weights of the uninterrupted training."""
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[:, :, 10:] = 1
@@ -487,15 +493,15 @@ def test_what_is_counted_within_phases_goes_on_where_it_was(parse, rock, tmp_pat
     rock |= {"hr_images": write_hr(tmp_path / "grains.tif", np.kron(np.arange(4).reshape(1, 2, 2), np.ones((1, 96, 96))))}
 
     def trained(name: str, **settings):
-        settings = {"decay": 0.0, "consistency#inner#steps": 4, "output_dir": str(tmp_path / name)} | settings
+        settings = {"decay": 0.0, "consistency#absent#steps": 4, "output_dir": str(tmp_path / name)} | settings
         return train(parse(**TINY | rock | settings))
 
     whole, _ = trained("whole", max_epochs=2), trained("broken", max_epochs=1)
     resumed = trained("broken", max_epochs=2, resume=True)
-    assert sorted(whole.consistency.inner.rings) == ["2x", "4x", "8x"]
-    for scale, ring in whole.consistency.inner.rings.items():
+    assert sorted(whole.consistency.absent.rings) == ["2x", "4x", "8x"]
+    for scale, ring in whole.consistency.absent.rings.items():
         assert len(ring) == 4 and (sum(float(step.sum()) for step, in ring) > 0) == (scale != "8x")  # a box of two voxels has no inside
-        assert all(torch.equal(*pair) for pair in zip(*(torch.stack([s for s, in of.consistency.inner.rings[scale]]) for of in (whole, resumed))))
+        assert all(torch.equal(*pair) for pair in zip(*(torch.stack([s for s, in of.consistency.absent.rings[scale]]) for of in (whole, resumed))))
     assert torch.equal(weights(resumed), weights(whole))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bundle.losses.within import LEAST, WithinPhase, within
+from bundle.losses.absent import LEAST, AbsentPhases
 from bundle.transforms.downsample import block_mean, nearest
 
 
@@ -39,24 +39,24 @@ class BlockConsistency(nn.Module):
     Args:
         cost: rows LR labels, columns SR phases; 0 on the diagonal. A phase that the LR does not know has no column: it is free.
         tolerance: share of a block that may differ at no charge, so that surfaces need not follow the LR staircase.
-        inner: tolerances of what LR voxels within a phase hold of each other phase, at least 0.02: no surface passes there. What is beyond counts as
-            many times more as the tolerance is smaller: specks are small shares of a block. None: as elsewhere.
+        absent: tolerances, at least 0.02, of the phases that the LR has nowhere around a voxel: no surface of theirs passes there. They are charged one by
+            one, and what is beyond counts as many times more as the tolerance is smaller: specks are small shares of a block. None: as the others.
     """
 
-    def __init__(self, cost: Sequence[Sequence[float]], tolerance: float = 0.35, inner: WithinPhase | None = None):
+    def __init__(self, cost: Sequence[Sequence[float]], tolerance: float = 0.35, absent: AbsentPhases | None = None):
         super().__init__()
         self.register_buffer("cost", torch.tensor(cost, dtype=torch.float32))
-        self.tolerance, self.inner = tolerance, inner
+        self.tolerance, self.absent = tolerance, absent
 
     def forward(self, probabilities: Tensor, lr_onehot: Tensor) -> Tensor:
         """(B, P, s d, s h, s w) and (B, L, d, h, w) -> scalar."""
         n = self.cost.shape[1]
         share = block_mean(probabilities, probabilities.shape[-1] // lr_onehot.shape[-1])[:, :n]
         price = torch.einsum("bldhw,lp->bpdhw", lr_onehot, self.cost)
-        charge = ((price * share).sum(1) - self.tolerance).relu()
-        if self.inner is None:
-            return charge.mean()
-        shares, allowed = self.inner(probabilities, lr_onehot)
+        if self.absent is None:
+            return ((price * share).sum(1) - self.tolerance).relu().mean()
+        where, shares, allowed = self.absent(probabilities, lr_onehot)
         allowed = allowed.clamp(min=LEAST)
-        beyond = ((price[..., None] * shares - allowed).relu() * (self.tolerance / allowed)).sum(1).mean(-1)
-        return torch.where(within(lr_onehot).sum(1) > 0, beyond, charge).mean()
+        beyond = ((price[..., None] * shares - allowed).relu() * (self.tolerance / allowed)).mean(-1)
+        charge = ((price * share * (1 - where)).sum(1) - self.tolerance).relu()
+        return (charge + (beyond * where).sum(1)).mean()
