@@ -105,6 +105,7 @@ def minerals(lab: Lab) -> str:
         own = lab.train(
             name, lab.training_data(name), phases, lab.epochs // 2, *trained_on(base),
             f"--hidden={ {phases[1]: phases[2]} }", f"--rims={ {phases[3]: phases[0]} }", f"--costs={_costs(*phases)}",
+            f"--seen={list(phases[1:])}",
         )  # fmt: skip
         models = {"unseen": base, "own": own}
         tables.append(f"{name}\n\n" + lab.judge(f"minerals_{name}", lab.tests(name), phases, models))

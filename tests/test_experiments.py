@@ -84,6 +84,7 @@ def test_other_minerals_learn_with_their_own_names(lab, commands):
     carbonate = next(call for call in commands.of("training") if call["output_dir"].endswith("carbonate"))
     assert "micrite" in carbonate["phases"] and "'calcite': 'dolomite'" in carbonate["hidden"] and "'micrite': 'pore'" in carbonate["rims"]
     assert "'micrite': {'pore': 0.5, 'calcite': 0.7, 'dolomite': 0.7}" in carbonate["costs"]
+    assert carbonate["seen"] == "['calcite', 'dolomite', 'micrite']"
     assert carbonate["start_from"].endswith("base/model.pt")
 
 

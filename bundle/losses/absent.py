@@ -19,7 +19,7 @@ FEWEST = 50
 """Blocks without a phase around them from which its tolerances may be measured."""
 
 LOST = 0.1
-"""Share of a phase beyond which the scan has lost so much of it that its absence says nothing, but within another."""
+"""Share of a phase beyond which the scan has lost so much of it that its absence says nothing, but among alike neighbours."""
 
 BINS = 64
 """Steps of a share, 0 to 1, in which what is made is counted: the pixels of a block at 8x."""
@@ -57,13 +57,15 @@ class AbsentPhases(StepMemory):
     dimension. So where 4 % of the images' blocks within feldspar hold a pore, 4 % may, as much as those do; a tolerance that is the same for every
     voxel would be used by every voxel, as specks everywhere.
 
-    Of a phase of which the scan has lost more than a tenth, all but where it is absent among alike neighbours says nothing: it may be anywhere else.
+    A phase that comes in bodies larger than an LR voxel the scan sees where it is. Pores may be too small to be seen, and of a phase of which the scan
+    has lost more than a tenth it has not seen all: their absence counts only where all neighbours are alike.
 
     Args:
         images: (y, x) labels, HR.
         labels: names of the LR labels, the first phases.
         scale_factor: pixels along the edge of a block.
         tolerance: of a phase that is absent around fewer than 50 of the images' blocks of a label.
+        seen: names of the phases that come in bodies larger than an LR voxel; those that are no labels of this rock are left out.
         lr_fractions, hr_fractions: of the labels in the whole volume, as the losses see it, and of the phases in the HR images.
         mixed: {LR label: phase}: voxels mixed of that phase and another pass for the label, so that the images' blocks say nothing of how much of the phase
             the label may hold: `tolerance`. Names that are no labels of this rock are left out.
@@ -76,13 +78,15 @@ class AbsentPhases(StepMemory):
         labels: Sequence[str],
         scale_factor: int,
         tolerance: float,
+        seen: Sequence[str],
         lr_fractions: Sequence[float],
         hr_fractions: Sequence[float],
         mixed: Mapping[str, str] | None = None,
         steps: int = 64,
     ):
         super().__init__(steps)  # by scale: counts of the shares of each step
-        self.known = [found >= (1 - LOST) * wanted for found, wanted in zip(lr_fractions, hr_fractions)]
+        shares = zip(labels, lr_fractions, hr_fractions)
+        self.known = [name in seen and found >= (1 - LOST) * wanted for name, found, wanted in shares]
         self.allowed = torch.from_numpy(images_shares(images, self.known, scale_factor, tolerance))
         for label, phase in (mixed or {}).items():
             if label in labels and phase in labels:

@@ -12,7 +12,7 @@ from bundle.losses.absent import AbsentPhases, absent, images_shares, plane_shar
 from bundle.losses.consistency import BlockConsistency
 
 COST = [[0, 1, 0.8], [0.5, 0, 0.1], [0.9, 0.2, 0]]
-AMPLE = {"lr_fractions": [1.0, 1.0, 1.0], "hr_fractions": [0.4, 0.3, 0.3]}  # the scan has lost no phase
+AMPLE = {"seen": ["a", "b", "c"], "lr_fractions": [1.0, 1.0, 1.0], "hr_fractions": [0.4, 0.3, 0.3]}  # the scan sees all
 PORE_AND_CLAY = np.zeros((96, 96), np.uint8)  # 24 x 24 blocks of 4 pixels, all of them pore: row i holds i / 2 of 16 pixels of clay, 7 at most
 for row in range(24):
     for pixel in range(min(row // 2, 7)):
@@ -158,7 +158,7 @@ def scattered(share: float, of_blocks: float, edge: int = 12) -> torch.Tensor:
 
 
 def two_phases(image: np.ndarray, **options) -> BlockConsistency:
-    return BlockConsistency([[0, 1], [1, 0]], 0.4, AbsentPhases([image], ["pore", "clay"], 4, 0.4, [1, 1], [0.5, 0.5], **options))
+    return BlockConsistency([[0, 1], [1, 0]], 0.4, AbsentPhases([image], ["pore", "clay"], 4, 0.4, ["clay"], [1, 1], [0.5, 0.5], **options))
 
 
 def test_much_in_few_places_is_free_and_little_everywhere_is_not():
@@ -196,7 +196,7 @@ def test_specks_everywhere_gather_in_as_few_places_as_in_the_images():
 
 def test_no_sliver_of_feldspar_where_the_scan_has_none_around():
     """The images have feldspar in its grains alone. A third of a block at the border of pore and quartz may be the other of the two; feldspar may not be
-    there, but beside a grain of it; and if the scan lost feldspar it may."""
+    there, but beside a grain of it; and if the scan lost feldspar, or its bodies may be too small to be seen, it may."""
     image = np.zeros((120, 120), np.uint8)
     image[60:], image[:, 92:] = 1, 2
     labels = torch.zeros(1, 3, 12, 12, dtype=torch.long)
@@ -212,7 +212,7 @@ def test_no_sliver_of_feldspar_where_the_scan_has_none_around():
 
     assert charge(alone, 1) == charge(beside, 2) == 0
     assert charge(alone, 2) == pytest.approx((1 / 3 - 0.02) * 0.45 / 0.02)
-    assert charge(alone, 2, lr_fractions=[1.0, 1.0, 0.26]) == 0
+    assert charge(alone, 2, lr_fractions=[1.0, 1.0, 0.26]) == charge(alone, 2, seen=["a", "b"]) == 0
 
 
 def test_of_mixed_labels_the_images_say_nothing():
