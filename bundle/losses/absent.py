@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bundle.buffer import StepMemory
-from bundle.transforms.downsample import block_mean
+from bundle.transforms.downsample import phase_shares
 
 LEAST = 0.02
 """Smallest tolerance: probabilities are never sure."""
@@ -124,20 +124,17 @@ def images_shares(images: Iterable[np.ndarray], known: Sequence[bool], scale_fac
     Arguments as of `AbsentPhases`; `known` as of `absent`, of the LR labels.
     """
     number = len(known)
-    held: list[list[list[Tensor]]] = [[[] for _ in range(number)] for _ in range(number)]
+    blocks = []  # of each image: the label, the shares and what is absent, block by block
     for image in images:
         n_phases = max(number, int(image.max()) + 1)
-        phases = torch.arange(n_phases)[:, None, None]
-        shares = block_mean((torch.from_numpy(np.ascontiguousarray(image))[None] == phases)[None].float(), scale_factor)
-        labels = shares.argmax(1)
-        where = absent(F.one_hot(labels, n_phases).movedim(-1, 1).float(), [*known, *[True] * (n_phases - number)])
-        for label in range(number):
-            for phase in range(number):
-                held[label][phase].append(shares[0, phase, (labels[0] == label) & (where[0, phase] > 0)])
+        shares = phase_shares(image, n_phases, scale_factor)
+        labels = shares.argmax(0)
+        where = absent(F.one_hot(labels, n_phases).movedim(-1, 0)[None].float(), [*known, *[True] * (n_phases - number)])[0]
+        blocks.append((labels.flatten(), shares[:number].flatten(1), where[:number].flatten(1) > 0))
+    labels, shares, where = (torch.cat(parts, -1) for parts in zip(*blocks))
     result = np.full((number, number, RANKS), tolerance)
-    for label in range(number):
-        for phase in range(number):
-            found = torch.cat(held[label][phase]).double().numpy()
-            if len(found) >= FEWEST:
-                result[label, phase] = np.quantile(found, (np.arange(RANKS) + 0.5) / RANKS, method="inverted_cdf")
+    for label, phase in np.ndindex(number, number):
+        found = shares[phase, (labels == label) & where[phase]].double().numpy()
+        if len(found) >= FEWEST:
+            result[label, phase] = np.quantile(found, (np.arange(RANKS) + 0.5) / RANKS, method="inverted_cdf")
     return result

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bundle.transforms.downsample import block_mean
+from bundle.transforms.downsample import block_mean, phase_shares
 from bundle.transforms.slices import SYMMETRIES, symmetry
 
 
@@ -163,10 +163,9 @@ class SlicedWasserstein:
             ValueError: all of them are smaller than a patch.
         """
         if (group, block) not in self.sheets:
-            phases = torch.arange(self.n_phases, dtype=torch.uint8)[:, None, None]
             images = self.images[group]
             images = images[:: -(-sum(image.size for image in images) // MOST_PIXELS)]
-            means = [block_mean((torch.from_numpy(np.ascontiguousarray(image)) == phases)[None].to(like), block)[0] for image in images]
+            means = [phase_shares(image, self.n_phases, block).to(like) for image in images]
             means = [mean for mean in means if min(mean.shape[-2:]) >= self.patch]
             if not means:
                 raise ValueError(f"HR images of block means of {block} pixels are smaller than a patch of {self.patch}")

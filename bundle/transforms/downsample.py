@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
@@ -16,6 +17,12 @@ def block_mean(x: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return x
     return F.avg_pool3d(x, factor) if x.ndim == 5 else F.avg_pool2d(x, factor)
+
+
+def phase_shares(labels: np.ndarray, n_phases: int, factor: int) -> Tensor:
+    """What each block of factor² pixels holds of each phase: (y, x) labels -> (n_phases, y / factor, x / factor), float32."""
+    phases = torch.arange(n_phases, dtype=torch.uint8)[:, None, None]
+    return block_mean((torch.from_numpy(np.ascontiguousarray(labels)) == phases)[None].float(), factor)[0]
 
 
 def nearest(x: Tensor, factor: int) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.transforms.downsample import Downsampled, block_mean, nearest
+from bundle.transforms.downsample import Downsampled, block_mean, nearest, phase_shares
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
@@ -16,6 +16,17 @@ def test_block_mean_equals_a_loop(size, factor):
     for index in np.ndindex(*result.shape[2:]):
         block = x[(..., *(slice(factor * i, factor * (i + 1)) for i in index))]
         torch.testing.assert_close(result[(..., *index)], block.flatten(2).sum(2) / factor ** len(size))
+
+
+@pytest.mark.parametrize("factor", [1, 3, 4])
+def test_shares_of_the_phases_are_counts_of_labels(factor):
+    """Pixels beyond the last whole block are left out, and so are phases that are not asked for."""
+    labels = np.random.default_rng(0).integers(0, 5, (13, 26), dtype=np.uint8)[:, ::2]
+    found = phase_shares(labels, 4, factor)
+    assert found.shape == (4, 13 // factor, 13 // factor) and found.dtype == torch.float32
+    for phase, y, x in np.ndindex(*found.shape):
+        block = labels[factor * y : factor * y + factor, factor * x : factor * x + factor]
+        assert found[phase, y, x].item() == pytest.approx((block == phase).sum() / factor**2, abs=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
