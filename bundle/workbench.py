@@ -66,7 +66,7 @@ class Lab:
         train_size: edge of the scan that a model learns from, coarse voxels.
         test_size: edge of an unseen scan, coarse voxels.
         hr_size: edge of each of the four images, fine pixels.
-        epochs: of 50 generator steps, of the first model; the others, which start from it, get half of them.
+        epochs: of 50 generator steps, of the first model, half of them for the others; of each model in `paired`, `hr_sources` and `factors`.
         physics: whether flow, conduction and elasticity are computed, too.
         coarsening: fine voxels along the edge of a cell of the physics.
         workers: processes that make rock.

@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiment", choices=["phantom", *ROCKS_OF_OUR_OWN, *ELSEWHERE, "hr_sources", "factors", "campaign", "paired"])
     parser.add_argument("--output", type=Path, required=True, help="folder of everything that is made; what is there is used again")
-    parser.add_argument("--epochs", type=int, default=20, help="of 50 generator steps, for the first model; the others get half of them")
+    parser.add_argument("--epochs", type=int, default=20, help="of 50 generator steps, for the first model, half of them for the others; of each model in paired, hr_sources, factors and campaign")
     parser.add_argument("--realisations", type=int, default=3, help="unseen rocks")
     parser.add_argument("--seeds", type=int, default=3, help="of the noise, for each unseen rock")
     parser.add_argument("--train-size", type=int, default=72, help="edge of the scan to learn from, coarse voxels")
