@@ -41,11 +41,16 @@ class SliceBuffer(StepMemory):
     Args:
         volumes: generator steps remembered.
         slices: kept of each step, at random; None keeps all.
+        device: of the slices that are pushed, to which those of a checkpoint go.
     """
 
-    def __init__(self, volumes: int = 12, slices: int | None = None):
+    def __init__(self, volumes: int = 12, slices: int | None = None, device: torch.device | str = "cpu"):
         super().__init__(volumes)
-        self.slices = slices
+        self.slices, self.device = slices, device
+
+    def load_state_dict(self, state: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
+        """From a checkpoint, which is read on the CPU."""
+        super().load_state_dict({name: [tuple(part.to(self.device) for part in step) for step in ring] for name, ring in state.items()})
 
     def push(self, name: str, slices: Tensor, shares: Tensor) -> None:
         """Remembers the slices (N, phases, h, w) of one generator step for the critic `name`, and numbers (N, …) that belong to each."""

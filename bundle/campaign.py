@@ -95,7 +95,7 @@ def campaign(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], nam
     rows, shown = [], {}
     for title, model in models.items():
         made = [upsample_nearest(scan.array, FACTOR)] if model is None else [lab.super_resolve(model, lr, seed) for seed in range(lab.seeds)]
-        found = lab.kept(folder, f"judged_{model.name if model else 'nearest'}", lambda: _figures(made, scan.array, real, phases))
+        found = lab.kept(folder, f"judged_{model.key if model else 'nearest'}_{len(made)}_seeds", lambda: _figures(made, scan.array, real, phases))
         rows.append([title, *_trained(model), *_cells(found, phases)])
         shown[title] = (report.middle_slices(made[0]), tuple(v / FACTOR for v in scan.voxel_size or (1.0,) * 3))
     report.plot_slices(lab.folder / "campaign.png", shown, phases)

@@ -37,6 +37,21 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     raise InputError(f"{path}: damaged, the checksum of {damaged} is wrong; copy it again")
 
 
+def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write what `load_checkpoint` reads, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with atomic_path(path) as partial:
+        try:
+            torch.save(dict(state), partial)
+        except RuntimeError as error:  # of torch's own writer, which tells a full disk from nothing else
+            if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+                raise
+            raise OSError("the disk is full, or torch could not write to it") from error
+
+
 def save_weights(path: str | Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
     """Write the weights of a network and what its channels mean, whole or not at all.
 
@@ -49,8 +64,7 @@ def save_weights(path: str | Path, network: nn.Module, facts: Mapping[str, Any])
         InputError: it cannot be written.
     """
     model = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with atomic_path(path) as partial:
-        torch.save({"model": model, **facts}, partial)
+    save_state(path, {"model": model, **facts})
 
 
 def load_weights(network: nn.Module, path: str | Path, facts: Mapping[str, Any], definition: str = "network_def") -> dict[str, Any]:

@@ -14,9 +14,8 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from bundle.checkpoint import load_checkpoint
+from bundle.checkpoint import load_checkpoint, save_state
 from bundle.errors import InputError
-from bundle.io import atomic_path
 from bundle.report import colour_labels
 
 if TYPE_CHECKING:
@@ -185,8 +184,7 @@ class TrainingCheckpoint:
         if self.snapshots and epoch % self.snapshots == 0:
             self.save_weights(engine.ema.module, self.path.with_name(f"model_{epoch:04d}.pt"))
         self.save_weights(engine.ema.module, self.path.with_name("model.pt"))  # first: killed in between, a resume makes both again
-        with atomic_path(self.path) as partial:
-            torch.save({"position": position, "names": self.names, **state}, partial)
+        save_state(self.path, {"position": position, "names": self.names, **state})
 
     def restore(self, engine: AdversarialTrainer, optional: bool = False) -> None:
         """Puts a trainer where the checkpoint left it; learning rates and other settings are those of the trainer.

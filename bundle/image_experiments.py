@@ -60,14 +60,14 @@ def hr_sources(
     if others:
         sources["others' generated"] = (Path(others).resolve(), "false")
     lr = folder / "test" / "lr.tif"
-    found, shown = {"LR, nearest": _judged(lab, folder, "nearest", None, lr, unseen, real, phases)}, {}
+    found, shown = {"LR, nearest": _judged(lab, folder, None, lr, unseen, real, phases)}, {}
     for title, (path, augment) in sources.items():
         name = f"hr_sources_{left_out}_{title.replace(' ', '_').replace(',', '').replace(chr(39), '')}"
         model = lab.train(
             name, folder / "train", phases, lab.epochs, f"--hr_images={path}", f"--augment_critics={augment}", "--accept_failed=true",
             training=["critics.yaml"],
         )  # fmt: skip
-        found[title] = _judged(lab, folder, name, model, lr, unseen, real, phases)
+        found[title] = _judged(lab, folder, model, lr, unseen, real, phases)
         shown[title] = (report.middle_slices(lab.super_resolve(model, lr)), (size[0],) * 3 if size else (1.0,) * 3)
     report.plot_slices(lab.folder / f"hr_sources_{left_out}.png", shown, phases)
     reference = lab.kept(folder, "reference", lambda: real_reference(real, len(phases), edge=judging.EDGE))
@@ -100,7 +100,7 @@ def _generate(lab: Lab, folder: Path, phases: Sequence[str], epochs: int, images
 
 
 def _judged(
-    lab: Lab, folder: Path, name: str, model: Model | None, lr: Path, unseen: np.ndarray, real: Sequence[np.ndarray], phases: Sequence[str]
+    lab: Lab, folder: Path, model: Model | None, lr: Path, unseen: np.ndarray, real: Sequence[np.ndarray], phases: Sequence[str]
 ) -> dict:
     """Figures of one super-resolution, or of nearest neighbour where there is no model; made once."""
 
@@ -110,4 +110,4 @@ def _judged(
         wanted = np.mean([statistics(image, len(phases)) for image in real], 0)
         return judging.likeness(sr, scan, FACTOR, [unseen], phases) | {"all": float(mean_relative_error(statistics(sr, len(phases)), wanted))}
 
-    return lab.kept(folder, f"judged_{name}", judge)
+    return lab.kept(folder, f"judged_{model.key if model else 'nearest'}", judge)

@@ -66,7 +66,8 @@ def _smaller(trainer: SuperResolutionTrainer, batch_size: int) -> Iterator[tuple
     for batch in range(batch_size - 1, 0, -1):
         words = [*([advice] if advice else []), f"batch_size to {batch}"]
         yield " and ".join(words), training_memory(trainer, batch, edges, checkpointing)
-    while len(edges) > 1 and edges[0] - 1 >= edges[1] + 4 or len(edges) == 1 and edges[0] > 4:
+    least = max(4, -(-getattr(trainer.patches, "patch", 0) // 2))  # LR voxels whose slices at 2x hold a patch
+    while len(edges) > 1 and edges[0] - 1 >= edges[1] + 4 or len(edges) == 1 and edges[0] > least:
         edges = [edges[0] - 1, *edges[1:]]
         words = [*([advice] if advice else []), "batch_size to 1", f"boxes to {edges}"]
         yield ", ".join(words), training_memory(trainer, 1, edges, checkpointing)

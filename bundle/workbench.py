@@ -22,6 +22,7 @@ from bundle.io.files import read_volume
 from bundle.lab import write_phantom
 from bundle.metrics import upsample_nearest, upsample_trilinear
 from bundle.phantom import FACTOR
+from bundle.provenance import sha256
 from bundle.votes import majority_of_votes, votes_of
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,11 @@ class Model:
     @property
     def name(self) -> str:
         return "shipped" if self == SHIPPED else self.path.parent.name
+
+    @property
+    def key(self) -> str:
+        """Name of what these weights made: of other weights of the same name it is another."""
+        return f"{self.name}_{sha256(self.path)[:8]}"
 
 
 SHIPPED = Model(ROOT / "models" / "model.pt")
@@ -119,8 +125,10 @@ class Lab:
             training, inference: configs laid over train.yaml and inference.yaml.
         """
         output = self.folder / "models" / name
-        if self.anew(output, output / "done", {"epochs": epochs, "options": list(options), "configs": list(training)}):
-            given = {option.split("=")[0] for option in options}
+        given = dict(option.split("=", 1) for option in options)
+        start = given.get("--start_from")
+        weights = {"weights to start from": sha256(start)[:8] if start else None}
+        if self.anew(output, output / "done", {"epochs": epochs, "options": list(options), "configs": list(training)} | weights):
             own = {
                 "--lr_image": data / "lr.tif", "--hr_images": data / "hr.tif", "--phases": list(phases), "--epoch_length": 50,
                 "--max_epochs": epochs, "--output_dir": output, "--resume": "true",
@@ -131,7 +139,7 @@ class Lab:
 
     def super_resolve(self, model: Model, lr: Path, seed: int = 0, scale: int = FACTOR) -> np.ndarray:
         """SR labels (z, y, x) of a scan; made once."""
-        output = lr.parent / f"sr_{model.name}_{lr.stem}_{seed}"
+        output = lr.parent / f"sr_{model.key}_{lr.stem}_{seed}"
         result = output / f"{lr.stem}_sr.tif"
         if not result.exists():
             phases = load_checkpoint(model.path)["phases"]  # a rock that the model never saw may name the same labels otherwise
@@ -197,7 +205,7 @@ class Lab:
             made = {"nearest": [upsample_nearest(lr.array, scale)], "trilinear": [upsample_trilinear(lr.array, scale, n)]}
             for title, model in models.items():
                 made[title] = [self.super_resolve(model, folder / "lr.tif", seed, scale) for seed in range(self.seeds)]
-            keys = {title: models[title].name if title in models else title for title in made}
+            keys = {title: models[title].key if title in models else title for title in made}
             if votes:
                 more = [self.super_resolve(models[own], folder / "lr.tif", seed, scale) for seed in range(self.seeds, votes)]
                 guess = f"majority of {votes} seeds"

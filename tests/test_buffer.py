@@ -158,3 +158,17 @@ def test_some_slices_of_a_step_are_kept():
         kept |= found[1]
         assert len(sample(buffer, "a")) == 2
     assert kept == {1.0, 1.1, 1.2, 1.3, 1.4}
+
+
+@pytest.mark.parametrize("shares", [1, 4])
+def test_slices_of_a_checkpoint_go_where_new_ones_lie(shares):
+    """A checkpoint is read on the CPU; without a GPU here torch's device without memory stands for one, which it refuses to mix with the CPU, too."""
+    kept = SliceBuffer(4)
+    for step in range(2):
+        kept.push("a", slices(step), torch.zeros(3, shares))
+    resumed = SliceBuffer(4, device="meta")
+    resumed.load_state_dict(kept.state_dict())
+    assert {part.device.type for step in resumed.rings["a"] for part in step} == {"meta"}
+    resumed.push("a", slices(2).to("meta"), torch.zeros(3, shares, device="meta"))
+    assert [part.device.type for part in resumed.sample("a")] == ["meta", "meta"]
+    assert resumed.pool("a", 5).device.type == "meta"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -131,3 +134,24 @@ def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):
 def test_load_checkpoint_returns_what_was_saved(tmp_path):
     torch.save({"position": {"epoch": 3}}, tmp_path / "last.pt")
     assert load_checkpoint(tmp_path / "last.pt") == {"position": {"epoch": 3}}
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_file(saved):
+    """A real process that may write only small files; torch's own writer raises a RuntimeError of its inner workings."""
+    path, _ = saved
+    old = path.read_bytes()
+    text = f"""
+        import resource, sys
+        import torch
+        from bundle.checkpoint import save_state
+        from bundle.errors import InputError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        try:
+            save_state({str(path)!r}, {{"model": torch.zeros(100_000)}})
+        except InputError as error:
+            sys.exit(str(error))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"{path}: cannot be written (the disk is full, or torch could not write to it); choose another output_dir or free it"
+    assert path.read_bytes() == old and list(path.parent.iterdir()) == [path]

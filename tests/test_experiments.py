@@ -139,6 +139,23 @@ def test_a_real_volume_is_split_and_judged(lab, commands, tmp_path):
     assert (lab.folder / "paired_real.md").exists()
 
 
+def test_other_weights_are_judged_anew_and_what_started_from_others_is_told(lab, commands, caplog):
+    """Same names, other bytes: figures of weights that are gone must not pass for those of the new ones."""
+    experiments.truth(lab)
+    made = len(commands.of("inference"))
+    base = experiments.base_model(lab)
+    (lab.folder / "models" / "second").mkdir()
+    second = lab.train("second", lab.training_data("berea"), ["pore"], 2, f"--start_from={base.path}")
+    base.path.write_bytes(b"other weights")
+    caplog.clear()
+    assert lab.train("second", lab.training_data("berea"), ["pore"], 2, f"--start_from={base.path}") == second
+    assert ["made with weights to start from" in record.getMessage() for record in caplog.records] == [True]
+    experiments.truth(lab)
+    assert len(commands.of("inference")) == made + 2 * 9  # two rocks, nine seeds of this model; the shipped one is as it was
+    kept = [path.name for path in (lab.folder / "berea" / "test_0").glob("geometry_base_*_0.json")]
+    assert len(kept) == 4  # of both weights: the first seed, and the majority
+
+
 def test_physics_stands_beside_the_truth(lab, commands):
     pytest.importorskip("pyamg")
     pytest.importorskip("taufactor")

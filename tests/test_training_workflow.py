@@ -434,7 +434,7 @@ def test_rims_turn_in_training_with_and_without_noise(parse, rock, tmp_path):
 
 def test_the_published_generator_cannot_bring_back_what_hides(parse, hiding_rock, tmp_path):
     message = failure(parse("paper.yaml", **hiding_rock | {"network_def#width": 16, "boxes": [10], "hidden": {"quartz": "feldspar"}}))
-    assert message == "hidden: PaperGenerator cannot bring phases back; set hidden and rims to null"
+    assert message == "hidden: PaperGenerator cannot bring phases back; set hidden and rims to {}"
     assert not (tmp_path / "output").exists()
 
 
@@ -690,6 +690,12 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "a region smaller than a patch": (lambda f: {"lr_region": [[0, 20], [0, 5], [0, 20]]}, "(20, 5, 20) LR voxels.*patch takes 6"),
     "a region outside": (lambda f: {"lr_region": [[0, 20], [0, 20], [0, 21]]}, "lr_region.*(20, 20, 20)"),
     "wrong planes": (lambda f: {"hr_images": {"xy": "a.tif", "zx": "b.tif"}}, "hr_images: has the planes xy, zx"),
+    "planes that may be turned into each other": (
+        lambda f: {"hr_images": {plane: str(f / "hr.tif") for plane in ("xy", "xz", "yz")}, "symmetries": 8}, "symmetries: 8.*set symmetries to 4",
+    ),
+    "a scale factor that no doubling gives": (lambda f: {"scale_factor": 6, "hr_voxel_size": None}, "scale_factor: 6 is none of 2, 4, 8, 16, 32"),
+    "slices smaller than a patch": (lambda f: {"boxes": [6, 2, 1], "patches#patch": 13}, "boxes: slices of (12, 12) pixels at 2x.*patch of 13"),
+    "more phases than fields of noise": (lambda f: {"phases": list("abcdefghijk"), "lr_phases": list("abcd"), "hidden": {}}, "phases: 11.*at most 10"),
     "a truncated file": (lambda f: {"lr_image": truncated(f)}, "cut.tif: .*again"),
 }
 

@@ -7,6 +7,21 @@ import numpy as np
 from bundle.errors import InputError
 from bundle.io.volume import as_voxel_size
 
+FACTORS = (2, 4, 8, 16, 32)
+"""Scale factors that the levels of x2 can make."""
+
+
+def doublings(scale_factor: int) -> int:
+    """How often an LR voxel is halved along each axis.
+
+    Raises:
+        InputError: `scale_factor` is not 2, 4, 8, 16 or 32.
+    """
+    if scale_factor not in FACTORS:
+        known = ", ".join(map(str, FACTORS))
+        raise InputError(f"scale_factor: {scale_factor} is none of {known}; resample the HR images to an LR voxel size divided by one of them")
+    return FACTORS.index(scale_factor) + 1
+
 
 def check_ratio(lr_voxel_size: Sequence[float], hr_voxel_size: Sequence[float], scale_factor: int, name: str = "voxel sizes") -> None:
     """LR over HR voxel size (µm, the same axes) must be the scale factor on every axis, within 1 %.

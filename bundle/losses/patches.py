@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bundle.errors import InputError
 from bundle.transforms.downsample import block_mean, phase_shares
 from bundle.transforms.slices import SYMMETRIES, symmetry
 
@@ -97,7 +98,7 @@ class SlicedWasserstein:
                 quartz is not asked to hold all that the images hold.
 
         Raises:
-            ValueError: the slices are smaller than a patch.
+            InputError: the slices are smaller than a patch.
         """
         total, found = fake.new_zeros(()), False
         for factor in self.pyramid:
@@ -107,7 +108,8 @@ class SlicedWasserstein:
             newest, known = (Sheets.of(block_mean(x, factor)) for x in (fake, pool))
             total = total + self._distance(newest, known, self._images(group, block, fake))
         if not found:
-            raise ValueError(f"slices of {tuple(fake.shape[-2:])} pixels are smaller than a patch of {self.patch}")
+            edges = tuple(fake.shape[-2:])
+            raise InputError(f"boxes: slices of {edges} pixels at {scale}x are smaller than a patch of {self.patch}; set larger boxes, or a smaller patches#patch")
         return total
 
     def _distance(self, newest: Sheets, pool: Sheets, images: Sheets) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bundle.errors import InputError
+
 
 def shells(number: int) -> Tensor:
     """Fixed 5^3 kernels (number, 1, 5, 5, 5) that make fields of unit variance, independent at every voxel and alike in all directions, of one noise.
@@ -19,7 +21,7 @@ def shells(number: int) -> Tensor:
     distance = axis[:, None, None] + axis[None, :, None] + axis[None, None, :]
     kernels = torch.stack([(distance == d).float() for d in distance.unique()])
     if number > len(kernels):
-        raise ValueError(f"{number} phases, at most {len(kernels)} are possible")
+        raise InputError(f"phases: {number} are named, at most {len(kernels)} are possible; join some of them")
     return (kernels / kernels.square().sum((1, 2, 3), keepdim=True).sqrt())[:number, None]
 
 

@@ -361,7 +361,7 @@ def hiding(network: nn.Module, shares: Sequence[Sequence[float]], labels: np.nda
     """
     if any(share > 0 for row in shares for share in row):
         if not isinstance(getattr(network, "hidden", None), HiddenPhases):
-            raise InputError(f"hidden: {type(network).__name__} cannot bring phases back; set hidden and rims to null")
+            raise InputError(f"hidden: {type(network).__name__} cannot bring phases back; set hidden and rims to {{}}")
         network.hidden.hide(shares, rims)
         network.hidden.calibrate(labels)
     return network

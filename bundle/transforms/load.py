@@ -31,16 +31,18 @@ def check_phases(phases: Sequence[str], lr_phases: Sequence[str] | None) -> list
     return lr_phases
 
 
-def plane_groups(hr_images: Any) -> dict[str, list[str]]:
+def plane_groups(hr_images: Any, symmetries: int = 4) -> dict[str, list[str]]:
     """Which planes a set of HR images teaches: all three ("hr"), or one set a plane ("hr_xy", …) where the rock is anisotropic.
 
     Raises:
-        InputError: a mapping whose keys are not xy, xz and yz.
+        InputError: a mapping whose keys are not xy, xz and yz, or one with 8 `symmetries`, which turn planes into each other.
     """
     if not isinstance(hr_images, Mapping):
         return {"hr": list(PLANE_AXES)}
     if set(hr_images) != set(PLANE_AXES):
         raise InputError(f"hr_images: has the planes {', '.join(map(str, hr_images))}; give one set of images, or one for each of xy, xz and yz")
+    if symmetries == 8:
+        raise InputError("symmetries: 8 turns the planes into each other, but hr_images has a set for each; set symmetries to 4")
     return {f"hr_{plane}": [plane] for plane in PLANE_AXES}
 
 

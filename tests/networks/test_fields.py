@@ -22,7 +22,7 @@ def test_shells_are_fields_of_unit_variance_apart_from_each_other():
     torch.testing.assert_close(kernels @ kernels.T, torch.eye(10, dtype=torch.float64), rtol=0, atol=1e-6)
     for kernel in shells(10)[:, 0]:
         assert all(torch.equal(other, kernel) for other in turned(kernel))
-    with pytest.raises(ValueError, match="11 phases, at most 10"):
+    with pytest.raises(ValueError, match="11 are named, at most 10"):
         shells(11)
 
 

@@ -528,7 +528,7 @@ def test_a_generator_that_cannot_bring_phases_back():
     paper = PaperGenerator(3, 3, width=16)
     nothing_known = np.zeros((1, 1, 1), np.uint8)
     assert hiding(paper, NOTHING, nothing_known) is paper
-    with pytest.raises(InputError, match="PaperGenerator cannot bring phases back; set hidden and rims to null"):
+    with pytest.raises(InputError, match="PaperGenerator cannot bring phases back; set hidden and rims to {}"):
         hiding(paper, SOME, nothing_known)
 
 
