@@ -39,12 +39,20 @@ def training_memory(trainer: SuperResolutionTrainer, batch_size: int, edges: Seq
     return tensors + min(tensors, GAPS)
 
 
-def check_training(trainer: SuperResolutionTrainer, batch_size: int) -> None:
-    """Says what the training will take.
+def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_factor: int) -> None:
+    """Says what the training will take, once generator, boxes and patches fit each other.
 
     Raises:
-        InputError: it is more than is free; names the settings with which it fits.
+        InputError: the generator makes voxels of another size than `scale_factor` says; a box whose slices are smaller than a patch that is compared; or it is more than is free: names the settings with which it fits.
     """
+    made = trainer.network.scale_factor
+    if made != scale_factor:
+        raise InputError(f"scale_factor: is {scale_factor}, but network_def makes voxels {made} times finer; correct one of them")
+    patch = getattr(trainer.patches, "patch", 0)
+    for scale, edge in zip(_scales(trainer.network, trainer.boxes), trainer.boxes):
+        if edge * scale < patch:
+            small = f"boxes: {edge} LR voxels at {scale}x are slices of {edge * scale} pixels, smaller than a patch of {patch}"
+            raise InputError(f"{small}; set larger boxes, or a smaller patches#patch")
     need, free = training_memory(trainer, batch_size, trainer.boxes), free_memory(trainer.state.device)
     logger.info(f"training takes about {size_text(need)} of memory, {size_text(free)} are free")
     if need <= free:

@@ -124,7 +124,7 @@ def test_what_is_kept_by_hand():
 def advice_of(trainer, batch_size: int, free: float, monkeypatch) -> str:
     monkeypatch.setattr(planner, "free_memory", lambda device: free)
     with pytest.raises(InputError, match="^training takes about .* of memory, .* are free") as caught:
-        planner.check_training(trainer, batch_size)
+        planner.check_training(trainer, batch_size, trainer.network.scale_factor)
     return str(caught.value)
 
 
@@ -133,7 +133,7 @@ def test_what_is_proposed_fits_and_no_more_is_taken_than_needed(monkeypatch):
     need = planner.training_memory(trainer, 6, trainer.boxes)
     planner_free = need
     monkeypatch.setattr(planner, "free_memory", lambda device: planner_free)
-    planner.check_training(trainer, 6)  # just enough
+    planner.check_training(trainer, 6, trainer.network.scale_factor)  # just enough
     saving = planner.training_memory(trainer, 6, trainer.boxes, True)
     assert "set checkpointing to true: " in advice_of(trainer, 6, need - 1, monkeypatch)
     fewer = [planner.training_memory(trainer, batch, trainer.boxes, True) for batch in range(1, 6)]

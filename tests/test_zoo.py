@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ def test_metadata_states_the_pinned_versions(bundle_root, metadata):
     stated = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"]}
     for name, version in (stated | metadata["required_packages_version"]).items():
         assert pins[name.lower()] == version, name
+
+
+def test_metadata_states_the_figure_of_the_model_card(bundle_root, metadata):
+    card = (bundle_root / "docs" / "README.md").read_text(encoding="utf-8")
+    (stated,) = re.findall(r"Mean relative error .*?\*\*([\d.]+) %\*\*", card, re.DOTALL)
+    assert metadata["eval_metrics"] == {"mean_relative_error": round(float(stated) / 100, 4)}
 
 
 def test_network_takes_and_gives_what_the_metadata_says(bundle_root, metadata, inference_config):

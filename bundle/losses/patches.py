@@ -108,8 +108,7 @@ class SlicedWasserstein:
             newest, known = (Sheets.of(block_mean(x, factor)) for x in (fake, pool))
             total = total + self._distance(newest, known, self._images(group, block, fake))
         if not found:
-            edges = tuple(fake.shape[-2:])
-            raise InputError(f"boxes: slices of {edges} pixels at {scale}x are smaller than a patch of {self.patch}; set larger boxes, or a smaller patches#patch")
+            raise InputError(f"boxes: slices of {tuple(fake.shape[-2:])} pixels are smaller than a patch of {self.patch}; set larger ones")
         return total
 
     def _distance(self, newest: Sheets, pool: Sheets, images: Sheets) -> Tensor:
