@@ -251,8 +251,10 @@ class SuperResolutionTrainer(AdversarialTrainer):
     ) -> Tensor:
         """What the generator has to lower; levels count equally."""
         consistency = torch.zeros((), device=self.state.device)
+        absent = getattr(self.consistency, "absent", None)  # a box alone does not know what lies around it
+        tied = [lr_onehot] if absent is None else [lr_onehot, absent.where(lr_onehot)]
         for _, probabilities, box in volumes:
-            consistency = consistency + self.consistency(probabilities, of_box(lr_onehot, box)) / len(volumes)
+            consistency = consistency + self.consistency(probabilities, *(of_box(part, box) for part in tied)) / len(volumes)
         losses["consistency"] = consistency
         total = self.consistency_weight * consistency
         for scale, _, _ in volumes:

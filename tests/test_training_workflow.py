@@ -500,7 +500,7 @@ def test_what_is_counted_of_absent_phases_goes_on_where_it_was(parse, rock, tmp_
     resumed = trained("broken", max_epochs=2, resume=True)
     assert sorted(whole.consistency.absent.rings) == ["2x", "4x", "8x"]
     for scale, ring in whole.consistency.absent.rings.items():
-        assert len(ring) == 4 and (sum(float(step.sum()) for step, in ring) > 0) == (scale != "8x")  # a box of two voxels has no inside
+        assert len(ring) == 4 and sum(float(step.sum()) for step, in ring) > 0, scale  # a box of two voxels, too: what lies around is known
         assert all(torch.equal(*pair) for pair in zip(*(torch.stack([s for s, in of.consistency.absent.rings[scale]]) for of in (whole, resumed))))
     assert torch.equal(weights(resumed), weights(whole))
 

@@ -92,23 +92,27 @@ class AbsentPhases(StepMemory):
             if label in labels and phase in labels:
                 self.allowed[labels.index(label), labels.index(phase)] = tolerance
 
-    def __call__(self, probabilities: Tensor, lr_onehot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where LR phases are absent, (B, L, d, h, w); what the planes of every LR voxel hold of each, and what they may hold where it is absent, both
-        (B, L, d, h, w, 3 s).
+    def where(self, lr_onehot: Tensor) -> Tensor:
+        """Where LR phases are absent, both (B, L, d, h, w); at the border nowhere, so give what lies around, too, and cut it away."""
+        return absent(lr_onehot, self.known)
+
+    def __call__(self, probabilities: Tensor, lr_onehot: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """What the planes of every LR voxel hold of each LR phase, and what they may hold where it is absent, both (B, L, d, h, w, 3 s).
 
         Args:
             probabilities: (B, P, s d, s h, s w) of one generator step, which is counted.
             lr_onehot: (B, L, d, h, w).
+            where: as `where` gives, of these voxels.
         """
         number, factor = lr_onehot.shape[1], probabilities.shape[-1] // lr_onehot.shape[-1]
-        where, shares = absent(lr_onehot, self.known), plane_shares(probabilities[:, :number], factor)
+        shares = plane_shares(probabilities[:, :number], factor)
         label, bins = lr_onehot.argmax(1), (shares.detach() * BINS).round().long()
         place = torch.arange(number, device=shares.device)[:, None, None, None, None]
         place = ((label[:, None, ..., None] * number + place) * (BINS + 1)).expand_as(bins)
         weights = where[..., None].expand_as(shares).to(shares.dtype).flatten()
         counts = weights.new_zeros(number**2 * (BINS + 1)).scatter_add_(0, (place + bins).flatten(), weights)
         self.remember(f"{factor}x", counts.reshape(number, number, BINS + 1).cpu())
-        return where, shares, self.tolerances(f"{factor}x").to(shares).flatten()[place + bins]
+        return shares, self.tolerances(f"{factor}x").to(shares).flatten()[place + bins]
 
     def tolerances(self, scale: str) -> Tensor:
         """Of shares of 0, 1/64, …, 1 as they are counted now: (L, L, 65), rows LR label, columns phase."""

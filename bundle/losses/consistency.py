@@ -48,14 +48,15 @@ class BlockConsistency(nn.Module):
         self.register_buffer("cost", torch.tensor(cost, dtype=torch.float32))
         self.tolerance, self.absent = tolerance, absent
 
-    def forward(self, probabilities: Tensor, lr_onehot: Tensor) -> Tensor:
-        """(B, P, s d, s h, s w) and (B, L, d, h, w) -> scalar."""
+    def forward(self, probabilities: Tensor, lr_onehot: Tensor, where: Tensor | None = None) -> Tensor:
+        """(B, P, s d, s h, s w) and (B, L, d, h, w) -> scalar; `where` as `AbsentPhases.where` gives, found from more than these voxels."""
         n = self.cost.shape[1]
         share = block_mean(probabilities, probabilities.shape[-1] // lr_onehot.shape[-1])[:, :n]
         price = torch.einsum("bldhw,lp->bpdhw", lr_onehot, self.cost)
         if self.absent is None:
             return ((price * share).sum(1) - self.tolerance).relu().mean()
-        where, shares, allowed = self.absent(probabilities, lr_onehot)
+        where = self.absent.where(lr_onehot) if where is None else where
+        shares, allowed = self.absent(probabilities, lr_onehot, where)
         allowed = allowed.clamp(min=LEAST)
         beyond = ((price[..., None] * shares - allowed).relu() * (self.tolerance / allowed)).mean(-1)
         charge = ((price * share * (1 - where)).sum(1) - self.tolerance).relu()

@@ -149,6 +149,25 @@ def test_the_charge_equals_a_loop_over_the_last_steps(lost):
     assert found[2] != pytest.approx(charge_by_loops(steps[2:], loss.absent, 0.4), rel=1e-4)
 
 
+def test_what_lies_around_a_box_tells_what_is_absent_at_its_border():
+    """The charge of a box, with what was found from the labels around it, is that of the same voxels within the whole, whose border is free."""
+    torch.manual_seed(0)
+    labels = torch.zeros(1, 6, 6, 6, dtype=torch.long)
+    labels[..., 4:] = 1
+    onehot, inside = onehot_of(labels, 3), (slice(None), slice(None), *[slice(1, 5)] * 3)
+    whole = onehot.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    fine = (slice(None), slice(None), *[slice(2, 10)] * 3)
+    whole[fine] = (3 * torch.rand(1, 3, 8, 8, 8, dtype=torch.double)).softmax(1)
+
+    def loss() -> BlockConsistency:
+        return BlockConsistency(COST, 0.4, AbsentPhases([PORE_AND_CLAY], ["a", "b", "c"], 4, 0.4, **AMPLE)).double()
+
+    wanted = loss()(whole, onehot).item() * 6**3  # what is absent at its border is not known, but there the result is the scan
+    known = loss()
+    assert known(whole[fine], onehot[inside], known.absent.where(onehot)[inside]).item() * 4**3 == pytest.approx(wanted, rel=1e-9)
+    assert loss()(whole[fine], onehot[inside]).item() * 4**3 < 0.9 * wanted  # the box alone: its border is free
+
+
 def scattered(share: float, of_blocks: float, edge: int = 12) -> torch.Tensor:
     """(1, 2, 2 edge, …): pore whose every 1 / of_blocks-th block holds as much clay, all the same in every plane."""
     clay = torch.zeros(edge**3, dtype=torch.double)
@@ -230,11 +249,11 @@ def test_what_is_remembered_is_of_the_scale_and_survives_a_checkpoint(tmp_path):
     first, second = (two_phases(PORE_AND_CLAY, steps=3).absent for _ in range(2))
     labels = onehot_of(torch.zeros(1, 5, 5, 5, dtype=torch.long), 2)
     for factor in (2, 4, 2):
-        first(torch.rand(1, 2, *[5 * factor] * 3, dtype=torch.double).softmax(1), labels)
+        first(torch.rand(1, 2, *[5 * factor] * 3, dtype=torch.double).softmax(1), labels, first.where(labels))
     assert {name: len(ring) for name, ring in first.rings.items()} == {"2x": 2, "4x": 1}
     assert first.rings["4x"][0][0].sum() == 3**3 * 12  # planes, of one phase that is not there
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     volume = torch.rand(1, 2, 10, 10, 10, dtype=torch.double).softmax(1)
-    for one, other in zip(first(volume, labels), second(volume, labels)):
+    for one, other in zip(*(memory(volume, labels, memory.where(labels)) for memory in (first, second))):
         assert torch.equal(one, other)
