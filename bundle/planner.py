@@ -43,7 +43,8 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
     """Says what the training will take, once generator, boxes and patches fit each other.
 
     Raises:
-        InputError: the generator makes voxels of another size than `scale_factor` says; a box whose slices are smaller than a patch that is compared; or it is more than is free: names the settings with which it fits.
+        InputError: the generator makes voxels of another size than `scale_factor` says; a box has slices smaller than a patch that is compared;
+            or it is more than is free: names the settings with which it fits.
     """
     made = trainer.network.scale_factor
     if made != scale_factor:

@@ -505,6 +505,16 @@ def test_what_is_counted_of_absent_phases_goes_on_where_it_was(parse, rock, tmp_
     assert torch.equal(weights(resumed), weights(whole))
 
 
+def test_the_record_says_how_the_model_was_trained(parse, rock, tmp_path):
+    """What README calls keys of the rock, and what the trials of docs/training.md changed: without them nobody can train the model again."""
+    given = {"seen": ["pore"], "noise_std": 0.5, "patches#borders": 0.25, "feedback#fractions": 7.0, "lr_region": [[0, 20], [1, 20], [0, 20]]}
+    train(parse(**TINY | rock | given))
+    found = json.loads((tmp_path / "output" / "model.json").read_text())["settings"]
+    assert {"phases", "scale_factor", "symmetries", "hidden", "rims", "costs", "tolerance", "grain_radius", "frozen_levels", "start_phases"} <= set(found)
+    assert found["seen"] == ["pore"] and found["noise_std"] == 0.5 and found["lr_region"] == given["lr_region"]
+    assert found["patches"] == [3, 1024, 0.25] and found["feedback"][0] == 7.0 and found["absent"] == "AbsentPhases"
+
+
 def test_zero_noise_is_without_noise(parse, rock):
     trainer = train(parse("zero_noise.yaml", **TINY | rock))
     assert (trainer.state.batch["image"][:, -1] == 0).all() and (trainer.state.batch["image"][:, :-1].sum(1) == 1).all()
