@@ -24,9 +24,9 @@ Slices = tuple[Tensor, Tensor]
 """2D slices (N, phases, h, w) and the shares (N, LR phases) of each that the LR gives its labels."""
 
 
-def of_box(x: Tensor, box: Box) -> Tensor:
-    """The box of an LR patch (B, C, N, N, N)."""
-    z, y, x_ = (slice(start, start + box[1]) for start in box[0])
+def of_box(x: Tensor, box: Box, around: int = 0) -> Tensor:
+    """The box of an LR patch (B, C, N, N, N), with so many voxels around it, as far as the patch has them."""
+    z, y, x_ = (slice(max(0, start - around), start + box[1] + around) for start in box[0])
     return x[:, :, z, y, x_]
 
 
@@ -251,10 +251,12 @@ class SuperResolutionTrainer(AdversarialTrainer):
     ) -> Tensor:
         """What the generator has to lower; levels count equally."""
         consistency = torch.zeros((), device=self.state.device)
-        absent = getattr(self.consistency, "absent", None)  # a box alone does not know what lies around it
-        tied = [lr_onehot] if absent is None else [lr_onehot, absent.where(lr_onehot)]
         for _, probabilities, box in volumes:
-            consistency = consistency + self.consistency(probabilities, *(of_box(part, box) for part in tied)) / len(volumes)
+            tied = [of_box(lr_onehot, box)]
+            if getattr(self.consistency, "absent", None) is not None:  # a box alone does not know what lies around it
+                inner = [min(1, start) for start in box[0]], box[1]
+                tied.append(of_box(self.consistency.absent.where(of_box(lr_onehot, box, around=1)), inner))
+            consistency = consistency + self.consistency(probabilities, *tied) / len(volumes)
         losses["consistency"] = consistency
         total = self.consistency_weight * consistency
         for scale, _, _ in volumes:
