@@ -16,6 +16,7 @@ from torch import nn
 
 from bundle.errors import InputError
 from bundle.io.atomic import atomic_path
+from bundle.io.scale import check_network
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -132,9 +133,7 @@ def load_model(
     Raises:
         InputError: the file cannot be read, or belongs to another network, other phases or another scale factor; no level has the output scale.
     """
-    if network.scale_factor != scale_factor:
-        finer = f"network_def makes voxels {network.scale_factor} times finer"
-        raise InputError(f"{finer}, but scale_factor is {scale_factor}; correct one of them")
+    check_network(network.scale_factor, scale_factor)
     load_weights(network, path, {"phases": list(phases), "lr_phases": list(lr_phases), "scale_factor": scale_factor})
     if output_scale in (None, scale_factor):
         return network

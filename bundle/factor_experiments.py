@@ -44,8 +44,9 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
         lr = folder / "test" / "lr.tif"
         scan = read_volume(lr).array
         nearest = upsample_nearest(scan, factor)
-        for title, sr in ((f"nearest {factor}x", nearest), (f"{factor}x", lab.super_resolve(model, lr, scale=factor))):
-            found[title] = lab.kept(folder, f"judged_{title.replace(' ', '_')}_{model.key}", lambda: judging.likeness(sr, scan, factor, real, phases))
+        fine = lab.super_resolve(model, lr, scale=factor)
+        for title, key, sr in ((f"nearest {factor}x", f"nearest_{factor}x", nearest), (f"{factor}x", model.key, fine)):
+            found[title] = lab.kept(folder, f"judged_{key}", lambda: judging.likeness(sr, scan, factor, real, phases))
             values[title] = statistics(sr, n)
         curves[f"{factor}x"] = two_point_curves(judging.sections(sr), n)[None, :, : judging.LAGS]
         shown[f"{factor}x: scan"] = (report.middle_slices(nearest), (pixel,) * 3)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bundle.engine import straight_through
 from bundle.errors import InputError
+from bundle.io.scale import check_network
 from bundle.losses.feedback import slice_statistics
 from bundle.losses.patches import MOST_PIXELS, Sheets, SlicedWasserstein
 from bundle.memory import LiveBytes, free_memory, size_text
@@ -46,13 +47,12 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
         InputError: the generator makes voxels of another size than `scale_factor` says; a box has slices smaller than a patch that is compared;
             or it is more than is free: names the settings with which it fits.
     """
-    made = trainer.network.scale_factor
-    if made != scale_factor:
-        raise InputError(f"scale_factor: is {scale_factor}, but network_def makes voxels {made} times finer; correct one of them")
+    check_network(trainer.network.scale_factor, scale_factor)
     patch = getattr(trainer.patches, "patch", 0)
     for scale, edge in zip(_scales(trainer.network, trainer.boxes), trainer.boxes):
-        if edge * scale < patch:
-            small = f"boxes: {edge} LR voxels at {scale}x are slices of {edge * scale} pixels, smaller than a patch of {patch}"
+        slices = edge * scale - 2 * (trainer.border * scale // trainer.network.scale_factor)
+        if slices < patch:
+            small = f"boxes: {edge} LR voxels at {scale}x are slices of {slices} pixels, smaller than a patch of {patch}"
             raise InputError(f"{small}; set larger boxes, or a smaller patches#patch")
     need, free = training_memory(trainer, batch_size, trainer.boxes), free_memory(trainer.state.device)
     logger.info(f"training takes about {size_text(need)} of memory, {size_text(free)} are free")

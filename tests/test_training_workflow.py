@@ -703,7 +703,10 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "planes that may be turned into each other": (
         lambda f: {"hr_images": {plane: str(f / "hr.tif") for plane in ("xy", "xz", "yz")}, "symmetries": 8}, "symmetries: 8.*set symmetries to 4",
     ),
-    "a scale factor that no doubling gives": (lambda f: {"scale_factor": 6, "lr_voxel_size": 3.0, "hr_voxel_size": 0.5}, "scale_factor: is 6, but network_def makes voxels 8 times finer"),
+    "a scale factor that is not the generator's": (
+        lambda f: {"scale_factor": 6, "lr_voxel_size": 3.0, "hr_voxel_size": 0.5}, "network_def makes voxels 8 times finer, but scale_factor is 6",
+    ),
+    "slices smaller than a patch, their border cut away": (lambda f: {"boxes": [6, 4, 2], "border": 4, "patches#patch": 11}, "are slices of 10 pixels.*patch of 11"),
     "slices smaller than a patch": (lambda f: {"boxes": [6, 2, 1], "patches#patch": 13}, "boxes: 6 LR voxels at 2x are slices of 12 pixels.*patch of 13"),
     "more phases than fields of noise": (lambda f: {"phases": list("abcdefghijk"), "lr_phases": list("abcd"), "hidden": {}}, "phases: 11.*at most 10"),
     "a truncated file": (lambda f: {"lr_image": truncated(f)}, "cut.tif: .*again"),

@@ -23,6 +23,16 @@ def doublings(scale_factor: int) -> int:
     return FACTORS.index(scale_factor) + 1
 
 
+def check_network(made: int, scale_factor: int) -> None:
+    """The generator of a configuration must make voxels as many times finer as its `scale_factor` says.
+
+    Raises:
+        InputError: it does not.
+    """
+    if made != scale_factor:
+        raise InputError(f"network_def makes voxels {made} times finer, but scale_factor is {scale_factor}; correct one of them")
+
+
 def check_ratio(lr_voxel_size: Sequence[float], hr_voxel_size: Sequence[float], scale_factor: int, name: str = "voxel sizes") -> None:
     """LR over HR voxel size (µm, the same axes) must be the scale factor on every axis, within 1 %.
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bundle.errors import InputError
 from bundle.transforms.downsample import block_mean, phase_shares
 from bundle.transforms.slices import SYMMETRIES, symmetry
 
@@ -98,7 +97,7 @@ class SlicedWasserstein:
                 quartz is not asked to hold all that the images hold.
 
         Raises:
-            InputError: the slices are smaller than a patch.
+            ValueError: the slices are smaller than a patch.
         """
         total, found = fake.new_zeros(()), False
         for factor in self.pyramid:
@@ -108,7 +107,7 @@ class SlicedWasserstein:
             newest, known = (Sheets.of(block_mean(x, factor)) for x in (fake, pool))
             total = total + self._distance(newest, known, self._images(group, block, fake))
         if not found:
-            raise InputError(f"boxes: slices of {tuple(fake.shape[-2:])} pixels are smaller than a patch of {self.patch}; set larger ones")
+            raise ValueError(f"slices of {tuple(fake.shape[-2:])} pixels are smaller than a patch of {self.patch}")
         return total
 
     def _distance(self, newest: Sheets, pool: Sheets, images: Sheets) -> Tensor:

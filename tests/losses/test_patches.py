@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.errors import InputError
 from bundle.losses import patches
 from bundle.losses.patches import Sheets, SlicedWasserstein, transport
 
@@ -369,7 +368,7 @@ def test_images_count_by_the_patches_that_they_hold():
 
 
 def test_slices_and_images_smaller_than_a_patch():
-    with pytest.raises(InputError, match="boxes: slices of .* are smaller than a patch of 5"):
+    with pytest.raises(ValueError, match="slices of .* are smaller than a patch of 5"):
         distance(flat([0], 20), constant([0], edge=4))
     with pytest.raises(ValueError, match="HR images of block means of 2 pixels are smaller than a patch of 5"):
         distance(flat([0], 9), constant([0]), scale=2)
