@@ -64,7 +64,7 @@ def warm_start(
                 old = _of_like_phases(old, new, likes)
             part.load_state_dict({**old, **_own_levels(new, old)})
         part = engine.parts()["critics"]
-        part.load_state_dict({**state["critics"], **_own_critics(_cloned(part.state_dict()), state["critics"])})
+        part.load_state_dict(_critics(state["critics"], _cloned(part.state_dict())))
     except (KeyError, RuntimeError, ValueError) as error:
         reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])  # torch names the first entry in the second line
         raise InputError(f"{path}: holds other networks than this configuration ({reason}); correct start_from") from error
@@ -144,6 +144,8 @@ def _level(key: str) -> int:
     return int(found[1]) if found else -1
 
 
-def _own_critics(new: State, old: State) -> dict[str, Tensor]:
+def _critics(old: State, new: State) -> dict[str, Tensor]:
+    """The earlier critics; those that are new, and levels that an earlier one has not, start anew, and levels that a new one has not are left out."""
     known = {key.split(".")[0] for key in old}
-    return {key: value for key, value in new.items() if key.split(".")[0] not in known}
+    own = {key: value for key, value in new.items() if key.split(".")[0] not in known or (_level(key) >= 0 and key not in old)}
+    return {key: value for key, value in old.items() if key in new or _level(key) < 0} | own

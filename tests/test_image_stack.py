@@ -69,7 +69,7 @@ def test_images_are_kept_by_their_chance_whoever_asks(network):
 
 def test_truncated_to_nothing_all_images_are_the_mean_one(network):
     with torch.no_grad():
-        for layer in [network.first, *network.upper, *network.lower]:
+        for layer in [network.first, *(layer for level in network.levels for layer in (level.upper, level.lower))]:
             layer.noise.zero_()
     images = GeneratedImages(network, 5, truncation=0.0)[0:5]
     assert all(np.array_equal(image, images[0]) for image in images)

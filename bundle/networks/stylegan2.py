@@ -126,8 +126,34 @@ class StyledLayer(nn.Module):
         return leaky(x + added)
 
 
+class StyleLevel(nn.Module):
+    """What one level of the generator adds to the coarser one before it.
+
+    Args:
+        n_in, n_out: channels.
+        n_phases: labels.
+        n_style: features of the style vector.
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_phases: int, n_style: int):
+        super().__init__()
+        self.upper = StyledLayer(n_in, n_out, n_style, up=True)
+        self.lower = StyledLayer(n_out, n_out, n_style)
+        self.head = ModulatedConv(n_out, n_phases, 1, n_style, demodulate=False)
+
+    def forward(self, x: Tensor, logits: Tensor, w: Tensor, noises: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features (N, n_in, h, w), logits (N, n_phases, h, w), styles (N, n_style) and two noise maps (N, 1, 2 h - 2 MARGIN, 2 w - 2 MARGIN) -> both
+        twice as fine, without `MARGIN` pixels at each border."""
+        x = self.lower(self.upper(x, w, noises[0]), w, noises[1])
+        finer = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
+        return x, _without_margin(finer) + self.head(x, w)
+
+
 class StyleGenerator(nn.Module):
     """Mapping network and skip generator of label maps.
+
+    A level's weights depend on how many levels are coarser, not on how many are finer (half the `channels` at twice the resolution), so that a
+    generator of coarser images can be a start.
 
     Args:
         n_phases: labels.
@@ -152,9 +178,8 @@ class StyleGenerator(nn.Module):
         self.mapping = nn.ModuleList(ScaledLinear(latent, latent, rate=0.01) for _ in range(mapping_layers))
         self.constant = nn.Parameter(torch.randn(1, width[0], start + 2 * MARGIN, start + 2 * MARGIN))
         self.first = StyledLayer(width[0], width[0], latent)
-        self.upper = nn.ModuleList(StyledLayer(a, b, latent, up=True) for a, b in zip(width, width[1:]))
-        self.lower = nn.ModuleList(StyledLayer(b, b, latent) for b in width[1:])
-        self.heads = nn.ModuleList(ModulatedConv(n, n_phases, 1, latent, demodulate=False) for n in width)
+        self.head = ModulatedConv(width[0], n_phases, 1, latent, demodulate=False)
+        self.levels = nn.ModuleList(StyleLevel(a, b, n_phases, latent) for a, b in zip(width, width[1:]))
         self.bias = nn.Parameter(torch.zeros(n_phases))
         self.register_buffer("mean_style", torch.zeros(latent))
 
@@ -191,12 +216,9 @@ class StyleGenerator(nn.Module):
         """Styles (N, levels, latent) and noise maps (N, 1, h, w) -> logits (N, phases, resolution, resolution), float32; see `probabilities`."""
         noises = list(noises)
         x = self.first(self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last), ws[:, 0], noises[0])
-        logits = self.heads[0](x, ws[:, 0]) + self.bias[:, None, None]
-        for i, (upper, lower, head) in enumerate(zip(self.upper, self.lower, self.heads[1:]), 1):
-            x = upper(x, ws[:, i], noises[2 * i - 1])
-            x = lower(x, ws[:, i], noises[2 * i])
-            finer = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
-            logits = _without_margin(finer) + head(x, ws[:, i])
+        logits = self.head(x, ws[:, 0]) + self.bias[:, None, None]
+        for i, level in enumerate(self.levels, 1):
+            x, logits = level(x, logits, ws[:, i], noises[2 * i - 1 : 2 * i + 1])
         logits = _without_margin(logits)
         return precise(logits)
 
@@ -262,8 +284,31 @@ class ScaledConv(nn.Module):
         return x if self.bias is None else x + self.bias[:, None, None].to(x.dtype)
 
 
+class CriticLevel(nn.Module):
+    """Residual block of the critic that halves the resolution.
+
+    Args:
+        n_in, n_out: channels.
+        n_phases: labels, where it is the finest level, which sees the maps; None elsewhere.
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_phases: int | None = None):
+        super().__init__()
+        self.stem = None if n_phases is None else ScaledConv(n_phases, n_in, 1)
+        self.keep = ScaledConv(n_in, n_in, 3)
+        self.halve = ScaledConv(n_in, n_out, 3, down=True)
+        self.skip = ScaledConv(n_in, n_out, 1, down=True, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, n_in or n_phases, h, w) -> (N, n_out, h / 2, w / 2)."""
+        if self.stem is not None:
+            x = leaky(self.stem(x))
+        return (leaky(self.halve(leaky(self.keep(x)))) + self.skip(x)) * sqrt(0.5)
+
+
 class StyleCritic(nn.Module):
-    """Residual critic of label maps, with the standard deviation over a minibatch as a further channel at its end (arXiv 1710.10196, section 3).
+    """Residual critic of label maps; its levels are numbered from the coarsest, as those of the generator. The standard deviation over a
+    minibatch is a further channel at its end (arXiv 1710.10196, section 3).
 
     Args:
         n_phases: labels.
@@ -274,22 +319,21 @@ class StyleCritic(nn.Module):
 
     def __init__(self, n_phases: int, resolution: int, channels: int = 32, most_channels: int = 128, start: int = 4, group: int = 4):
         super().__init__()
-        edges = level_edges(resolution, start)[::-1]
+        edges = level_edges(resolution, start)
         width = [min(most_channels, channels * resolution // edge) for edge in edges]
+        last = len(width) - 2
         self.group = group
-        self.stem = ScaledConv(n_phases, width[0], 1)
-        self.keeping = nn.ModuleList(ScaledConv(a, a, 3) for a in width[:-1])
-        self.halving = nn.ModuleList(ScaledConv(a, b, 3, down=True) for a, b in zip(width, width[1:]))
-        self.skip = nn.ModuleList(ScaledConv(a, b, 1, down=True, bias=False) for a, b in zip(width, width[1:]))
-        self.last = ScaledConv(width[-1] + 1, width[-1], 3)
-        self.dense = ScaledLinear(width[-1] * start**2, width[-1])
-        self.score = ScaledLinear(width[-1], 1)
+        pairs = enumerate(zip(width, width[1:]))
+        self.levels = nn.ModuleList(CriticLevel(fine, coarse, n_phases if i == last else None) for i, (coarse, fine) in pairs)
+        self.last = ScaledConv(width[0] + 1, width[0], 3)
+        self.dense = ScaledLinear(width[0] * start**2, width[0])
+        self.score = ScaledLinear(width[0], 1)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, phases, resolution, resolution) -> (N,) logits that a map is real, float32."""
-        x = leaky(self.stem(maps))
-        for keep, halve, skip in zip(self.keeping, self.halving, self.skip):
-            x = (leaky(halve(leaky(keep(x)))) + skip(x)) * sqrt(0.5)
+        x = maps
+        for level in reversed(self.levels):
+            x = level(x)
         x = leaky(self.last(torch.cat([x, minibatch_spread(x, self.group)], 1)))
         return precise(self.score(leaky(self.dense(x.flatten(1)))).flatten())
 

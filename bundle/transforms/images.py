@@ -11,7 +11,7 @@ from monai.transforms import MapTransform
 
 from bundle.errors import InputError
 from bundle.io import check_labels, read_images
-from bundle.metrics import statistics
+from bundle.metrics import majority_downsample, statistics
 
 
 class LoadImagesd(MapTransform):
@@ -23,6 +23,8 @@ class LoadImagesd(MapTransform):
         table: file value -> label, or None.
         pixel_size: µm, a number or [row, column]; overrides what the files say.
         edge: pixels of the crops that are taken from them.
+        coarsening: pixels an edge that become one, by their majority; 1 leaves the images as they are. What fills no block at an image's end is
+            cut away.
     """
 
     def __init__(
@@ -32,13 +34,16 @@ class LoadImagesd(MapTransform):
         table: Mapping | None = None,
         pixel_size: float | Sequence[float] | None = None,
         edge: int = 1,
+        coarsening: int = 1,
     ):
         super().__init__(keys)
-        self.phases, self.table, self.pixel_size, self.edge = list(phases), table, pixel_size, edge
+        if not isinstance(coarsening, int) or coarsening < 1:
+            raise InputError(f"coarsening: {coarsening} is no number of pixels; give 1 or more")
+        self.phases, self.table, self.pixel_size, self.edge, self.coarsening = list(phases), table, pixel_size, edge, coarsening
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns a copy of the dictionary with the images, under `pixel_size` their pixel size (row, column) in µm, or None, and under
-        `statistics` the means of their volume fractions and interfacial areas (1/pixel), as `bundle.metrics.statistics` orders them.
+        """Returns a copy of the dictionary with the images, under `pixel_size` their pixel size (row, column) in µm (that of the coarse ones), or None, and
+        under `statistics` the means of their volume fractions and interfacial areas (1/pixel), as `bundle.metrics.statistics` orders them.
 
         Raises:
             InputError: unreadable, fewer than 2 images, of several sizes, smaller than a crop, labels outside the table, or a phase that
@@ -47,12 +52,19 @@ class LoadImagesd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             name = f"hr_images ({result[key]})"
-            arrays, result["pixel_size"] = read_images(result[key], self.pixel_size)
-            images = [check_labels(array, len(self.phases), name, self.table, "hr_labels") for array in arrays]
+            arrays, size = read_images(result[key], self.pixel_size)
+            result["pixel_size"] = size and tuple(self.coarsening * edge for edge in size)
+            images = [self._coarse(check_labels(array, len(self.phases), name, self.table, "hr_labels")) for array in arrays]
             self._check(images, name)
             result[key] = images
             result["statistics"] = [float(mean) for mean in np.mean([statistics(image, len(self.phases)) for image in images], 0)]
         return result
+
+    def _coarse(self, image: np.ndarray) -> np.ndarray:
+        if self.coarsening == 1:
+            return image
+        h, w = (edge - edge % self.coarsening for edge in image.shape)
+        return majority_downsample(image[:h, :w], self.coarsening, len(self.phases))
 
     def _check(self, images: Sequence[np.ndarray], name: str) -> None:
         if len(images) < 2:
