@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bundle.engine import straight_through
 from bundle.errors import InputError
 from bundle.io.scale import check_network
-from bundle.losses.feedback import slice_statistics
+from bundle.losses.feedback import facing, slice_statistics
 from bundle.losses.patches import MOST_PIXELS, Sheets, SlicedWasserstein
 from bundle.memory import LiveBytes, free_memory, size_text
 from bundle.trainer import SuperResolutionTrainer, of_box
@@ -120,7 +120,7 @@ def _step(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]
                 if trainer.patches is not None:
                     total = total + _patches(trainer.patches, fake)
                 if trainer.feedback is not None and scale == network.scale_factor:
-                    total = total + slice_statistics(fake, fake.detach()).mean()
+                    total = total + slice_statistics(fake, facing(fake.detach())).mean()
         total.backward()
     return tensors.peak
 

@@ -13,19 +13,6 @@ from bundle.losses.tilt import tilted
 from bundle.metrics import statistics
 
 
-def contacts(x: Tensor, neighbours: Tensor | None = None) -> Tensor:
-    """How much each pair of phases touches at a pixel: half the faces that the pixel shares with its neighbours, so every face counts once.
-
-    (N, P, h, w) probabilities -> (N, P (P-1) / 2, h-2, w-2), pairs (0, 1), (0, 2), …, (1, 2), …; 0 to 2 for labels. With `neighbours` the
-    pixel is taken of `x` and what is beside it of them.
-    """
-    around = x if neighbours is None else neighbours
-    here = x[:, :, 1:-1, 1:-1]
-    beside = 0.5 * (around[:, :, :-2, 1:-1] + around[:, :, 2:, 1:-1] + around[:, :, 1:-1, :-2] + around[:, :, 1:-1, 2:])
-    first, second = torch.triu_indices(x.shape[1], x.shape[1], offset=1, device=x.device)
-    return here[:, first] * beside[:, second] + here[:, second] * beside[:, first]
-
-
 class StatisticsFeedback(StepMemory):
     """Charges slices for phases and contacts of which the generator makes too much, and rewards those of which it makes too little.
 
@@ -68,7 +55,8 @@ class StatisticsFeedback(StepMemory):
         """
         labels = fake.detach()
         labels = (labels == labels.amax(1, keepdim=True)).to(fake.dtype)  # ten times as fast as argmax; ties, all but unknown, count twice
-        self.remember(group, slice_statistics(labels, labels).cpu(), shares.cpu())
+        beside = facing(labels)
+        self.remember(group, slice_statistics(labels, beside).cpu(), shares.cpu())
         if group not in self.wanted:
             self.wanted[group] = torch.from_numpy(np.mean([statistics(image, self.n_phases) for image in self.images[group]], 0))
         wanted, made = self.wanted[group], self.made(group)
@@ -78,7 +66,7 @@ class StatisticsFeedback(StepMemory):
         price[self.n_phases :].clamp_(min=-self.reward)
         price[: self.n_phases] *= self.fractions
         price = price / (wanted + floor)
-        return (price.to(fake) * slice_statistics(fake, labels).mean(0)).mean()
+        return (price.to(fake) * slice_statistics(fake, beside).mean(0)).mean()
 
     def made(self, group: str) -> Tensor:
         """Statistics of the last steps for a group, float64."""
@@ -86,10 +74,34 @@ class StatisticsFeedback(StepMemory):
         return tilted(shares, self.lr_fractions) @ counts
 
 
-def slice_statistics(x: Tensor, labels: Tensor) -> Tensor:
-    """Fractions, then areas of all pairs, of each of (N, P, h, w): (N, P (P+1) / 2).
+def facing(labels: Tensor) -> Tensor:
+    """Of each phase, half the faces that a pixel shares with its pixels, counted from both sides: (N, P, h, w) one-hot -> the same shape.
 
-    Their gradient at `x` is that of a voxel turning while its neighbours keep their `labels`; of the areas half of it, since a face has two sides.
+    Of two pixels one at least is no pixel of the border: a face that an inner pixel shares with one of the border counts from the inner side alone.
     """
-    areas = 0.25 * (contacts(x, labels) + contacts(labels, x))  # the mean of the two, and two faces a pixel
-    return torch.cat([x.mean((2, 3)), areas.mean((2, 3))], 1)
+    inner = torch.zeros_like(labels)
+    inner[:, :, 1:-1, 1:-1] = labels[:, :, 1:-1, 1:-1]
+    result = _beside(inner)
+    result[:, :, 1:-1, 1:-1] += _beside(labels)[:, :, 1:-1, 1:-1]
+    return result
+
+
+def slice_statistics(x: Tensor, beside: Tensor) -> Tensor:
+    """Fractions, then areas of all pairs, of each of (N, P, h, w), with what `facing` says of their labels: (N, P (P+1) / 2).
+
+    Their gradient at `x` is that of a voxel turning while its neighbours keep their labels; of the areas half of it, since a face has two sides.
+    """
+    h, w = x.shape[2:]
+    faces = 0.25 * torch.einsum("npyx,nqyx->npq", x, beside) / ((h - 2) * (w - 2))  # two faces a pixel, each from two sides
+    first, second = torch.triu_indices(x.shape[1], x.shape[1], offset=1, device=x.device)
+    return torch.cat([x.mean((2, 3)), faces[:, first, second] + faces[:, second, first]], 1)
+
+
+def _beside(x: Tensor) -> Tensor:
+    """Half of the sum of the four neighbours of each pixel; beyond the border is nothing."""
+    result = torch.zeros_like(x)
+    result[:, :, 1:] += x[:, :, :-1]
+    result[:, :, :-1] += x[:, :, 1:]
+    result[..., 1:] += x[..., :-1]
+    result[..., :-1] += x[..., 1:]
+    return 0.5 * result

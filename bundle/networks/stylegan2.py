@@ -51,11 +51,13 @@ def leaky(x: Tensor) -> Tensor:
 
 
 def _folded(weight: Tensor, taps: Sequence[float]) -> Tensor:
-    """(o, i, k, k) convolved with the separable filter `taps`: (o, i, k + 3, k + 3)."""
+    """(o, i, k, k) convolved with the separable filter of four `taps`: (o, i, k + 3, k + 3), as one small matrix product."""
+    k = weight.shape[-1]
     line = weight.new_tensor(taps)
-    kernel = torch.outer(line, line).flip(0, 1)[None, None]
-    o, i, k, _ = weight.shape
-    return F.conv2d(weight.reshape(o * i, 1, k, k), kernel, padding=3).reshape(o, i, k + 3, k + 3)
+    spread = weight.new_zeros(k + 3, k)
+    for i in range(k):
+        spread[i : i + 4, i] = line
+    return (weight.flatten(2) @ torch.kron(spread, spread).T).unflatten(2, (k + 3, k + 3))
 
 
 def upsampling_conv(x: Tensor, weight: Tensor, cut: int = 0) -> Tensor:
@@ -67,9 +69,9 @@ def upsampling_conv(x: Tensor, weight: Tensor, cut: int = 0) -> Tensor:
     return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=(weight.shape[-1] + 1) // 2 + cut)
 
 
-def downsampling_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """Low-pass filtered, then convolved at every second pixel: (N, i, h, w), (o, i, k, k) -> (N, o, h / 2, w / 2)."""
-    return F.conv2d(x, _folded(weight, (0.125, 0.375, 0.375, 0.125)), stride=2, padding=(weight.shape[-1] + 1) // 2)
+def downsampling_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Low-pass filtered, then convolved at every second pixel: (N, i, h, w), (o, i, k, k) and (o,) -> (N, o, h / 2, w / 2)."""
+    return F.conv2d(x, _folded(weight, (0.125, 0.375, 0.375, 0.125)), bias, stride=2, padding=(weight.shape[-1] + 1) // 2)
 
 
 class ModulatedConv(nn.Module):
@@ -280,8 +282,7 @@ class ScaledConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, n_in, h, w) -> (N, n_out, h, w), or half of it."""
         weight = self.weight * self.gain
-        x = downsampling_conv(x, weight) if self.down else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        return x if self.bias is None else x + self.bias[:, None, None].to(x.dtype)
+        return downsampling_conv(x, weight, self.bias) if self.down else F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
 
 
 class CriticLevel(nn.Module):
