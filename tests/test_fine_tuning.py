@@ -13,6 +13,7 @@ from bundle.fine_tuning import warm_start
 from bundle.networks.critic import SliceCritic
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.noise import coordinate_noise
+from bundle.networks.stylegan2 import StyleCritic, StyleGenerator
 from tests.test_handlers import Trainer, checkpoint_of, same
 
 PHASES = ["pore", "quartz"]
@@ -194,3 +195,56 @@ def test_another_generator_cannot_start_from_other_phases(tmp_path):
     torch.save({"model": trained.ema.module.state_dict(), "phases": ["pore"], "lr_phases": ["pore"]}, tmp_path / "old.pt")
     with pytest.raises(InputError, match="cannot start from other phases"):
         warm_start(Trainer(), tmp_path / "old.pt", ["pore", "grain"], ["pore", "grain"])
+
+
+class Images:
+    """What a warm start sees of a training of HR images; networks of twice the resolution have half the channels."""
+
+    def __init__(self, resolution: int, seed: int, channels: int = 128):
+        torch.manual_seed(seed)
+        widths = {"channels": channels // resolution, "most_channels": 10}
+        self.network = StyleGenerator(2, resolution, latent=6, mapping_layers=2, **widths)
+        self.ema = AveragedModel(self.network)
+        self.critics = nn.ModuleDict({"hr": StyleCritic(2, resolution, **widths)})
+
+    def parts(self):
+        return {"network": self.network, "ema": self.ema, "critics": self.critics}
+
+
+def grown(path, old: Images, new: Images) -> None:
+    torch.save({name: part.state_dict() for name, part in old.parts().items()}, path)
+    warm_start(new, path)
+
+
+def test_a_generator_of_images_grows(tmp_path):
+    """With a further level that adds nothing it makes what the coarse one makes, enlarged bilinearly, but for the pixels at the borders, which it
+    knows better."""
+    old, new = Images(16, 1), Images(32, 2)
+    grown(tmp_path / "coarse.pt", old, new)
+    for part in (new.network, new.ema.module):
+        part.levels[-1].head.weight.data.zero_()
+        z, noises = part.draw(3, torch.Generator().manual_seed(0))
+        fine = part(part.styles(part.map(z)), noises)
+        coarse = old.network(old.network.styles(old.network.map(z)), noises[: len(old.network.noise_shapes)])
+        enlarged = nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(fine[..., 1:-1, 1:-1], enlarged[..., 1:-1, 1:-1])
+
+
+def test_its_critic_keeps_what_it_knows_of_coarser_images(tmp_path):
+    """The critic of twice the resolution scores what its finest level makes of an image as the earlier one did behind its stem."""
+    old, new = Images(16, 1), Images(32, 2)
+    before = {key: value.clone() for key, value in new.critics["hr"].levels[-1].state_dict().items()}
+    grown(tmp_path / "coarse.pt", old, new)
+    critic, earlier = new.critics["hr"], old.critics["hr"]
+    assert same(critic.levels[-1].state_dict(), before)
+    finest = critic.levels.pop(-1)
+    earlier.levels[-1].stem = None
+    features = finest(torch.rand(4, 2, 32, 32))
+    scores = critic(features)
+    assert torch.equal(scores, earlier(features)) and scores.std() > 0
+
+
+@pytest.mark.parametrize(("old", "new"), [((16, 96), (32, 128)), ((32, 128), (16, 96))])
+def test_images_of_other_widths_are_refused(tmp_path, old, new):
+    with pytest.raises(InputError, match="coarse.pt: holds other networks.*start_from"):
+        grown(tmp_path / "coarse.pt", Images(old[0], 1, old[1]), Images(new[0], 2, new[1]))

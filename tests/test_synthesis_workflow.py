@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from bundle.errors import find_input_error
 from bundle.io import read_images
+from bundle.metrics import statistics
 from bundle.transforms.adaptive import AdaptiveAugmentation
 from tests.comparison import same
 
@@ -120,6 +121,32 @@ def test_resumed_equals_uninterrupted(tmp_path, cli, hr):
             assert result.returncode == 0, result.stderr[-2000:]
     for file in ("checkpoint.pt", "model.pt"):
         assert same(*(torch.load(tmp_path / name / file, weights_only=True) for name in ("whole", "broken")))
+
+
+def test_a_training_starts_from_one_of_images_half_as_fine(tmp_path, cli, hr):
+    """Of 33 pixels the last fills no block."""
+    write(hr, np.pad(images(3), ((0, 0), (0, 1), (0, 1))))
+    half = {"resolution": 8, "channels": 8, "coarsening": 2}
+    result = cli("training", "hr_synthesis.yaml", hr_images=hr, output_dir=tmp_path / "coarse", max_epochs=1, **TINY | half)
+    assert result.returncode == 0, result.stderr[-2000:]
+    model = torch.load(tmp_path / "coarse" / "model.pt", weights_only=True)
+    coarse = []
+    for image in images(3):
+        blocks = image.reshape(16, 2, 16, 2).swapaxes(1, 2).reshape(256, 4)
+        coarse.append(np.array([np.bincount(block).argmax() for block in blocks], np.uint8).reshape(16, 16))
+    assert model["statistics"] == pytest.approx(np.mean([statistics(image, 4) for image in coarse], 0)) and model["pixel_size"] == (1.0, 1.0)
+    assert json.loads((tmp_path / "coarse" / "model.json").read_text())["settings"]["coarsening"] == 2
+    start = tmp_path / "coarse" / "checkpoint.pt"
+    result = cli("training", "hr_synthesis.yaml", hr_images=hr, output_dir=tmp_path / "fine", max_epochs=1, start_from=start, g_learning_rate=1e-12, **TINY)
+    assert result.returncode == 0, result.stderr[-2000:]
+    fine = torch.load(tmp_path / "fine" / "model.pt", weights_only=True)
+    assert fine["pixel_size"] == (0.5, 0.5) and fine["resolution"] == 16
+    torch.testing.assert_close(fine["model"]["constant"], torch.load(start, weights_only=True)["ema"]["module.constant"])
+
+
+@pytest.mark.parametrize("number", [0, 1.5])
+def test_no_coarsening(tmp_path, evaluate, hr, number):
+    not_evaluated(evaluate, "hr_synthesis.yaml", "train#trainer", f"coarsening: {number}", "1 or more", hr_images=hr, coarsening=number, **TINY)
 
 
 def lacking_clay() -> np.ndarray:

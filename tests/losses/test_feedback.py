@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.losses.feedback import StatisticsFeedback, slice_statistics, contacts
+from bundle.losses.feedback import StatisticsFeedback, facing, slice_statistics
 from bundle.metrics import statistics
 
 PAIRS = [(0, 1), (0, 2), (1, 2)]
@@ -46,41 +46,35 @@ def priced(images: list[np.ndarray], fake: Tensor, pool: Tensor, **options) -> t
 
 
 @pytest.mark.parametrize("other", [False, True])
-def test_contacts_count_half_the_faces_of_an_inner_pixel(other):
-    """By loops; with `neighbours` the pixel is of the first labels and what is beside it of the second."""
-    draw = np.random.default_rng(2)
-    labels = draw.integers(0, 3, (2, 6, 5))
-    around = draw.integers(0, 3, (2, 6, 5)) if other else labels
-    expected = torch.zeros(2, 3, 4, 3, dtype=torch.float64)
-    for n, y, x in np.ndindex(2, 4, 3):
-        for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-            pair = tuple(sorted((labels[n, y + 1, x + 1], around[n, y + 1 + dy, x + 1 + dx])))
-            if pair in PAIRS:
-                expected[n, PAIRS.index(pair), y, x] += 0.5
-    found = contacts(onehot(*labels), onehot(*around)) if other else contacts(onehot(*labels))
-    assert torch.equal(found, expected) and found.max() > 1
-
-
-def test_statistics_are_counts_of_each_slice():
-    """Shares of all pixels; of the faces of inner pixels, each half theirs and two a pixel, those between two phases."""
-    labels = np.random.default_rng(0).integers(0, 3, (2, 7, 6))
-    x = onehot(*labels)
-    for image, found in zip(labels, slice_statistics(x, x), strict=True):
+def test_statistics_are_counts_of_each_slice(other):
+    """By loops. Shares of all pixels; of the faces of inner pixels, each half theirs and two a pixel, those between two phases. Of other labels the
+    mean of two counts: an inner pixel is of the ones and what is beside it of the others, or the other way round."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, (2, 7, 6))
+    around = draw.integers(0, 3, (2, 7, 6)) if other else labels
+    result = slice_statistics(onehot(*labels), facing(onehot(*around)))
+    for image, beside, found in zip(labels, around, result, strict=True):
         expected = [float((image == phase).mean()) for phase in range(3)]
         for pair in PAIRS:
             faces = 0.0
-            for y, x_ in np.ndindex(5, 4):
+            for y, x in np.ndindex(5, 4):
                 for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-                    faces += 0.5 * (tuple(sorted((image[y + 1, x_ + 1], image[y + 1 + dy, x_ + 1 + dx]))) == pair)
+                    for own, others in ((image, beside), (beside, image)):
+                        faces += 0.25 * (tuple(sorted((own[y + 1, x + 1], others[y + 1 + dy, x + 1 + dx]))) == pair)
             expected.append(faces / (2 * 5 * 4))
         assert found.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def of_labels(x: Tensor) -> Tensor:
+    """Statistics of labels."""
+    return slice_statistics(x, facing(x))
 
 
 @pytest.mark.parametrize(("image", "area"), [(BOARD, 1.0), (stripes(1), 0.5), (flat(1), 0.0)])
 def test_statistics_are_those_of_the_evaluation(image, area):
     """Where the border is like the rest there is no difference."""
     x = onehot(image)
-    found = slice_statistics(x, x)[0].tolist()
+    found = of_labels(x)[0].tolist()
     assert found == pytest.approx(statistics(image, 3).tolist()) and found[3] == pytest.approx(area)
 
 
@@ -115,7 +109,7 @@ def test_a_contact_that_is_too_rare_earns_the_reward_at_most(reward):
     """A full one would be earned with specks. The pool has none, the image half of all faces; the shares are as wanted."""
     fake = onehot(stripes(4))
     value, gradient = priced([stripes(1)], fake, onehot(flat(0), flat(1)), reward=reward)
-    area = slice_statistics(fake, fake)[0, 3].item()
+    area = of_labels(fake)[0, 3].item()
     assert area > 0.1 and value == pytest.approx(-reward / (0.5 + 0.0501) * area / 6, abs=2e-4)
     assert reward or gradient.abs().sum() < 1e-3
 
