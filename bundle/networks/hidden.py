@@ -98,6 +98,7 @@ def corrected_fractions(lr_fractions: Sequence[float], shares: Sequence[Sequence
 def _find_hosts(module: nn.Module, _: object = None) -> None:
     module.hosts = [label for label, row in enumerate(module.target.tolist()) if any(row)]
     module.rims = [label for label in module.hosts if float(module.rim[label]) > 0]
+    module.becomes = module.target.argmax(1).tolist()
 
 
 class HiddenPhases(nn.Module):
@@ -123,6 +124,7 @@ class HiddenPhases(nn.Module):
 
     hosts: list[int]  # labels that are another phase in part
     rims: list[int]  # those of them that are rims
+    becomes: list[int]  # the phase that each label hides, where it is a host
 
     def __init__(self, n_labels: int, n_phases: int, radius: int):
         super().__init__()
@@ -142,7 +144,7 @@ class HiddenPhases(nn.Module):
         self.register_buffer("rim", torch.zeros(n_labels))  # 1: it is one
         self.register_buffer("target", torch.zeros(n_labels, n_phases))
         self.rim_reach: int = min(RIM, self.reach // 2)
-        self.hosts, self.rims = [], []
+        self.hosts, self.rims, self.becomes = [], [], [0] * n_labels
         self.register_load_state_dict_pre_hook(bring_up)
         self.register_load_state_dict_post_hook(_find_hosts)
 
@@ -188,8 +190,8 @@ class HiddenPhases(nn.Module):
             labels: (z, y, x). Of a large volume some blocks stand for the whole.
         """
         found: dict[int, list[Tensor]] = {label: [] for label in self.hosts}
-        hiding = [self._phase(label) for label in self.hosts if label not in self.rims]
-        given: dict[int, list[Tensor]] = {label: [] for label in self.hosts if hiding.count(self._phase(label)) == 1}
+        hiding = [self.becomes[label] for label in self.hosts if label not in self.rims]
+        given: dict[int, list[Tensor]] = {label: [] for label in self.hosts if hiding.count(self.becomes[label]) == 1}
         for onehot in self._blocks(labels):
             inner = trimmed(onehot, self.reach)
             for label in self.hosts:
@@ -198,8 +200,8 @@ class HiddenPhases(nn.Module):
                     continue
                 seen = self.at_the_top(onehot, torch.zeros_like(trimmed(onehot[:, :1], self.radius)), label)[1].mean(1)[0]
                 found[label].append(seen[inner[0, label] > 0.5])
-                if label in given and self._phase(label) < inner.shape[1]:
-                    given[label].append(seen[inner[0, self._phase(label)] > 0.5])
+                if label in given and self.becomes[label] < inner.shape[1]:
+                    given[label].append(seen[inner[0, self.becomes[label]] > 0.5])
         for label, parts in found.items():
             before, seen = float(self.threshold[label]), torch.cat(parts)
             if len(seen) and label in self.rims:
@@ -219,10 +221,6 @@ class HiddenPhases(nn.Module):
                 self.evidence[label] = weight / SHARES
                 if ratio:
                     self.doubt[label] = self.threshold[label]
-
-    def _phase(self, label: int) -> int:
-        """That a label hides."""
-        return int(self.target[label].argmax())
 
     def _blocks(self, labels: np.ndarray) -> Iterator[Tensor]:
         """One-hot blocks of a volume, as `forward` takes them; beyond the border its outermost voxels go on."""
@@ -250,7 +248,7 @@ class HiddenPhases(nn.Module):
             for i in range(seen.shape[1]):
                 score = score + self.evidence[label, i] * seen[:, i : i + 1]
             turned = (score > self.threshold[label]) & (labels[:, label : label + 1] > 0.5)
-            doubted = (score <= self.doubt[label]) & ((labels * target[:, : labels.shape[1]]).sum(1, keepdim=True) > 0.5)
+            doubted = (score <= self.doubt[label]) & (self.shown(labels, label) > 0.5)
             own = torch.zeros_like(target)
             own[:, label] = 1.0
             phases = torch.where(turned, target, torch.where(doubted, own, phases))
@@ -265,11 +263,18 @@ class HiddenPhases(nn.Module):
         field = box_sum(box_sum(self.exact(noise * self.fineness), self.widths[-1]), self.widths[-1])
         return trimmed(field, self.radius - self.widths[-1] + 1).to(noise) / self.deviation
 
+    def shown(self, onehot: Tensor, label: int) -> Tensor:
+        """Where the LR labels voxels as the phase that a label hides: (B, labels, D, H, W) -> (B, 1, D, H, W)."""
+        phase = self.becomes[label]
+        return onehot[:, phase : phase + 1] if phase < onehot.shape[1] else torch.zeros_like(onehot[:, :1])
+
     def others(self, onehot: Tensor, label: int) -> Tensor:
         """Share of what is around each voxel that is neither the label nor the phase that it turns to, (B, 1, D, H, W); `onehot` as `forward` takes it."""
-        two = self.target[label].to(onehot)[: onehot.shape[1]].clone()
-        two[label] = 1.0
-        other = trimmed(onehot * (1.0 - two)[None, :, None, None, None], self.reach - 2 * self.rim_reach).sum(1, keepdim=True)
+        around = trimmed(onehot, self.reach - 2 * self.rim_reach)
+        other = torch.zeros_like(around[:, :1])
+        for i in range(around.shape[1]):
+            if i != label and i != self.becomes[label]:
+                other = other + around[:, i : i + 1]
         width = 2 * self.rim_reach + 1
         return box_sum(box_sum(self.exact(other), width), width).to(onehot) / float(width**6)
 
@@ -282,7 +287,7 @@ class HiddenPhases(nn.Module):
             field: (B, 1, D + 2 walk, …), as `smooth` gives it.
             label: one that hides a phase.
         """
-        of_target = (onehot * self.target[label].to(onehot)[None, : onehot.shape[1], None, None, None]).sum(1, keepdim=True)
+        of_target = self.shown(onehot, label)
         solid = self.exact(torch.cat([onehot[:, label : label + 1] + of_target, of_target], 1))
         height = torch.zeros_like(trimmed(solid, self.radius))
         shares: list[Tensor] = []
