@@ -36,7 +36,7 @@ def warm_start(
     """Starts a new training from the generator, its average and the critics of an earlier checkpoint, or from the weights of a model.pt.
 
     What the LR labels hide stays that of the new rock. Levels of the generator, and critics, beyond those that the file has start anew, and levels
-    that it has beyond the new ones are left out. A rock with other phases takes the channels of those that are alike; its other channels, and its
+    and critics that it has beyond the new ones are left out. A rock with other phases takes the channels of those that are alike; its other channels, and its
     critics, start anew.
 
     Args:
@@ -145,7 +145,7 @@ def _level(key: str) -> int:
 
 
 def _critics(old: State, new: State) -> dict[str, Tensor]:
-    """The earlier critics; those that are new, and levels that an earlier one has not, start anew, and levels that a new one has not are left out."""
-    known = {key.split(".")[0] for key in old}
-    own = {key: value for key, value in new.items() if key.split(".")[0] not in known or (_level(key) >= 0 and key not in old)}
-    return {key: value for key, value in old.items() if key in new or _level(key) < 0} | own
+    """The earlier critics; those that are new, and levels that an earlier one has not, start anew, and those that the new training has not are left out."""
+    before, now = ({key.split(".")[0] for key in state} for state in (old, new))
+    own = {key: value for key, value in new.items() if key.split(".")[0] not in before or (_level(key) >= 0 and key not in old)}
+    return {key: value for key, value in old.items() if key.split(".")[0] in now and (key in new or _level(key) < 0)} | own

@@ -123,8 +123,8 @@ def verdict_path(files: Sequence[Path], output_dir: str | Path | None = None) ->
 def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path | None = None) -> None:
     """Lets a set of HR images into a training, or refuses it.
 
-    Refused are sets with a verdict that they failed, or on other files, and generated ones without any. Real images have none, and
-    are what the others are measured by.
+    Refused are sets with a verdict that they failed, or on other files, and generated ones without any; of several files each may have its own.
+    Real images have none, and are what the others are measured by.
 
     Args:
         images: of one plane group: file, folder, pattern or list.
@@ -136,15 +136,14 @@ def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path
     """
     files = image_files(images)
     verdict = Path(gates_file) if gates_file else verdict_path(files)
-    reason = None
-    if verdict.is_file():
-        reason = _reason(verdict, files)
-    elif gates_file:
+    if gates_file and not verdict.is_file():
         raise InputError(f"{verdict}: no such file; give the verdict that run gating wrote, or null")
-    else:
-        generated = [path for path in files if path.with_name(f"{stem_of(path)}_provenance.json").is_file()]
-        if generated:
-            reason = f"{generated[0]}: generated, and not yet judged; run gating --images {generated[0]} first"
+    reason = _reason(verdict, files) if verdict.is_file() else None
+    if not gates_file and (reason or not verdict.is_file()) and len(files) > 1:  # files that were judged one by one, beside real ones
+        alone = [_reason_alone(path) for path in files]
+        reason = (reason or next(filter(None, alone))) if any(alone) else None
+    elif not verdict.is_file():
+        reason = _reason_alone(files[0])
     if reason is None:
         return
     if not switch(accept_failed, "accept_failed"):
@@ -162,6 +161,15 @@ def admit_groups(data: Mapping[str, Any], groups: Sequence[str], accept_failed: 
         raise InputError(f"{gates_file}: one verdict for {len(groups)} sets of images; put each beside its set and set gates_file to null")
     for group in groups:
         admit(data[group], accept_failed, gates_file)
+
+
+def _reason_alone(path: Path) -> str | None:
+    """Why a file is refused that has a verdict of its own, or is generated and has none; None where it is not."""
+    verdict = verdict_path([path])
+    if verdict.is_file():
+        return _reason(verdict, [path])
+    generated = path.with_name(f"{stem_of(path)}_provenance.json").is_file()
+    return f"{path}: generated, and not yet judged; run gating --images {path} first" if generated else None
 
 
 def _reason(verdict: Path, files: Sequence[Path]) -> str | None:

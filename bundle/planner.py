@@ -45,18 +45,25 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
 
     Raises:
         InputError: the generator makes voxels of another size than `scale_factor` says; a box has slices smaller than a patch that is compared;
-            or it is more than is free: names the settings with which it fits.
+            critics see slices whose border is no whole number of their voxels; or it is more than is free: names the settings with which it fits.
+            Of a generator that is spread over devices a warning says so: what each of them takes is not known.
     """
     check_network(trainer.network.scale_factor, scale_factor)
     patch = getattr(trainer.patches, "patch", 0)
     for scale, edge in zip(_scales(trainer.network, trainer.boxes), trainer.boxes):
         slices = edge * scale - 2 * (trainer.border * scale // trainer.network.scale_factor)
+        if trainer.critics and trainer.border * scale % trainer.network.scale_factor:
+            step = trainer.network.scale_factor // min(_scales(trainer.network, trainer.boxes))
+            raise InputError(f"border: {trainer.border} finest voxels are no whole voxels at {scale}x, where a critic looks; give a multiple of {step}")
         if slices < patch:
             small = f"boxes: {edge} LR voxels at {scale}x are slices of {slices} pixels, smaller than a patch of {patch}"
             raise InputError(f"{small}; set larger boxes, or a smaller patches#patch")
     need, free = training_memory(trainer, batch_size, trainer.boxes), free_memory(trainer.state.device)
     logger.info(f"training takes about {size_text(need)} of memory, {size_text(free)} are free")
     if need <= free:
+        return
+    if trainer.spread:
+        logger.warning(f"one device has {size_text(free)} free; whether the {size_text(need)} fit as they are spread is seen in the first steps")
         return
     for advice, smaller in _smaller(trainer, batch_size):
         if smaller <= free:

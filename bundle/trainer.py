@@ -15,7 +15,7 @@ from bundle.engine import AdversarialTrainer, straight_through
 from bundle.errors import switch
 from bundle.losses.confusion import ConfusionConsistency
 from bundle.networks.generator import Box
-from bundle.parallel import place
+from bundle.parallel import Pipeline, place
 from bundle.transforms.downsample import block_mean
 from bundle.transforms.slices import random_slices
 
@@ -98,6 +98,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         self.feedback, self.feedback_weight = feedback, feedback_weight
         self.adversarial_weight, self.consistency_weight = adversarial_weight, consistency_weight
         self.boxes, self.planes = list(boxes), {group: list(names) for group, names in planes.items()}
+        self.spread = bool(devices) or isinstance(self.parallel, Pipeline)
         if devices:
             self._spread(list(devices))
         self.slices_per_plane, self.border, self.separate_planes = slices_per_plane, border, switch(separate_planes, "separate_planes")

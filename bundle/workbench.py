@@ -153,19 +153,22 @@ class Lab:
     def anew(folder: Path, result: Path, settings: Mapping[str, Any]) -> bool:
         """Whether a result is still to be made, its settings noted beside it; a warning where it is there and was made with others.
 
-        It is used all the same: experiments share rocks and models, and the model that others start from may be trained for longer than theirs.
+        It is used all the same: experiments share rocks and models, and the model that others start from may be trained for longer than theirs. A
+        training that was broken off goes on with other `epochs`, but not with other settings.
         """
         path, told = folder / "settings.json", json.loads(json.dumps(settings))
+        was = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        other = {name: f"{name} {(was or {}).get(name)}, now {value}" for name, value in told.items() if (was or {}).get(name) != value}
         if not result.exists():
+            if was is not None and other.keys() - {"epochs"} and (folder / "checkpoint.pt").exists():
+                logger.warning(f"{folder}: begun with {'; '.join(other.values())}; starts anew")
+                (folder / "checkpoint.pt").unlink()
             write_text(path, json.dumps(told, indent=1) + "\n")
             return True
-        if not path.exists():
+        if was is None:
             logger.warning(f"{folder}: used as it is; with which settings it was made is not known")
-        else:
-            was = json.loads(path.read_text(encoding="utf-8"))
-            other = [f"{name} {was.get(name)}, now {value}" for name, value in told.items() if was.get(name) != value]
-            if other:
-                logger.warning(f"{folder}: used as it is, made with {'; '.join(other)}; delete it or give another --output to make it anew")
+        elif other:
+            logger.warning(f"{folder}: used as it is, made with {'; '.join(other.values())}; delete it or give another --output to make it anew")
         return False
 
     def bundle(self, run: str, configs: Sequence[str], *options: str) -> None:

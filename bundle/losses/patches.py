@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bundle.errors import InputError
 from bundle.transforms.downsample import block_mean, phase_shares
-from bundle.transforms.slices import SYMMETRIES, symmetry
+from bundle.transforms.slices import allowed_symmetries, symmetry
 
 
 MOST_PIXELS = 2**24  # of the images of a group that are compared, 270 MB for four phases: of a larger stack every second, third, .. image
@@ -58,7 +59,7 @@ class SlicedWasserstein:
         symmetries: of the square that may turn a patch of the images: 8, or 4 where the plane is anisotropic.
 
     Raises:
-        ValueError: a patch of even edge: it has no pixel at its centre; or of one pixel, which has none beside it; a share beyond 0..1.
+        InputError: a patch of even edge: it has no pixel at its centre; or of one pixel, which has none beside it; a share beyond 0..1.
     """
 
     def __init__(
@@ -74,16 +75,16 @@ class SlicedWasserstein:
         borders: float = 0.0,
     ):
         if patch % 2 == 0:
-            raise ValueError(f"patch {patch} has no pixel at its centre; give an odd edge")
+            raise InputError(f"patches#patch: {patch} pixels have none at their centre; give an odd edge")
         if patch < 3:
-            raise ValueError(f"patch {patch} has nothing beside its centre; give 3 or more")
+            raise InputError(f"patches#patch: {patch} pixel has nothing beside its centre; give 3 or more")
         if not 0 <= borders <= 1:
-            raise ValueError(f"borders is {borders}: the share of the patches that lies at borders is 0 to 1")
+            raise InputError(f"patches#borders: {borders}; the share of the patches that lies at borders is 0 to 1")
         self.images, self.n_phases, self.scale_factor = images, n_phases, scale_factor
         self.patch, self.projections, self.pyramid = patch, projections, list(pyramid)
         self.samples, self.borders = samples, borders
         places = np.arange(patch**2).reshape(patch, patch)
-        self.turns = torch.from_numpy(np.stack([symmetry(places, turn).ravel() for turn in SYMMETRIES[symmetries]]))
+        self.turns = torch.from_numpy(np.stack([symmetry(places, turn).ravel() for turn in allowed_symmetries(symmetries)]))
         self.sheets: dict[tuple[str, int], Sheets] = {}  # block means of the images
 
     def __call__(self, group: str, scale: int, fake: Tensor, pool: Tensor) -> Tensor:

@@ -288,7 +288,13 @@ class LevelGenerator(nn.Module):
 
     @torch.jit.unused
     def patch_edge(self, edges: Sequence[int]) -> int:
-        """LR voxels of a training patch whose first level decodes a box of `edges[0]`."""
+        """LR voxels of a training patch whose first level decodes a box of `edges[0]`.
+
+        Raises:
+            InputError: not one edge a level.
+        """
+        if len(edges) != len(self.levels):
+            raise InputError(f"boxes: {list(edges)} for {len(self.levels)} levels of x2; give one edge, LR voxels, for each")
         return edges[0] + 4 + 2 * self.trunk_trim
 
     @torch.jit.unused
@@ -296,7 +302,7 @@ class LevelGenerator(nn.Module):
         """Random nested boxes of `edges` LR voxels, one a level, for a patch of `patch` LR voxels.
 
         Raises:
-            ValueError: the edges do not fit.
+            InputError: the edges do not fit.
         """
         low, size = self.trunk_trim, patch - 2 * self.trunk_trim
         start = [low] * 3
@@ -305,19 +311,21 @@ class LevelGenerator(nn.Module):
             context = 1 if boxes else 2  # LR voxels that hold the two voxels of the coarser grid that a level needs
             free = size - edge - 2 * context
             if free < 0:
-                raise ValueError(f"an LR patch of {patch} voxels is too small for level boxes of {list(edges)} LR voxels")
+                raise InputError(f"boxes: {list(edges)} LR voxels do not lie in each other and in a patch of {patch}; each needs 2 less than the one before")
             start = [s + context + int(torch.randint(free + 1, ())) for s in start]
             boxes.append(((start[0], start[1], start[2]), edge))
             size = edge
         return boxes
 
 
-def frozen(network: nn.Module, levels: int) -> nn.Module:
+def frozen(network: nn.Module, levels: int, started: bool = True) -> nn.Module:
     """The generator, of which the trunk and the first levels stay as they are in training; 0 trains all.
 
     Raises:
-        InputError: it has no levels, or none would be left to train.
+        InputError: it has no levels, none would be left to train, or what is frozen has not `started` from an earlier training.
     """
+    if levels and not started:
+        raise InputError(f"frozen_levels: {levels} would keep the weights as chance gave them; set start_from to an earlier training, or give 0")
     if levels:
         parts = list(getattr(network, "levels", []))
         if not isinstance(levels, int) or not 0 < levels < len(parts):

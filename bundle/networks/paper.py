@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bundle.errors import InputError
 from bundle.networks.generator import Box
 from bundle.networks.windows import blocks, crop, doubled, empty_window, put, trimmed
 
@@ -114,10 +115,10 @@ class PaperGenerator(nn.Module):
         """The whole of a patch of `patch` LR voxels.
 
         Raises:
-            ValueError: `edges` are others.
+            InputError: `edges` are others.
         """
         if list(edges) != [patch]:
-            raise ValueError(f"the paper's generator decodes whole patches: boxes must be [{patch}], not {list(edges)}")
+            raise InputError(f"boxes: {list(edges)}; the paper's generator decodes whole patches: give [{patch}]")
         return [((0, 0, 0), patch)]
 
     @torch.jit.unused

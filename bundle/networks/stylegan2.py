@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bundle.errors import InputError
+from bundle.networks.older import bring_up
+
 BOUND = 5.0  # of the logits, by b tanh(x / b)
 # Pixels that every level has beyond each border of the image, and loses again: what a layer finds there are zeros, which no crop of a rock has
 # around it. What they touch, c pixels deep, is 2 c + 2 deep after the next doubling and one more after its second layer: with 4 cut away, c stays 1.
@@ -167,7 +170,7 @@ class StyleGenerator(nn.Module):
         start: edge of the learned constant, pixels.
 
     Raises:
-        ValueError: a resolution that no doubling of `start` gives.
+        InputError: a resolution that no doubling of `start` gives.
     """
 
     def __init__(
@@ -184,6 +187,14 @@ class StyleGenerator(nn.Module):
         self.levels = nn.ModuleList(StyleLevel(a, b, n_phases, latent) for a, b in zip(width, width[1:]))
         self.bias = nn.Parameter(torch.zeros(n_phases))
         self.register_buffer("mean_style", torch.zeros(latent))
+        self.register_load_state_dict_pre_hook(bring_up)
+
+    def bring_up(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Renames weights saved until version 0.9.7, whose levels were lists of layers."""
+        for key in [key for key in state if key.startswith((prefix + "upper.", prefix + "lower.", prefix + "heads."))]:
+            kind, number, rest = key[len(prefix) :].split(".", 2)
+            level = int(number) - (kind == "heads")  # the first head is that of the constant
+            state[f"{prefix}head.{rest}" if level < 0 else f"{prefix}levels.{level}.{kind.removesuffix('s')}.{rest}"] = state.pop(key)
 
     @property
     def noise_shapes(self) -> list[tuple[int, int]]:
@@ -255,11 +266,11 @@ def level_edges(resolution: int, start: int = 4) -> list[int]:
     """Edges of the levels, from `start` to `resolution`, each twice the one before.
 
     Raises:
-        ValueError: they do not meet.
+        InputError: they do not meet.
     """
     levels = log2(resolution / start) if resolution >= start else -1.0
     if levels < 1 or levels != int(levels):
-        raise ValueError(f"resolution {resolution} is not {start} times a power of 2, such as {start * 32}")
+        raise InputError(f"resolution: {resolution} is not {start} times a power of 2; give one, such as {start * 32}")
     return [start * 2**i for i in range(int(levels) + 1)]
 
 

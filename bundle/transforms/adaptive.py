@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bundle.errors import switch
-from bundle.transforms.slices import SYMMETRIES
+from bundle.transforms.slices import allowed_symmetries
 
 FEW = 50  # HR images of a plane group below which a critic is augmented unless told otherwise
 MOST = 0.8  # probability above which the generator would begin to make augmented maps (arXiv 2006.06676, figure 3)
@@ -35,7 +35,7 @@ class LabelAugmentation:
     """
 
     def __init__(self, symmetries: int = 8, shift: float = 0.125, rotation: float = 15.0, scaling: float = 0.2, cutout: float = 0.5):
-        self.turns = torch.tensor([_matrix(turn) for turn in SYMMETRIES[symmetries]])
+        self.turns = torch.tensor([_matrix(turn) for turn in allowed_symmetries(symmetries)])
         self.shift, self.scaling, self.cutout = shift, scaling, cutout
         self.rotation = rotation if symmetries == 8 else 0.0
 

@@ -1,13 +1,9 @@
-"""Down-sampling by a whole factor: block mean, and the paper's nearest neighbour."""
+"""Down-sampling by a whole factor: block mean, majority, and the paper's nearest neighbour."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,29 +21,16 @@ def phase_shares(labels: np.ndarray, n_phases: int, factor: int) -> Tensor:
     return block_mean((torch.from_numpy(np.ascontiguousarray(labels)) == phases)[None].float(), factor)[0]
 
 
+def coarse_labels(labels: np.ndarray, n_phases: int, factor: int) -> np.ndarray:
+    """What most pixels of each block of factor² hold, (y, x) -> (y / factor, x / factor) uint8; of phases that hold equally many that of its first
+    pixel, if it is one of them: half of the blocks at a border are such, and a rule that prefers a label would change the amounts."""
+    shares = phase_shares(labels, n_phases, factor)
+    h, w = shares.shape[1:]
+    first = torch.from_numpy(labels[::factor, ::factor][:h, :w].astype(np.int64))
+    shares.scatter_add_(0, first[None], torch.full((1, h, w), 0.5 / factor**2))
+    return shares.argmax(0).to(torch.uint8).numpy()
+
+
 def nearest(x: Tensor, factor: int) -> Tensor:
     """First voxel of each block, as torch's nearest-neighbour interpolation takes it (the paper's downsampling): (B, C, …)."""
     return x[(slice(None), slice(None)) + (slice(None, None, factor),) * (x.ndim - 2)]
-
-
-class Downsampled(MapTransform):
-    """Down-samples channel-first arrays (C, …) by a whole factor; for what a loss or a critic sees: the affine is not changed.
-
-    Args:
-        keys: entries to change.
-        factor: voxels per block edge.
-        mode: "mean" (block mean, floating point) or "nearest" (first voxel of each block).
-    """
-
-    def __init__(self, keys: KeysCollection, factor: int, mode: str = "mean", allow_missing_keys: bool = False):
-        super().__init__(keys, allow_missing_keys)
-        self.factor = factor
-        self.reduce = {"mean": block_mean, "nearest": nearest}[mode]
-
-    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
-        """Returns a copy of the dictionary with the entries down-sampled."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            x = torch.as_tensor(result[key])
-            result[key] = self.reduce((x.float() if self.reduce is block_mean else x)[None], self.factor)[0]
-        return result

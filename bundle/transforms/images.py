@@ -11,7 +11,8 @@ from monai.transforms import MapTransform
 
 from bundle.errors import InputError
 from bundle.io import check_labels, read_images
-from bundle.metrics import majority_downsample, statistics
+from bundle.metrics import statistics
+from bundle.transforms.downsample import coarse_labels
 
 
 class LoadImagesd(MapTransform):
@@ -23,7 +24,7 @@ class LoadImagesd(MapTransform):
         table: file value -> label, or None.
         pixel_size: µm, a number or [row, column]; overrides what the files say.
         edge: pixels of the crops that are taken from them.
-        coarsening: pixels an edge that become one, by their majority; 1 leaves the images as they are. What fills no block at an image's end is
+        coarsening: pixels an edge that become one, by their majority (`coarse_labels`); 1 leaves the images as they are. What fills no block at an image's end is
             cut away.
     """
 
@@ -54,17 +55,13 @@ class LoadImagesd(MapTransform):
             name = f"hr_images ({result[key]})"
             arrays, size = read_images(result[key], self.pixel_size)
             result["pixel_size"] = size and tuple(self.coarsening * edge for edge in size)
-            images = [self._coarse(check_labels(array, len(self.phases), name, self.table, "hr_labels")) for array in arrays]
+            images = [check_labels(array, len(self.phases), name, self.table, "hr_labels") for array in arrays]
+            if self.coarsening > 1:
+                images = [coarse_labels(image, len(self.phases), self.coarsening) for image in images]
             self._check(images, name)
             result[key] = images
             result["statistics"] = [float(mean) for mean in np.mean([statistics(image, len(self.phases)) for image in images], 0)]
         return result
-
-    def _coarse(self, image: np.ndarray) -> np.ndarray:
-        if self.coarsening == 1:
-            return image
-        h, w = (edge - edge % self.coarsening for edge in image.shape)
-        return majority_downsample(image[:h, :w], self.coarsening, len(self.phases))
 
     def _check(self, images: Sequence[np.ndarray], name: str) -> None:
         if len(images) < 2:
@@ -74,8 +71,9 @@ class LoadImagesd(MapTransform):
             shown = ", ".join(f"{h} x {w}" for h, w in sorted(sizes))
             raise InputError(f"{name}: images of several sizes ({shown} pixels); cut them to one size, so that each counts alike")
         (size,) = sizes
+        coarse = f", {self.coarsening} made one by coarsening" if self.coarsening > 1 else ""
         if min(size) < self.edge:
-            raise InputError(f"{name}: images of {size[0]} x {size[1]} pixels, smaller than a crop of {self.edge}; lower resolution, or use larger images")
+            raise InputError(f"{name}: images of {size[0]} x {size[1]} pixels, smaller than a crop of {self.edge}{coarse}; lower resolution, or use larger images")
         for i, image in enumerate(images):
             lacking = [phase for label, phase in enumerate(self.phases) if not (image == label).any()]
             if lacking:

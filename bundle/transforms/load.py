@@ -46,6 +46,17 @@ def plane_groups(hr_images: Any, symmetries: int = 4) -> dict[str, list[str]]:
     return {f"hr_{plane}": [plane] for plane in PLANE_AXES}
 
 
+def label_of(phase: str, names: Sequence[str], key: str) -> int:
+    """Label of a phase that a setting names.
+
+    Raises:
+        InputError: no label has that name.
+    """
+    if phase not in names:
+        raise InputError(f"{key}: {phase} is none of {', '.join(names)}; correct the name")
+    return list(names).index(phase)
+
+
 def training_files(lr_image: str, hr_images: Any) -> dict[str, Any]:
     """What the loading transforms start from: the LR file under `image`, the HR files under each plane group."""
     groups = plane_groups(hr_images)

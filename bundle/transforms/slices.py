@@ -15,8 +15,15 @@ from bundle.errors import InputError
 PLANES = {"xy": 0, "xz": 1, "yz": 2}
 """Plane -> spatial axis of a (z, y, x) volume that is held constant. A slice keeps the order of the other two: (y, x), (z, x), (z, y)."""
 
-SYMMETRIES = {8: range(8), 4: (0, 2, 5, 7)}
-"""Number of allowed symmetries -> their indices: all of the square, or mirroring alone, which keeps the two axes apart."""
+def allowed_symmetries(number: int) -> Sequence[int]:
+    """Indices of the symmetries (see `symmetry`) that may turn a plane: 8, all of the square, or 4, mirroring alone, which keeps the two axes apart.
+
+    Raises:
+        InputError: another number.
+    """
+    if number not in (4, 8):
+        raise InputError(f"symmetries: {number}; give 8, or 4 where the two axes of a plane differ")
+    return range(8) if number == 8 else (0, 2, 5, 7)
 
 
 def symmetry(image: np.ndarray, index: int) -> np.ndarray:
@@ -44,7 +51,7 @@ class RandSliceCropsd(RandomizableTransform, MapTransform):
     def __init__(self, keys: KeysCollection, sizes: Sequence[int], number: int, n_phases: int, symmetries: int = 8):
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
-        self.choices = SYMMETRIES[symmetries]
+        self.choices = allowed_symmetries(symmetries)
         self.sizes, self.number, self.n_phases = list(sizes), number, n_phases
 
     def __call__(self, data: Mapping[Hashable, Sequence[np.ndarray]]) -> dict[Hashable, list[Tensor]]:
