@@ -49,6 +49,7 @@ class Assessment:
         morphology: chords, lineal path, sizes, connection, Euler number and surface of the pore.
         physics: edge of the cube in the middle for which flow, conduction and elasticity are computed, LR voxels; null = none.
         physics_cell: edge of a cell of these computations, SR voxels: the majority of its voxels counts.
+        moduli: {phase: [bulk, shear]} in GPa of minerals that `bundle.physics.elasticity.MODULI` does not know, or knows otherwise.
         two_sample: whether a network can tell SR from the HR images, on the axis planes and at 45 degrees.
         seed: of the two-sample tests.
 
@@ -62,6 +63,7 @@ class Assessment:
         morphology: bool | str = False,
         physics: int | None = None,
         physics_cell: int = 2,
+        moduli: Mapping[str, Sequence[float]] | None = None,
         two_sample: bool | str = False,
         seed: int = 0,
     ):
@@ -72,6 +74,7 @@ class Assessment:
         if not _positive(physics_cell):
             raise InputError(f"physics_cell: {physics_cell} is no number of SR voxels; give 1 or more, such as 2")
         self.physics, self.physics_cell, self.seed = physics, physics_cell, seed
+        self.moduli = _moduli(moduli or {})
 
     def _read_truth(self, shape: Sequence[int], n_phases: int) -> np.ndarray | None:
         """The true labels (z, y, x), or None where no file was given.
@@ -182,7 +185,7 @@ class Assessment:
             present = mask.any() and not mask.all()
             euler = euler_number(mask, size)["density"] * per_volume if present else None
             rows.setdefault(f"Euler number of {phases[0]} per {volume}", {})[title] = euler
-            surface = specific_surface(mask, size) if present else {"marching_cubes": None, "faces": None}
+            surface = specific_surface(mask, size) if present and min(mask.shape) > 1 else {"marching_cubes": None, "faces": None}
             rows.setdefault(f"surface of {phases[0]} by marching cubes per volume, 1/{unit}", {})[title] = surface["marching_cubes"]
             rows.setdefault(f"surface of {phases[0]} by voxel faces per volume, 1/{unit}", {})[title] = surface["faces"]
         flat = {}
@@ -223,7 +226,7 @@ class Assessment:
         for title, labels in cubes.items():
             voxel, cell = (size * scale, 1) if title == "LR" else (size, self.physics_cell)
             logger.info("physics of %s, %s cells", title, " x ".join(str(n // cell) for n in labels.shape))
-            found = judging.coarse_properties(labels, phases, voxel, cell)
+            found = judging.coarse_properties(labels, phases, voxel, cell, self.moduli)
             rows.setdefault(f"porosity of the middle {edge} x {edge} x {edge} LR voxels", {})[title] = found["porosity"]
             for key, name in FIGURES.items():
                 entries = {axis: found[key][axis] for axis in "zyx"} if "{}" in name else {"": found[key]}
@@ -254,6 +257,22 @@ class Assessment:
 
 def _positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _moduli(given: Any) -> dict[str, tuple[float, float]]:
+    """Bulk and shear moduli by phase.
+
+    Raises:
+        InputError: not two numbers, of which the first is positive and the second not negative.
+    """
+    try:
+        found = {str(phase): (float(bulk), float(shear)) for phase, (bulk, shear) in given.items()}
+        fit = all(0 < bulk < float("inf") and 0 <= shear < float("inf") for bulk, shear in found.values())
+    except (AttributeError, TypeError, ValueError):
+        fit = False
+    if not fit:
+        raise InputError(f"moduli: {given} is not {{phase: [bulk, shear]}} in GPa; give such as {{'pyrite': [147, 132]}}")
+    return found
 
 
 def _explained(entry: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import importlib
 import re
 import sys
 from types import ModuleType
+from typing import Any
 
 
 class InputError(ValueError):
@@ -24,6 +25,33 @@ def switch(value: bool | str, name: str) -> bool:
     if word not in ("true", "false"):
         raise InputError(f"{name}: {value} is neither true nor false")
     return word == "true"
+
+
+def whole(value: Any, name: str, of: str, least: int = 0, most: int | None = None) -> int:
+    """A setting that is a whole number; 16.0 counts as one, a text or true does not.
+
+    Args:
+        value: as it was given.
+        name: of the setting, for the message.
+        of: what it counts and an example, for the message.
+        least, most: bounds, included.
+
+    Raises:
+        InputError: something else.
+    """
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1 else None
+    if number is None or number < least or (most is not None and number > most):
+        raise InputError(f"{name}: {value}; give a whole number of {of}, {least} {'or more' if most is None else f'to {most}'}")
+    return int(number)
+
+
+def check_seed(value: Any) -> int:
+    """A seed of random numbers: 64 bits, so that each is another realisation.
+
+    Raises:
+        InputError: it is none.
+    """
+    return whole(value, "seed", "any size", 0, 2**64 - 1)
 
 
 def optional(module: str, what: str, extra: str) -> ModuleType:

@@ -11,9 +11,10 @@ import numpy as np
 
 from bundle import html_report, report
 from bundle.assessment import Assessment
-from bundle.errors import InputError
+from bundle.errors import InputError, check_seed
 from bundle.evaluation_files import Doubt, check_alike, common_voxel_size, find_sr, labels_sha256, open_percent, record
 from bundle.html_slices import sections
+from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, read_volume, write_text
 from bundle.io.images import image_files
 from bundle.io.region import region_slices
@@ -86,7 +87,7 @@ class Evaluation:
         self.sr_image = Path(sr_image) if sr_image else find_sr(self.lr_image, self.output_dir)
         self.hr_images = dict(hr_images) if isinstance(hr_images, Mapping) else {ALL_PLANES: hr_images}
         self.phases, self.lr_phases = list(phases), list(lr_phases or phases)
-        self.scale_factor, self.lr_region, self.max_lag, self.seed = int(scale_factor), lr_region, float(max_lag), seed
+        self.scale_factor, self.lr_region, self.max_lag, self.seed = int(scale_factor), lr_region, float(max_lag), check_seed(seed)
         self.lr_labels, self.hr_labels = lr_labels, hr_labels
         self.lr_voxel_size, self.hr_voxel_size = lr_voxel_size, hr_voxel_size
         self.sr_images = [Path(path) for path in ([sr_images] if isinstance(sr_images, (str, os.PathLike)) else sr_images or [])]
@@ -110,6 +111,7 @@ class Evaluation:
         lr, sr, groups, unit, provenance = self._read()
         assessed = (lr, sr, groups, self.phases, self.scale_factor, unit)
         truth = self.assessment.prepare(*assessed) if self.assessment else None
+        check_output_dir(self.output_dir)  # before the work, and after what may be refused
         trust = open_percent(None, TRUST, self.sr_image, self.output_dir, sr.array.shape)
         doubt = trust is not None and not self.uncertainty_image
         overlay = Doubt(trust) if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, sr.array.shape)

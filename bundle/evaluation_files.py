@@ -33,7 +33,7 @@ def find_sr(lr_image: Path, output_dir: Path) -> Path:
     store = store_path(lr_image, output_dir)
     if store.is_dir():
         return store
-    pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd)"
+    pattern = re.escape(name) + r"_sr\.(tif|tiff|ome\.tif|nii|nii\.gz|nrrd|mha|mhd|raw)"
     found = [path for path in sorted(output_dir.glob("*")) if re.fullmatch(pattern, path.name)]
     if len(found) != 1:
         what = f"{len(found)} SR volumes {name}_sr.*" if found else f"no SR volume {name}_sr.*"
@@ -58,7 +58,9 @@ def common_voxel_size(
     told = [(f"lr_image ({size_text(lr)} µm) / {scale}", tuple(v / scale for v in lr), (0, 1, 2))] if lr else []
     told += [(f"sr_image ({size_text(sr)} µm)", sr, (0, 1, 2))] if sr else []
     for group, pixel in pixels.items():
-        if pixel:
+        if not pixel:
+            logger.warning("hr_images, %s: tell no pixel size; their pixels are taken to be as large as SR voxels: set hr_voxel_size to check it", group)
+        else:
             told.append((f"hr_images, {group} ({size_text(pixel)} µm)", pixel, PLANES.get(group, (1, 2))))
     if not told:
         return (1.0, 1.0, 1.0), "SR voxels"

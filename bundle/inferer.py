@@ -16,7 +16,7 @@ from monai.networks import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bundle.errors import InputError, switch
+from bundle.errors import InputError, check_seed, switch, whole
 from bundle.io.region import boxes, replicated
 from bundle.memory import choose_core, free_memory, lack_of_memory
 from bundle.networks.noise import coordinate_noise
@@ -75,14 +75,12 @@ class WindowInferer(Inferer):
     ):
         super().__init__()
         core = None if core == "null" else core  # as the command line gives it
-        if core is not None and (isinstance(core, str) or int(core) != core or core < 1):
-            raise InputError(f"core: {core} is not a window size; give a whole number of LR voxels, such as 16, or null")
         if output not in ("labels", "probabilities"):
             raise InputError(f"output: {output} is neither labels nor probabilities")
-        if noise_std < 0:
-            raise InputError(f"noise_std: {noise_std} is negative; give 1, or 0 for no noise")
-        self.core = None if core is None else int(core)
-        self.seed, self.output, self.noise_std, self.processes = int(seed), output, float(noise_std), int(processes)
+        if isinstance(noise_std, (str, bool)) or not 0 <= noise_std < float("inf"):
+            raise InputError(f"noise_std: {noise_std} is no standard deviation; give 1, or 0 for no noise")
+        self.core = None if core is None else whole(core, "core", "LR voxels, such as 16, or null", 1)
+        self.seed, self.output, self.noise_std, self.processes = check_seed(seed), output, float(noise_std), int(processes)
         self.amp = None if amp is None else switch(amp, "amp")
         self._chosen: tuple[nn.Module | None, int, int] = None, 0, 0  # for which network and longest edge, and the core
 

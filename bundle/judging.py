@@ -29,7 +29,7 @@ def geometry_errors(volume: np.ndarray, truth: np.ndarray, phases: Sequence[str]
         phases: names of the labels; the first is the pore.
         voxel_size: µm.
     """
-    lag = min(64.0, voxel_size * (truth.shape[0] // 2))
+    lag = max(voxel_size, min(64.0, voxel_size * (truth.shape[0] // 2)))
     found = fidelity(volume, truth, phases, voxel_size, phases[0], lag)
     by_name = found["statistics"]
     areas = [by_name[name]["error"] for name in by_name if name not in phases and by_name[name]["error"] is not None]
@@ -47,11 +47,13 @@ def geometry_errors(volume: np.ndarray, truth: np.ndarray, phases: Sequence[str]
     }
 
 
-def coarse_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int) -> dict[str, Any]:
+def coarse_properties(
+    labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int, moduli: Mapping[str, tuple[float, float]] | None = None
+) -> dict[str, Any]:
     """`bundle.physics.properties` of a volume whose cells are the majority of `coarsening` voxels a side; the first phase is the pore."""
     if coarsening > 1:
         labels = majority_downsample(labels, coarsening, len(phases))
-    return properties(labels, phases, voxel_size * coarsening, pore=phases[0])
+    return properties(labels, phases, voxel_size * coarsening, pore=phases[0], moduli=moduli)
 
 
 def sections(volume: np.ndarray) -> list[np.ndarray]:

@@ -76,7 +76,9 @@ def package(output: Path, root: Path = ROOT, exports: bool = False, url: str | N
 
 def problems(folder: Path) -> list[str]:
     """What the zoo would refuse in a packaged folder, a line each: missing files, versions that do not fit, large files, somebody's paths, tests."""
-    found = [f"{name} is missing" for name in NEEDED if not (folder / name).is_file()]
+    listed = folder / "large_files.yml"
+    elsewhere = {entry["path"] for entry in yaml.safe_load(listed.read_text(encoding="utf-8"))["large_files"]} if listed.is_file() else set()
+    found = [f"{name} is missing" for name in NEEDED if not (folder / name).is_file() and name not in elsewhere]
     path = folder / "configs" / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     version = str(metadata.get("version", ""))

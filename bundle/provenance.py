@@ -23,7 +23,11 @@ METADATA = ROOT / "configs" / "metadata.json"
 
 
 def sha256(path: str | Path) -> str:
-    """Checksum of a file, hexadecimal."""
+    """Checksum of a file, or of the names and the checksums of all files of a folder (OME-Zarr), hexadecimal."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return hashlib.sha256("".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -65,8 +65,10 @@ def plot_slices(
             if plane not in slices:
                 panel.axis("off")
                 continue
-            h, w = (n * size[axis] / 2 for n, axis in zip(slices[plane].shape, PLANES[plane], strict=True))
-            panel.imshow(colour_labels(slices[plane]), extent=(-w, w, h, -h), interpolation_stage="rgba")
+            steps = [size[axis] for axis in PLANES[plane]]
+            labels = _middle(slices[plane], [extent / step for extent, step in zip((height, width), steps)])
+            h, w = (n * step / 2 for n, step in zip(labels.shape, steps, strict=True))
+            panel.imshow(colour_labels(labels), extent=(-w, w, h, -h), interpolation_stage="rgba")
             panel.set(xlim=(-width / 2, width / 2), ylim=(height / 2, -height / 2), aspect="equal")
     for panel, title in zip(panels[0], columns, strict=True):
         panel.set_title(title)
@@ -286,6 +288,12 @@ def _common_span(columns, plane: str, limit: float) -> tuple[float, float]:
     spans = [[n * size[axis] for n, axis in zip(slices[plane].shape, PLANES[plane], strict=True)]
              for slices, size in columns.values() if plane in slices]  # fmt: skip
     return tuple(min([limit, *extent]) for extent in zip(*spans, strict=True))
+
+
+def _middle(labels: np.ndarray, shown: Sequence[float]) -> np.ndarray:
+    """What a panel shows of a plane, (rows, columns) pixels around its middle, and a pixel beyond: of a large volume the rest is never coloured."""
+    cut = [max(0, int((n - extent) / 2) - 1) for n, extent in zip(labels.shape, shown)]
+    return labels[tuple(slice(c, n - c) for c, n in zip(cut, labels.shape))]
 
 
 def bar_length(width: float) -> float:

@@ -15,7 +15,7 @@ from monai.inferers import Inferer
 from torch import nn
 from tqdm import tqdm
 
-from bundle.errors import InputError, switch
+from bundle.errors import InputError, switch, whole
 from bundle.inferer import WindowInferer
 from bundle.io import Volume, super_resolved_affine
 from bundle.io.source import LabelSource
@@ -70,14 +70,14 @@ class StoreInferer(Inferer):
         progress: bool = True,
     ):
         super().__init__()
-        if int(shard) != shard or shard < 1:
-            raise InputError(f"shard: {shard} is no size; give a whole number of LR voxels, such as 32")
-        if int(uncertainty) != uncertainty or not (uncertainty == 0 or 2 <= uncertainty < 255):
-            raise InputError(f"uncertainty: {uncertainty} is no number of seeds; give 2 to 254, such as 8, or 0 for none")
+        shard = whole(shard, "shard", "LR voxels, such as 32", 1)
+        uncertainty = whole(uncertainty, "uncertainty", "seeds, such as 8, or 0 for none", 0, 254)
+        if uncertainty == 1:
+            raise InputError("uncertainty: 1 seed has none to differ from; give 2 to 254, such as 8, or 0 for none")
         if not 0 <= rank < world_size:
             raise InputError(f"rank: {rank} of {world_size} processes; give 0 to {world_size - 1}")
         self.window, self.path, self.phases, self.fingerprint = window, Path(path), list(phases), dict(fingerprint)
-        self.shard, self.probabilities, self.uncertainty = int(shard), switch(probabilities, "probabilities"), int(uncertainty)
+        self.shard, self.probabilities, self.uncertainty = shard, switch(probabilities, "probabilities"), uncertainty
         self.trust = trust if self.uncertainty else None
         self.rank, self.world_size, self.progress = int(rank), int(world_size), progress
         self.made = 0
@@ -122,11 +122,12 @@ class StoreInferer(Inferer):
             bar.update(total - passes * sum(prod(shape) for _, shape in missing))
             bar.initial = bar.n  # what is there already tells nothing of the speed
             writing: Future | None = None
-            counted = -COUNT_EVERY
+            count_at = 0.0
             for start, shape in missing:
-                if self.progress and time.monotonic() - counted > COUNT_EVERY:  # of a large store it takes a while
+                begun = time.monotonic()
+                if self.progress and begun >= count_at:  # of a large store it takes a while: a twentieth of the time at most
                     bar.set_description(_progress(stores))
-                    counted = time.monotonic()
+                    count_at = time.monotonic() + max(COUNT_EVERY, 20 * (time.monotonic() - begun))
                 made = self._shard(inputs, network, [a // scale for a in start], [n // scale for n in shape], scale, bar)
                 if writing:
                     writing.result()  # its errors, too

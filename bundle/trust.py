@@ -86,12 +86,16 @@ class Trust:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(f"{path}: no table of trust; give what scripts/experiments.py trust writes, or {WITHOUT}")
+        try:
+            trust = cls(content["phases"], np.array(content["right"]), content["made_from"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: a damaged table of trust ({error}); make it anew (scripts/experiments.py trust), or {WITHOUT}") from error
         if content["phases"] != list(phases):
             raise InputError(f"{path}: is of the phases {content['phases']}, the config has {list(phases)}; {WITHOUT}")
-        expected = content["made_from"].get("model_sha256")
+        expected = trust.made_from.get("model_sha256")
         if model_file and expected and expected != sha256(model_file):
             raise InputError(f"{path}: is of other weights than {model_file}; make it anew (scripts/experiments.py trust), or {WITHOUT}")
-        return cls(content["phases"], np.array(content["right"]), content["made_from"])
+        return trust
 
 
 class TrustCounts:

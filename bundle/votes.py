@@ -34,6 +34,8 @@ def entropy_percent(votes: np.ndarray, number: int) -> np.ndarray:
     Returns:
         uint8 (z, y, x), 0 to 100.
     """
+    if len(votes) == 1:  # there is nothing to disagree about
+        return np.zeros(votes.shape[1:], np.uint8)
     share = np.arange(number + 1) / number
     terms = np.zeros(number + 1, np.float32)
     terms[1:] = -100 / np.log(len(votes)) * share[1:] * np.log(share[1:])

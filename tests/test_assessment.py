@@ -169,6 +169,9 @@ def test_one_image_set_a_plane_leaves_the_test_out(monkeypatch, caplog):
     ({"physics_cell": "x"}, "physics_cell: x is no number of SR voxels"),
     ({"physics": "16"}, "physics: 16 is no number of LR voxels"),
     ({"morphology": "maybe"}, "morphology: maybe is neither true nor false"),
+    ({"moduli": {"salt": 3.0}}, "moduli: .* is not {phase: .bulk, shear.} in GPa"),
+    ({"moduli": {"salt": [-3.0, 1.0]}}, "moduli"),
+    ({"moduli": [1, 2]}, "moduli"),
 ])  # fmt: skip
 def test_impossible_settings(settings, message):
     with pytest.raises(InputError, match=message):
@@ -235,3 +238,20 @@ def test_only_cubes_are_cut_at_45_degrees(monkeypatch, size, rows):
     monkeypatch.setattr(assessment, "real_reference", lambda *args, **kwargs: {"auc": 0.5, "std": None})
     lr, sr = Volume(np.zeros((24, 24, 24), np.uint8), (2.0,) * 3), Volume(np.zeros((96, 96, 96), np.uint8), size)
     assert list(measured(Assessment(two_sample=True), lr, sr, images(), PHASES, 4)["two_sample"]) == rows
+
+
+def test_a_scan_of_one_plane_has_no_surface(volumes):
+    lr, sr = volumes
+    lr, sr = Volume(lr.array[2:3], lr.voxel_size), Volume(sr.array[8:12], sr.voxel_size)
+    rows = measured(Assessment(morphology=True), lr, sr, images(), PHASES, 4)["morphology"]
+    surface = rows["surface of pore by voxel faces per volume, 1/µm"]
+    assert surface["LR"] is None and surface["SR"] > 0
+
+
+def test_moduli_that_are_given_count(monkeypatch):
+    """A block of one mineral has its moduli, whoever knows them."""
+    labels = Volume(np.ones((4, 4, 4), np.uint8), (2.0,) * 3)
+    fine = Volume(np.ones((16, 16, 16), np.uint8), (0.5,) * 3)
+    for phase, given, bulk in (("salt", {"salt": [24.8, 14.9]}, 24.8), ("calcite", None, 76.8), ("calcite", {"calcite": [70.0, 30.0]}, 70.0)):
+        found = measured(Assessment(physics=4, physics_cell=4, moduli=given), labels, fine, images(), ("pore", phase), 4)["physics"]
+        assert found["bulk modulus of the dry rock, GPa"]["SR"] == pytest.approx(bulk, rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
-from bundle.errors import InputError, find_input_error, first_line, switch
+from bundle.errors import InputError, check_seed, find_input_error, first_line, switch, whole
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,3 +84,21 @@ def test_switches_of_the_command_line(value, expected):
 def test_a_switch_is_on_or_off(value):
     with pytest.raises(InputError, match="amp: .* is neither true nor false"):
         switch(value, "amp")
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1, 1), (16.0, 16), (254, 254)])
+def test_whole_numbers(value, expected):
+    found = whole(value, "shard", "LR voxels", 1, 254)
+    assert found == expected and type(found) is int
+
+
+@pytest.mark.parametrize("value", [0, 255, 1.5, True, "16", None, float("nan"), float("inf"), [1]])
+def test_what_is_no_whole_number_is_one_line(value):
+    with pytest.raises(InputError, match=r"^shard: .*; give a whole number of LR voxels, 1 to 254$"):
+        whole(value, "shard", "LR voxels", 1, 254)
+
+
+def test_seeds_are_of_64_bits():
+    assert check_seed(2**64 - 1) == 2**64 - 1
+    with pytest.raises(InputError, match="seed: -1"):
+        check_seed(-1)

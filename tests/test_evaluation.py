@@ -164,6 +164,7 @@ def test_voxel_size_per_axis(files, no_pictures):
         ({"hr_voxel_size": 0.4}, "voxel sizes do not fit"),
         ({"hr_images": {"zz": "hr.tif"}}, "unknown plane zz"),
         ({"lr_region": [1, 2, 3]}, "lr_region"),
+        ({"lr_region": [[0.5, 3.9], [0, 8], [0, 8]]}, "lr_region"),
         ({"lr_phases": ["pore", "salt", "clay"]}, "salt"),
         ({"phases": ["pore", "grain", "pore"]}, "twice"),
         ({"phases": ["pore", "grain"], "lr_phases": ["pore", "grain"], "lr_labels": {0: 0, 128: 1, 255: 1}}, "_sr.tif"),
@@ -348,3 +349,27 @@ def test_an_assessment_that_cannot_be_made_ends_before_anything_is_measured(file
     monkeypatch.setattr("bundle.evaluation.statistics", lambda *args: pytest.fail("measured"))
     with pytest.raises(InputError, match="too small for crops of 64"):
         evaluation(files, assessment=Assessment(two_sample=True)).run()
+
+
+def test_a_folder_that_cannot_be_written_ends_it_before_the_work(files, no_pictures, monkeypatch):
+    (files / "file").write_text("no folder")
+    monkeypatch.setattr(Assessment, "run", lambda *args: pytest.fail("measured"))
+    with pytest.raises(InputError, match="file/out: cannot be written"):
+        evaluation(files, output_dir=files / "file" / "out", sr_image=files / "rock_3.5um_sr.tif", assessment=Assessment()).run()
+
+
+def test_find_sr_of_raw_voxels(tmp_path):
+    (tmp_path / "rock_sr.raw").touch()
+    (tmp_path / "rock_sr.json").touch()
+    assert find_sr(tmp_path / "rock.nii.gz", tmp_path) == tmp_path / "rock_sr.raw"
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "x"])
+def test_a_seed_that_is_none(files, seed):
+    with pytest.raises(InputError, match=f"seed: {seed}; give a whole number"):
+        evaluation(files, seed=seed)
+
+
+def test_images_without_a_pixel_size_are_told(files, no_pictures, caplog):
+    evaluation(files, hr_voxel_size=None).run()
+    assert any("tell no pixel size" in record.getMessage() for record in caplog.records)

@@ -198,3 +198,13 @@ def test_physics_of_other_cells_is_not_that_of_the_usual_ones(lab, monkeypatch):
     assert lab._physics(lab.folder, "truth", labels, ["pore"], 1.0) == {"cells": workbench.COARSENING}
     assert dataclasses.replace(lab, coarsening=2)._physics(lab.folder, "truth", labels, ["pore"], 1.0) == {"cells": 2}
     assert (lab.folder / "physics_truth.json").exists()
+
+
+def test_a_training_that_was_broken_off_goes_on_with_its_own_settings_alone(tmp_path, caplog):
+    result, checkpoint = tmp_path / "done", tmp_path / "checkpoint.pt"
+    settings = {"epochs": 4, "options": ["--costs={}"]}
+    assert workbench.Lab.anew(tmp_path, result, settings)
+    checkpoint.touch()
+    assert workbench.Lab.anew(tmp_path, result, settings | {"epochs": 6}) and checkpoint.exists() and not caplog.records
+    assert workbench.Lab.anew(tmp_path, result, settings | {"epochs": 6, "options": []}) and not checkpoint.exists()
+    assert "begun with options ['--costs={}'], now []; starts anew" in caplog.records[-1].getMessage()

@@ -248,3 +248,12 @@ def test_its_critic_keeps_what_it_knows_of_coarser_images(tmp_path):
 def test_images_of_other_widths_are_refused(tmp_path, old, new):
     with pytest.raises(InputError, match="coarse.pt: holds other networks.*start_from"):
         grown(tmp_path / "coarse.pt", Images(old[0], 1, old[1]), Images(new[0], 2, new[1]))
+
+
+def test_critics_that_are_no_longer_there_are_left_out(tmp_path):
+    old, fewer, none = Engine((6, 5, 4), (2, 4), 1), Engine((6, 5, 4), (4,), 2), Engine((6, 5, 4), (), 3)
+    torch.save({name: part.state_dict() for name, part in old.parts().items()}, tmp_path / "old.pt")
+    for new in (fewer, none):
+        warm_start(new, tmp_path / "old.pt")
+        assert same(new.network.levels.state_dict(), old.network.levels.state_dict())
+    assert same(fewer.critics["hr_4x"].state_dict(), old.critics["hr_4x"].state_dict())

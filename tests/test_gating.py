@@ -141,3 +141,21 @@ def test_every_group_of_a_training_is_asked(tmp_path, judged):
     admit_groups({"hr_xy": good, "image": "no image"}, ["hr_xy"])
     with pytest.raises(InputError, match="bad.tif: did not pass"):
         admit_groups({"hr_xy": good, "hr_xz": bad}, ["hr_xy", "hr_xz"])
+
+
+def test_real_and_generated_images_in_one_list(tmp_path, judged):
+    """A generated file that passed by itself, a real one beside it, in either order."""
+    real, made, bad = (write(tmp_path / f"{name}.tif", seed=i) for i, name in enumerate(("real", "made", "bad")))
+    for path, seed in ((made, 0), (bad, 13)):
+        path.with_name(f"{path.stem}_provenance.json").write_text("{}")
+        with pytest.raises(InputError, match=f"{path.stem}.tif: generated, and not yet judged; run gating --images .*{path.stem}.tif first"):
+            admit([real, path])
+        Gating(path, real, PHASES, seed=seed).run()
+    for order in ([real, made], [made, real]):
+        admit(order)
+    for order in ([real, bad], [bad, real], [made, bad], [bad, made]):
+        with pytest.raises(InputError, match="did not pass|not the images"):
+            admit(order)
+    write(made, seed=7)
+    with pytest.raises(InputError, match="made.tif: not the images"):
+        admit([real, made])

@@ -146,7 +146,8 @@ def test_half_precision_is_close(labels):
     assert (full - half).abs().mean() < 0.02
 
 
-@pytest.mark.parametrize("options", [{"core": 0}, {"core": 2.5}, {"core": "large"}, {"output": "logits"}, {"noise_std": -1}])
+@pytest.mark.parametrize("options", [{"core": 0}, {"core": 2.5}, {"core": "large"}, {"output": "logits"}, {"noise_std": -1},
+                                     {"noise_std": float("nan")}, {"noise_std": "some"}, {"seed": -1}, {"seed": 1.7}, {"seed": 2**64}, {"seed": "x"}])  # fmt: skip
 def test_options_that_make_no_sense(options):
     with pytest.raises(InputError, match=next(iter(options))):
         WindowInferer(**options)

@@ -150,3 +150,9 @@ def test_what_is_foreign_within_a_phase_by_a_loop():
     assert 0 < voxels < scan.size * 8 / 2
     assert judging.foreign_within(sr, scan) == pytest.approx(foreign / voxels)
     assert judging.foreign_within(sr, scan, label=1) is None
+
+
+def test_voxels_larger_than_the_longest_lag(slab):
+    """Of a core: the lag is that of a voxel."""
+    found = judging.geometry_errors(slab, slab, PHASES, 200.0)
+    assert found["two-point, pore"] == 0.0

@@ -141,6 +141,10 @@ def test_large_files_are_left_out_and_listed(small, tmp_path, monkeypatch):
         ("models/large.bin", "https://example.org/files/large.bin", "sha256")
     ]
     assert not (folder / "models" / "large.bin").exists() and (small / "models" / "large.bin").exists()
+    (small / "models" / "model.pt").write_bytes(b"a" * 1001)  # which the zoo asks for: there, or listed
+    folder = package(tmp_path / "dist", small, url="https://example.org/files/")
+    listed = yaml.safe_load((folder / "large_files.yml").read_text())["large_files"]
+    assert [one["path"] for one in listed] == ["models/large.bin", "models/model.pt"] and not (folder / "models" / "model.pt").exists()
 
 
 @pytest.mark.parametrize(

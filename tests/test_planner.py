@@ -168,3 +168,27 @@ def test_training_stops_before_it_writes_anything(bundle_root, tmp_path, monkeyp
         parser.get_parsed_content("training")
     message = str(caught.value.__cause__)
     assert "are free; set checkpointing to true and batch_size to " in message and not (tmp_path / "output").exists()
+
+
+def test_a_border_that_is_no_whole_voxel_of_a_critic(monkeypatch):
+    monkeypatch.setattr(planner, "free_memory", lambda device: 2**50)
+    trainer = level_trainer()  # critics at 2x and 4x, of a factor of 4
+    assert len(trainer.critics) == 2 and trainer.network.scale_factor == 4
+    planner.check_training(trainer, 1, 4)
+    trainer.border = 2
+    planner.check_training(trainer, 1, 4)
+    trainer.border = 1
+    with pytest.raises(InputError, match="border: 1 finest voxels are no whole voxels at 2x, where a critic looks; give a multiple of 2"):
+        planner.check_training(trainer, 1, 4)
+    trainer.critics = nn.ModuleDict()
+    planner.check_training(trainer, 1, 4)
+
+
+def test_a_generator_that_is_spread_is_not_refused(monkeypatch, caplog):
+    """What each device takes is not known: the whole may be more than one of them has."""
+    trainer = level_trainer(devices=["cpu", "cpu"])
+    monkeypatch.setattr(planner, "free_memory", lambda device: 1000)
+    planner.check_training(trainer, 1, 4)
+    assert "one device has" in caplog.records[-1].getMessage()
+    with pytest.raises(InputError, match="free memory"):
+        planner.check_training(level_trainer(), 1, 4)

@@ -87,3 +87,15 @@ def test_what_a_training_started_from(tmp_path, name):
 def test_the_shipped_record_says(bundle_root, name):
     record = json.loads((bundle_root / "models" / "model.json").read_text())
     assert record.get(name) or record["settings"].get(name)
+
+
+def test_checksum_of_a_folder_is_that_of_its_names_and_bytes(tmp_path):
+    folder = tmp_path / "scan.ome.zarr"
+    (folder / "0").mkdir(parents=True)
+    (folder / "0" / "b").write_bytes(b"two")
+    (folder / "a").write_bytes(b"one")
+    lines = f"0/b {hashlib.sha256(b'two').hexdigest()}\na {hashlib.sha256(b'one').hexdigest()}\n"
+    first = sha256(folder)
+    assert first == hashlib.sha256(lines.encode()).hexdigest()
+    (folder / "a").rename(folder / "c")
+    assert sha256(folder) != first

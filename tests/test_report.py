@@ -120,3 +120,18 @@ def test_curves_show_mean_and_band_of_each_source(tmp_path, monkeypatch):
     assert len(pore.collections) == 1  # a single member has no band
     low, high = pore.collections[0].get_paths()[0].vertices[:, 1].min(), pore.collections[0].get_paths()[0].vertices[:, 1].max()
     assert (low, high) == pytest.approx((0.3, 0.7))
+
+
+def test_a_large_plane_is_cut_before_it_is_coloured(tmp_path, monkeypatch):
+    """Panels show 30 of the finest pixels: the picture is the same, and no more than that, and a pixel around, is ever coloured."""
+    labels = np.random.default_rng(0).integers(0, 3, (3, 91, 120)).astype(np.uint8)
+    columns = {"LR": ({plane: part[:44, :60] for plane, part in zip(report.PLANES, labels)}, (2.0,) * 3),
+               "SR": (dict(zip(report.PLANES, labels)), (1.0,) * 3)}  # fmt: skip
+    monkeypatch.setattr(report, "MAX_PANEL_PIXELS", 30)
+    seen, colour = [], report.colour_labels
+    monkeypatch.setattr(report, "colour_labels", lambda part: seen.append(part.shape) or colour(part))
+    report.plot_slices(tmp_path / "cut.png", columns, ["a", "b", "c"])
+    assert seen and all(max(shape) <= 34 for shape in seen)
+    monkeypatch.setattr(report, "_middle", lambda part, shown: part)
+    report.plot_slices(tmp_path / "whole.png", columns, ["a", "b", "c"])
+    assert np.array_equal(*(np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("cut", "whole")))

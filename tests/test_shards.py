@@ -217,7 +217,8 @@ def test_what_is_asked_for_later_is_added(source, tmp_path):
         stores(source, tmp_path, uncertainty=3)
 
 
-@pytest.mark.parametrize("options", [{"uncertainty": 1}, {"uncertainty": 255}, {"shard": 0}, {"rank": 2, "world_size": 2}])
+@pytest.mark.parametrize("options", [{"uncertainty": 1}, {"uncertainty": 255}, {"uncertainty": "true"}, {"uncertainty": True}, {"shard": 0}, {"shard": "large"},
+                                     {"rank": 2, "world_size": 2}])
 def test_options_that_make_no_sense(source, tmp_path, options):
     with pytest.raises(InputError, match=next(iter(options))):
         infer(source, tmp_path, **options)
@@ -275,6 +276,26 @@ def test_the_bar_counts_voxels_and_shards(source, tmp_path, capsys):
     infer(source, tmp_path, progress=True)
     shown = capsys.readouterr().err
     assert "shards 18/18" in shown and "40.3k/40.3k" in shown and "voxel/s" in shown  # 10 x 7 x 9 x 4^3
+
+
+def test_counting_takes_a_twentieth_of_the_time(source, tmp_path, monkeypatch):
+    """Each of 18 shards takes 30 s, a count 10: after one the next comes 200 s later, 7 shards on, and one at the end."""
+    clock, counts = [0.0], []
+    monkeypatch.setattr(shards.time, "monotonic", lambda: clock[0])
+
+    def counted(stores):
+        counts.append(clock[0])
+        clock[0] += 10
+        return "counted"
+
+    def made(self, *args, whole=StoreInferer._shard):
+        clock[0] += 30
+        return whole(self, *args)
+
+    monkeypatch.setattr(shards, "_progress", counted)
+    monkeypatch.setattr(StoreInferer, "_shard", made)
+    infer(source, tmp_path, progress=True)
+    assert counts == [0.0, 220.0, 440.0, 570.0]
 
 
 ROUNDS = """

@@ -133,7 +133,8 @@ def test_a_training_starts_from_one_of_images_half_as_fine(tmp_path, cli, hr):
     coarse = []
     for image in images(3):
         blocks = image.reshape(16, 2, 16, 2).swapaxes(1, 2).reshape(256, 4)
-        coarse.append(np.array([np.bincount(block).argmax() for block in blocks], np.uint8).reshape(16, 16))
+        votes = [np.bincount(block) + 0.5 * (np.arange(max(block) + 1) == block[0]) for block in blocks]  # the first pixel decides
+        coarse.append(np.array([vote.argmax() for vote in votes], np.uint8).reshape(16, 16))
     assert model["statistics"] == pytest.approx(np.mean([statistics(image, 4) for image in coarse], 0)) and model["pixel_size"] == (1.0, 1.0)
     assert json.loads((tmp_path / "coarse" / "model.json").read_text())["settings"]["coarsening"] == 2
     start = tmp_path / "coarse" / "checkpoint.pt"
@@ -142,11 +143,22 @@ def test_a_training_starts_from_one_of_images_half_as_fine(tmp_path, cli, hr):
     fine = torch.load(tmp_path / "fine" / "model.pt", weights_only=True)
     assert fine["pixel_size"] == (0.5, 0.5) and fine["resolution"] == 16
     torch.testing.assert_close(fine["model"]["constant"], torch.load(start, weights_only=True)["ema"]["module.constant"])
+    assert json.loads((tmp_path / "fine" / "model.json").read_text())["started_from"]["file"] == "checkpoint.pt"
+    options = {"hr_images": hr, "output_dir": tmp_path / "coarse", "max_epochs": 2, "resume": "true"} | TINY | half
+    refused(cli("training", "hr_synthesis.yaml", **options | {"coarsening": 1}), "was trained with coarsening ['2'], now ['1']")
+    other = {"hr_images": hr, "output_dir": tmp_path / "other", "start_from": start, "phases": "['clay','quartz','feldspar','pore']"} | TINY
+    refused(cli("training", "hr_synthesis.yaml", **other), "StyleGenerator cannot start from other phases")
 
 
-@pytest.mark.parametrize("number", [0, 1.5])
-def test_no_coarsening(tmp_path, evaluate, hr, number):
-    not_evaluated(evaluate, "hr_synthesis.yaml", "train#trainer", f"coarsening: {number}", "1 or more", hr_images=hr, coarsening=number, **TINY)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"coarsening": 0}, ["coarsening: 0", "1 or more"]), ({"coarsening": 1.5}, ["coarsening: 1.5", "whole number"]),
+     ({"coarsening": 64}, ["32 x 32 pixels hold no block of 64", "lower coarsening"]),
+     ({"coarsening": 4}, ["8 x 8 pixels, 4 made one by coarsening, smaller than a crop of 16"]),
+     ({"symmetries": 6}, ["symmetries: 6", "give 8, or 4"]), ({"resolution": 24}, ["resolution: 24", "power of 2"])],
+)  # fmt: skip
+def test_settings_that_cannot_be(evaluate, hr, options, words):
+    not_evaluated(evaluate, "hr_synthesis.yaml", "train#trainer", *words, hr_images=hr, **TINY | options)
 
 
 def lacking_clay() -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bundle.errors import InputError
-from bundle.trust import Trust, TrustCounts, beside_model, reliability, trust_summary
+from bundle.trust import FORMAT, Trust, TrustCounts, beside_model, reliability, trust_summary
 
 PHASES = ["pore", "quartz"]
 
@@ -98,7 +98,8 @@ def test_it_survives_its_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no such file"), ("{", "cannot be read"), ("[]", "no table of trust"), (json.dumps({"format": "x"}), "no table of trust")],
+    [(None, "no such file"), ("{", "cannot be read"), ("[]", "no table of trust"), (json.dumps({"format": "x"}), "no table of trust"),
+     (json.dumps({"format": FORMAT}), "damaged table"), (json.dumps({"format": FORMAT, "phases": PHASES, "right": [1], "made_from": {}}), "damaged table")],
 )
 def test_bad_files(tmp_path, content, words):
     path = tmp_path / "trust.json"

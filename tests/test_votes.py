@@ -26,3 +26,8 @@ def test_entropy_of_votes(votes):
     found = entropy_percent(np.array(votes, np.uint8)[:, None, None, None], 4)
     assert abs(int(found.item()) - 100 * stats.entropy(votes, base=3)) <= 0.5
     assert entropy_percent(np.full((4, 1, 1, 1), 2, np.uint8), 8).item() == 100
+
+
+def test_one_phase_has_nothing_to_disagree_about():
+    found = entropy_percent(np.full((1, 2, 3, 4), 8, np.uint8), 8)
+    assert found.dtype == np.uint8 and found.shape == (2, 3, 4) and not found.any()

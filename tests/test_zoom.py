@@ -40,3 +40,9 @@ def test_scan_and_result_show_one_place_and_an_image_its_own():
     assert hr["xy"].shape == (16, 24) and hr["xy"].sum() == 36
     small = enlarged({"xy": scan}, {"xy": fine}, {"xy": image[:5, :7]}, 4, 100)
     assert small[0]["xy"].shape == (2, 2) and small[1]["xy"].shape == (8, 8) and small[2]["xy"].shape == (5, 7)
+
+
+def test_faces_are_counted_beyond_255():
+    labels = (np.indices((40, 40)).sum(0) % 2).astype(np.uint8)
+    labels[:, :20] = 0
+    assert busiest(labels, (20, 19)) == (1, 21)  # the first row and column have fewer faces

@@ -45,9 +45,10 @@ def read_images(
             sizes.setdefault(size[1:], path)
     if pixel_size is not None:
         return images, _as_pixel_size(pixel_size)
-    if len(sizes) > 1:
-        (one, first), (other, second) = list(sizes.items())[:2]
-        raise InputError(f"{second}: pixel size {other} µm, but {first} has {one}; use images of one size or set hr_voxel_size")
+    for other, path in sizes.items():
+        one, first = next(iter(sizes.items()))
+        if not np.allclose(one, other, rtol=0.01):  # programs round what they write
+            raise InputError(f"{path}: pixel size {other} µm, but {first} has {one}; use images of one size or set hr_voxel_size")
     return images, next(iter(sizes), None)
 
 
@@ -76,7 +77,12 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _read_png(path: Path) -> list[np.ndarray]:
-    with Image.open(path) as image:
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a mosaic of a thin section is larger than what Pillow takes for an attack
+    try:
+        image = Image.open(path)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    with image:
         if len(image.getbands()) > 1:
             raise InputError(f"{path}: a colour image; labels are needed: export it as 8-bit grey with one number a phase")
         return [np.asarray(image)]  # of a palette the numbers, not the colours

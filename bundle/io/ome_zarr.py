@@ -14,7 +14,7 @@ from bundle.io.volume import Volume, micrometres, significant
 def open_ome_zarr(path: Path) -> Volume:
     """A folder that holds an OME-Zarr multiscale image, or a single zarr array without a voxel size.
 
-    Time and channel axes of length 1 are left out.
+    Time and channel axes of length 1 are left out; axes that are named z, y and x are brought into this order.
 
     Raises:
         InputError: neither of the two; more than one time or channel.
@@ -38,10 +38,13 @@ def open_ome_zarr(path: Path) -> Volume:
         elif one["type"] == "translation":
             origin = origin + one["translation"]
     spatial = [i for i, axis in enumerate(axes) if axis.get("type", "space") == "space"]
+    places = {axes[i].get("name"): i for i in spatial}
+    if places.keys() == {"z", "y", "x"}:
+        spatial = [places[name] for name in "zyx"]
     if any(n > 1 for i, n in enumerate(array.shape) if i not in spatial):
         raise InputError(f"{path}: shape {array.shape}; one volume is needed: give one of a single time and channel")
     units = {micrometres(axes[i].get("unit") or "") for i in spatial}
-    voxels = array if len(spatial) == array.ndim or len(spatial) != 3 else _Spatial(array, spatial)
+    voxels = array if spatial == list(range(array.ndim)) or len(spatial) != 3 else _Spatial(array, spatial)
     if len(units) != 1 or None in units:
         return Volume(voxels)
     unit = units.pop()
@@ -49,7 +52,7 @@ def open_ome_zarr(path: Path) -> Volume:
 
 
 class _Spatial:
-    """An array with time and channel axes of length 1 as one without them, read where it is sliced."""
+    """An array with time and channel axes of length 1, or with its axes in another order, as one (z, y, x), read where it is sliced."""
 
     def __init__(self, array: Any, spatial: list[int]):
         self._array, self._spatial = array, spatial
@@ -59,4 +62,4 @@ class _Spatial:
         place: list[Any] = [0] * self._array.ndim
         for i, part in zip(self._spatial, box):
             place[i] = part
-        return np.asarray(self._array[tuple(place)])
+        return np.asarray(self._array[tuple(place)]).transpose([sorted(self._spatial).index(i) for i in self._spatial])

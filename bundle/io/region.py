@@ -19,7 +19,7 @@ def region_slices(shape: Sequence[int], region: Sequence[Sequence[int]] | None) 
     if region is None:
         return tuple(slice(0, n) for n in shape)
     try:
-        inside = all(0 <= start < stop <= n for (start, stop), n in zip(region, shape, strict=True))
+        inside = all(0 <= start < stop <= n and start == int(start) and stop == int(stop) for (start, stop), n in zip(region, shape, strict=True))
     except (TypeError, ValueError):  # not three pairs of numbers
         inside = False
     if not inside:

@@ -8,7 +8,7 @@ so memory does not grow with the volume. Morphology takes the mask of a phase, a
 
 from bundle.metrics.baselines import upsample_nearest, upsample_trilinear
 from bundle.metrics.correlation import compare_curves, two_point
-from bundle.metrics.diversity import seed_diversity, slice_diversity
+from bundle.metrics.diversity import seed_diversity
 from bundle.metrics.fidelity import fidelity
 from bundle.metrics.fractions import count_labels, volume_fractions
 from bundle.metrics.interfaces import face_counts, interfacial_areas, phase_pairs
@@ -41,7 +41,6 @@ __all__ = [
     "pore_sizes",
     "real_reference",
     "seed_diversity",
-    "slice_diversity",
     "specific_surface",
     "staircase",
     "statistic_names",

@@ -26,6 +26,8 @@ MODULI: dict[str, tuple[float, float]] = {
     "quartz": (37.0, 44.0),
     "feldspar": (37.5, 15.0),
     "clay": (25.0, 9.0),
+    "calcite": (76.8, 32.0),
+    "dolomite": (94.9, 45.0),
     "water": (2.2, 0.0),
     "air": (1.31e-4, 0.0),
 }

@@ -107,7 +107,7 @@ def _elastic(
     names = [fluid if phase == pore else phase for phase in phases]
     missing = [name for name, fraction in zip(names, fractions, strict=True) if name not in known and fraction > 0]
     if missing:
-        entry = _entry(None, f"moduli of {', '.join(missing)} are not known: give them")
+        entry = _entry(None, f"moduli of {', '.join(missing)} are not known: set moduli, GPa")
         return {"bulk_modulus": entry, "shear_modulus": entry}, None
     pairs = [known.get(name, (0.0, 0.0)) for name in names]  # of a phase without a voxel any will do
     result = elastic_moduli(labels, [p[0] for p in pairs], [p[1] for p in pairs])

@@ -9,7 +9,7 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from bundle.errors import InputError
+from bundle.errors import InputError, whole
 from bundle.io import check_labels, read_images
 from bundle.metrics import statistics
 from bundle.transforms.downsample import coarse_labels
@@ -38,9 +38,8 @@ class LoadImagesd(MapTransform):
         coarsening: int = 1,
     ):
         super().__init__(keys)
-        if not isinstance(coarsening, int) or coarsening < 1:
-            raise InputError(f"coarsening: {coarsening} is no number of pixels; give 1 or more")
-        self.phases, self.table, self.pixel_size, self.edge, self.coarsening = list(phases), table, pixel_size, edge, coarsening
+        self.phases, self.table, self.pixel_size, self.edge = list(phases), table, pixel_size, edge
+        self.coarsening = whole(coarsening, "coarsening", "pixels", 1)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Returns a copy of the dictionary with the images, under `pixel_size` their pixel size (row, column) in µm (that of the coarse ones), or None, and
@@ -57,6 +56,9 @@ class LoadImagesd(MapTransform):
             result["pixel_size"] = size and tuple(self.coarsening * edge for edge in size)
             images = [check_labels(array, len(self.phases), name, self.table, "hr_labels") for array in arrays]
             if self.coarsening > 1:
+                smallest = min(images, key=lambda image: min(image.shape)).shape
+                if min(smallest) < self.coarsening:
+                    raise InputError(f"{name}: {smallest[0]} x {smallest[1]} pixels hold no block of {self.coarsening}; lower coarsening")
                 images = [coarse_labels(image, len(self.phases), self.coarsening) for image in images]
             self._check(images, name)
             result[key] = images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from monai.transforms import MapTransform
 from bundle.errors import InputError
 from bundle.io import check_labels, read_images
 from bundle.io.scale import check_ratio
+
+logger = logging.getLogger(__name__)
 
 PLANE_AXES = {"xy": (1, 2), "xz": (0, 2), "yz": (0, 1)}
 """Plane -> axes (of z, y, x) of its images' rows and columns."""
@@ -106,7 +109,9 @@ class LoadSlicesd(MapTransform):
             smallest = min(images, key=lambda image: min(image.shape))
             if min(smallest.shape) < self.edge:  # now, before a run begins to write
                 raise InputError(f"{name}: an image of {smallest.shape} pixels, but the critics' crops take {self.edge}; use larger images or smaller boxes")
-            if pixel is not None:
+            if pixel is None:
+                logger.warning("%s: tell no pixel size; taken to be as large as SR voxels: set hr_voxel_size to check it", name)
+            else:
                 for plane in planes:
                     check_ratio([float(voxel[axis]) for axis in PLANE_AXES[plane]], pixel, self.scale_factor, name)
             result[group] = [check_labels(image, self.n_phases, name, self.table, "hr_labels") for image in images]

@@ -110,3 +110,21 @@ def test_real_images(shared_data):
     images, _ = read_images(shared_data / "berea" / "hr_real_0.4375um.tif")
     assert [a.shape for a in images] == [(1024, 1024)] * 4
     assert np.unique(images).tolist() == [0, 1, 2, 3]
+
+
+def test_sizes_that_programs_round_are_the_same(tmp_path, stack):
+    """ImageJ writes pixels in a centimetre as a whole number of millionths."""
+    first = save(tmp_path / "a.tif", stack, 0.4375)
+    second = tmp_path / "b.tif"
+    tifffile.imwrite(second, stack, photometric="minisblack", resolution=((2285714, 1000000), (2285714, 1000000)), metadata={"unit": "um", "spacing": 1.0})
+    assert read_images(second)[1] != (0.4375, 0.4375)
+    images, size = read_images([first, second])
+    assert len(images) == 6 and size == (0.4375, 0.4375)
+
+
+def test_a_mosaic_is_no_attack(tmp_path, monkeypatch, stack):
+    Image.fromarray(stack[0]).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # twice as many are refused
+    (image,), _ = read_images(tmp_path / "a.png")
+    np.testing.assert_array_equal(image, stack[0])
+    assert Image.MAX_IMAGE_PIXELS == 20

@@ -81,3 +81,12 @@ def test_what_is_none_is_one_line(tmp_path):
     zarr.open_group(str(tmp_path / "group.zarr"), mode="w")
     with pytest.raises(InputError, match="group.zarr: .*multiscales"):
         read_volume(tmp_path / "group.zarr")
+
+
+@pytest.mark.parametrize("axes", ["xyz", "yxz", "zxy"])
+def test_axes_in_another_order_are_brought_into_ours(tmp_path, axes):
+    stored = LABELS.transpose(["zyx".index(axis) for axis in axes])
+    volume = open_volume(write(tmp_path / "a.zarr", stored, axes))
+    assert tuple(volume.array.shape) == LABELS.shape and volume.voxel_size == (2.0, 3.0, 4.0)
+    np.testing.assert_array_equal(volume.array[1:3, 2:6, 0:5], LABELS[1:3, 2:6, 0:5])
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.zarr").array, LABELS)

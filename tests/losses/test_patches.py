@@ -376,7 +376,7 @@ def test_slices_and_images_smaller_than_a_patch():
 
 def test_a_patch_has_a_pixel_at_its_centre():
     """Turned, a patch of even edge would have another one there."""
-    with pytest.raises(ValueError, match="patch 4 has no pixel at its centre"):
+    with pytest.raises(ValueError, match="patches#patch: 4 pixels have none at their centre"):
         teacher(flat([0], 20), patch=4)
     with pytest.raises(ValueError, match="patch 1 has nothing beside its centre"):
         teacher(flat([0], 20), patch=1)

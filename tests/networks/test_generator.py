@@ -648,3 +648,15 @@ def test_compiled_it_makes_and_learns_the_same():
 def test_compiled_is_on_or_off():
     with pytest.raises(InputError, match="compile: yes is neither true nor false"):
         compiled(make(), "yes")
+
+
+def test_nothing_is_frozen_as_chance_gave_it():
+    with pytest.raises(InputError, match="frozen_levels: 1 would keep the weights as chance gave them; set start_from"):
+        frozen(make(), 1, started=False)
+    assert frozen(make(), 0, started=False) is not None
+
+
+@pytest.mark.parametrize(("edges", "words"), [([4], "for 3 levels"), ([4, 3, 2, 1], "for 3 levels")])
+def test_one_box_a_level(edges, words):
+    with pytest.raises(InputError, match=words):
+        make().patch_edge(edges)

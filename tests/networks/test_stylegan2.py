@@ -104,7 +104,7 @@ def test_resolutions_by_config(resolution):
 
 @pytest.mark.parametrize("resolution", [4, 20, 100, 2])
 def test_other_resolutions_are_refused(resolution):
-    with pytest.raises(ValueError, match=f"resolution {resolution} is not 4 times a power of 2"):
+    with pytest.raises(ValueError, match=f"resolution: {resolution} is not 4 times a power of 2"):
         tiny(resolution)
 
 
@@ -216,3 +216,22 @@ def test_the_critic_tells_a_batch_of_copies_from_a_various_one():
     maps = torch.rand(4, 3, 16, 16, dtype=torch.float64)
     alone, copies = critic(maps)[0], critic(maps[:1].expand(4, -1, -1, -1))[0]
     assert not torch.isclose(alone, copies)
+
+
+def test_weights_of_version_0_9_7_are_taken():
+    """Their levels were lists of layers: `upper.i`, `lower.i`, and `heads.0` of the constant before those of the levels."""
+    torch.manual_seed(0)
+    network = StyleGenerator(2, 16, channels=4, most_channels=8, latent=6, mapping_layers=1)
+    before = {}
+    for key, value in network.state_dict().items():
+        parts = key.split(".")
+        if parts[0] == "levels":
+            kind = {"head": f"heads.{int(parts[1]) + 1}"}.get(parts[2], f"{parts[2]}.{parts[1]}")
+            key = ".".join([kind, *parts[3:]])
+        elif parts[0] == "head":
+            key = ".".join(["heads.0", *parts[1:]])
+        before[key] = value.clone()
+    assert "upper.1.conv.weight" in before and "heads.2.style.bias" in before and "lower.0.noise" in before
+    other = StyleGenerator(2, 16, channels=4, most_channels=8, latent=6, mapping_layers=1)
+    other.load_state_dict(before)
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in other.state_dict().items())

@@ -80,7 +80,7 @@ def test_nothing_resists_the_flow_where_all_is_pore_and_no_wall(edge):
 def test_a_phase_of_unknown_moduli():
     labels = np.ones((4, 4, 4), np.uint8)
     unknown = strict(properties(labels, ["pore", "nickel"], 1.0, axes=[0]))
-    assert unknown["bulk_modulus"] == unknown["shear_modulus"] == {"value": None, "why": "moduli of nickel are not known: give them"}
+    assert unknown["bulk_modulus"] == unknown["shear_modulus"] == {"value": None, "why": "moduli of nickel are not known: set moduli, GPa"}
     known = properties(labels, ["pore", "nickel"], 1.0, axes=[0], moduli={"nickel": (180.0, 76.0)})
     assert known["bulk_modulus"]["value"] == pytest.approx(180, rel=1e-6)
     absent = properties(labels, ["pore", "quartz", "nickel"], 1.0, axes=[0])

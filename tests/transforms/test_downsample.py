@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.transforms.downsample import Downsampled, block_mean, nearest, phase_shares
+from bundle.transforms.downsample import block_mean, coarse_labels, nearest, phase_shares
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
@@ -38,24 +38,20 @@ def test_nearest_is_torch_s(size, factor):
     assert torch.equal(nearest(x, factor)[(0, 0, *[0] * len(size))], x[(0, 0, *[0] * len(size))])
 
 
-def test_dictionary_transform():
-    image = torch.randint(0, 4, (1, 4, 4, 4), dtype=torch.uint8)
-    data = {"image": image, "other": image, "name": "a"}
-    mean = Downsampled(["image"], 2)(data)
-    assert mean["image"].dtype == torch.float32
-    torch.testing.assert_close(mean["image"], image.float().reshape(1, 2, 2, 2, 2, 2, 2).mean((2, 4, 6)))
-    assert mean["other"] is image and mean["name"] == "a"
-    labels = Downsampled(["image"], 4, mode="nearest")(data)["image"]
-    assert labels.dtype == torch.uint8  # labels stay labels
-    assert torch.equal(labels, image[:, :1, :1, :1])
-    assert data["image"] is image  # the input is not changed
-    slices = Downsampled("image", 2)({"image": np.ones((3, 4, 6), np.uint8)})["image"]
-    assert slices.shape == (3, 2, 3)
+@pytest.mark.parametrize("factor", [2, 3])
+def test_coarse_labels_by_a_loop(factor):
+    """The most frequent label; of equally frequent ones that of the first pixel, or the lowest where it is none of them."""
+    labels = np.random.default_rng(1).integers(0, 4, (26, 19), dtype=np.uint8)
+    found = coarse_labels(labels, 4, factor)
+    assert found.dtype == np.uint8 and found.shape == (26 // factor, 19 // factor)
+    for y, x in np.ndindex(*found.shape):
+        block = labels[factor * y : factor * y + factor, factor * x : factor * x + factor]
+        counts = np.bincount(block.ravel(), minlength=4)
+        best = np.flatnonzero(counts == counts.max())
+        assert found[y, x] == (block[0, 0] if block[0, 0] in best else best[0])
 
 
-def test_keys_and_modes_are_checked():
-    with pytest.raises(KeyError):
-        Downsampled("image", 2)({})
-    assert Downsampled("image", 2, allow_missing_keys=True)({}) == {}
-    with pytest.raises(KeyError):
-        Downsampled("image", 2, mode="median")
+def test_coarse_labels_prefer_no_phase():
+    """Stripes of two pixels that begin anywhere: half of the blocks hold both phases alike."""
+    labels = np.stack([np.roll(np.arange(64) // 2 % 2, shift) for shift in np.random.default_rng(2).integers(0, 4, 256)]).astype(np.uint8).repeat(2, 0)
+    assert coarse_labels(labels, 2, 2).mean() == pytest.approx(0.5, abs=0.01) == coarse_labels(1 - labels, 2, 2).mean()

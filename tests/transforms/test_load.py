@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from bundle.errors import InputError
-from bundle.transforms.load import CheckEdged, LoadSlicesd, check_phases, plane_groups, training_files
+from bundle.transforms.load import CheckEdged, LoadSlicesd, check_phases, label_of, plane_groups, training_files
 
 PHASES = ["pore", "quartz", "clay"]
 
@@ -142,3 +142,18 @@ def test_a_volume_smaller_than_a_patch_is_refused(edge, fits):
     else:
         with pytest.raises(InputError, match=r"lr\.tif: \(4, 5, 6\) LR voxels to train on, but the core of a patch takes 5"):
             CheckEdged("image", edge)(data)
+
+
+def test_images_that_tell_no_pixel_size_are_taken_with_a_warning(tmp_path, caplog):
+    tifffile.imwrite(tmp_path / "hr.tif", np.zeros((2, 7, 9), np.uint8), photometric="minisblack")
+    load(str(tmp_path / "hr.tif"))
+    assert "hr.tif): tell no pixel size; taken to be as large as SR voxels: set hr_voxel_size" in caplog.records[-1].getMessage()
+    caplog.clear()
+    load(str(tmp_path / "hr.tif"), pixel_size=0.5)
+    assert not caplog.records
+
+
+def test_label_of_a_phase():
+    assert label_of("clay", PHASES, "match_phase") == 2
+    with pytest.raises(InputError, match="match_phase: rock is none of pore, quartz, clay"):
+        label_of("rock", PHASES, "match_phase")
