@@ -124,7 +124,7 @@ def test_physics_of_the_middle_cube(volumes, slits, tmp_path):
 def test_cells_of_the_physics_are_majorities(volumes, monkeypatch):
     seen = {}
 
-    def properties(labels, phases, voxel_size, pore):
+    def properties(labels, phases, voxel_size, pore, moduli):
         seen[len(seen)] = (labels.copy(), voxel_size)
         raise InputError("enough")
 
@@ -242,7 +242,7 @@ def test_only_cubes_are_cut_at_45_degrees(monkeypatch, size, rows):
 
 def test_a_scan_of_one_plane_has_no_surface(volumes):
     lr, sr = volumes
-    lr, sr = Volume(lr.array[2:3], lr.voxel_size), Volume(sr.array[8:12], sr.voxel_size)
+    lr, sr = Volume(lr.array[2:3], lr.voxel_size), Volume(sr.array[10:14], sr.voxel_size)
     rows = measured(Assessment(morphology=True), lr, sr, images(), PHASES, 4)["morphology"]
     surface = rows["surface of pore by voxel faces per volume, 1/µm"]
     assert surface["LR"] is None and surface["SR"] > 0

@@ -255,5 +255,5 @@ def test_critics_that_are_no_longer_there_are_left_out(tmp_path):
     torch.save({name: part.state_dict() for name, part in old.parts().items()}, tmp_path / "old.pt")
     for new in (fewer, none):
         warm_start(new, tmp_path / "old.pt")
-        assert same(new.network.levels.state_dict(), old.network.levels.state_dict())
+        assert same(new.network.trunk.state_dict(), old.network.trunk.state_dict())
     assert same(fewer.critics["hr_4x"].state_dict(), old.critics["hr_4x"].state_dict())

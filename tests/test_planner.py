@@ -170,8 +170,16 @@ def test_training_stops_before_it_writes_anything(bundle_root, tmp_path, monkeyp
     assert "are free; set checkpointing to true and batch_size to " in message and not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize("boxes", [[6], [6, 2, 1]])
+def test_one_box_a_level(boxes):
+    trainer = level_trainer()
+    trainer.boxes = boxes
+    with pytest.raises(InputError, match="boxes: .* for 2 levels of x2"):
+        planner.check_training(trainer, 1, 4)
+
+
 def test_a_border_that_is_no_whole_voxel_of_a_critic(monkeypatch):
-    monkeypatch.setattr(planner, "free_memory", lambda device: 2**50)
+    monkeypatch.setattr(planner, "training_memory", lambda *args: 0)
     trainer = level_trainer()  # critics at 2x and 4x, of a factor of 4
     assert len(trainer.critics) == 2 and trainer.network.scale_factor == 4
     planner.check_training(trainer, 1, 4)

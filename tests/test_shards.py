@@ -15,6 +15,7 @@ import pytest
 import torch
 from scipy import stats
 
+from bundle import shards
 from bundle.errors import InputError
 from bundle.inferer import WindowInferer
 from bundle.io import Volume, write_volume

@@ -154,7 +154,7 @@ def test_a_training_starts_from_one_of_images_half_as_fine(tmp_path, cli, hr):
     ("options", "words"),
     [({"coarsening": 0}, ["coarsening: 0", "1 or more"]), ({"coarsening": 1.5}, ["coarsening: 1.5", "whole number"]),
      ({"coarsening": 64}, ["32 x 32 pixels hold no block of 64", "lower coarsening"]),
-     ({"coarsening": 4}, ["8 x 8 pixels, 4 made one by coarsening, smaller than a crop of 16"]),
+     ({"coarsening": 4}, ["8 x 8 pixels, smaller than a crop of 16, 4 made one by coarsening"]),
      ({"symmetries": 6}, ["symmetries: 6", "give 8, or 4"]), ({"resolution": 24}, ["resolution: 24", "power of 2"])],
 )  # fmt: skip
 def test_settings_that_cannot_be(evaluate, hr, options, words):

@@ -378,13 +378,13 @@ def test_a_patch_has_a_pixel_at_its_centre():
     """Turned, a patch of even edge would have another one there."""
     with pytest.raises(ValueError, match="patches#patch: 4 pixels have none at their centre"):
         teacher(flat([0], 20), patch=4)
-    with pytest.raises(ValueError, match="patch 1 has nothing beside its centre"):
+    with pytest.raises(ValueError, match="patches#patch: 1 pixel has nothing beside its centre"):
         teacher(flat([0], 20), patch=1)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_the_share_at_borders_is_a_share(share):
-    with pytest.raises(ValueError, match=f"borders is {share}: .* 0 to 1"):
+    with pytest.raises(ValueError, match=f"patches#borders: {share}; .* 0 to 1"):
         teacher(flat([0], 20), borders=share)
 
 

@@ -98,7 +98,7 @@ def test_training_sees_the_whole_patch(network):
     assert scale == 8 and box == ((0, 0, 0), 4) and network.patch_edge([4]) == 4
     torch.testing.assert_close(probabilities, network(image))
     for edges in ([3], [4, 4]):
-        with pytest.raises(ValueError, match=r"must be \[4\]"):
+        with pytest.raises(ValueError, match=r"give \[4\]"):
             network.forward_training(image, edges)
 
 

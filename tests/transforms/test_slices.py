@@ -57,7 +57,7 @@ def test_mirrors_alone_where_the_axes_differ():
     sources = [image[y : y + size, x : x + size] for y in range(2) for x in range(4)]
     seen = {c.astype(np.uint8).tobytes() for c in crops([image], size, 600, symmetries=4)}
     assert seen == {f(source).tobytes() for source in sources for f in SYMMETRIES[:4]}
-    with pytest.raises(KeyError):
+    with pytest.raises(InputError, match="symmetries: 2"):
         RandSliceCropsd("hr", [4], 1, 2, symmetries=2)
 
 
