@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+from numbers import Real
 from types import ModuleType
 from typing import Any
 
@@ -39,7 +40,7 @@ def whole(value: Any, name: str, of: str, least: int = 0, most: int | None = Non
     Raises:
         InputError: something else.
     """
-    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1 else None
+    number = value if isinstance(value, Real) and not isinstance(value, bool) and value == value // 1 else None
     if number is None or number < least or (most is not None and number > most):
         raise InputError(f"{name}: {value}; give a whole number of {of}, {least} {'or more' if most is None else f'to {most}'}")
     return int(number)

@@ -135,15 +135,9 @@ def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path
         InputError: refused, and why; or a verdict that cannot be read.
     """
     files = image_files(images)
-    verdict = Path(gates_file) if gates_file else verdict_path(files)
-    if gates_file and not verdict.is_file():
-        raise InputError(f"{verdict}: no such file; give the verdict that run gating wrote, or null")
-    reason = _reason(verdict, files) if verdict.is_file() else None
-    if not gates_file and (reason or not verdict.is_file()) and len(files) > 1:  # files that were judged one by one, beside real ones
-        alone = [_reason_alone(path) for path in files]
-        reason = (reason or next(filter(None, alone))) if any(alone) else None
-    elif not verdict.is_file():
-        reason = _reason_alone(files[0])
+    if gates_file and not Path(gates_file).is_file():
+        raise InputError(f"{gates_file}: no such file; give the verdict that run gating wrote, or null")
+    reason = _reason(Path(gates_file), files) if gates_file else _refusal(files)
     if reason is None:
         return
     if not switch(accept_failed, "accept_failed"):
@@ -163,11 +157,17 @@ def admit_groups(data: Mapping[str, Any], groups: Sequence[str], accept_failed: 
         admit(data[group], accept_failed, gates_file)
 
 
-def _reason_alone(path: Path) -> str | None:
-    """Why a file is refused that has a verdict of its own, or is generated and has none; None where it is not."""
-    verdict = verdict_path([path])
-    if verdict.is_file():
-        return _reason(verdict, [path])
+def _refusal(files: Sequence[Path]) -> str | None:
+    """Why the verdicts that lie beside the files refuse them, one on all or one on each that was generated; None where they do not."""
+    verdict = verdict_path(files)
+    together = _reason(verdict, files) if verdict.is_file() else None
+    if verdict.is_file() and (together is None or len(files) == 1):
+        return together
+    alone = [_reason(verdict_path([path]), [path]) if verdict_path([path]).is_file() else _unjudged(path) for path in files]
+    return (together or next(filter(None, alone))) if any(alone) else None
+
+
+def _unjudged(path: Path) -> str | None:
     generated = path.with_name(f"{stem_of(path)}_provenance.json").is_file()
     return f"{path}: generated, and not yet judged; run gating --images {path} first" if generated else None
 

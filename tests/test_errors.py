@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from monai.transforms import Compose
 from torch.utils.data import DataLoader
@@ -86,7 +87,7 @@ def test_a_switch_is_on_or_off(value):
         switch(value, "amp")
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1, 1), (16.0, 16), (254, 254)])
+@pytest.mark.parametrize(("value", "expected"), [(1, 1), (16.0, 16), (254, 254), (np.int64(3), 3), (np.float32(4), 4)])
 def test_whole_numbers(value, expected):
     found = whole(value, "shard", "LR voxels", 1, 254)
     assert found == expected and type(found) is int
