@@ -49,7 +49,7 @@ def test_the_gradient_of_r1():
     torch.manual_seed(1)
     critic = StyleCritic(2, 8, 3, 4).double()
     maps = torch.rand(4, 2, 8, 8, dtype=torch.float64)
-    checked(lambda: LogisticLoss().penalty(critic, maps), critic, ["stem.weight", "halving.0.weight", "skip.0.weight", "last.weight", "score.weight"])
+    checked(lambda: LogisticLoss().penalty(critic, maps), critic, ["levels.0.stem.weight", "levels.0.halve.weight", "levels.0.skip.weight", "last.weight", "score.weight"])
 
 
 def generator() -> tuple[StyleGenerator, torch.Tensor, list[torch.Tensor]]:
@@ -80,7 +80,7 @@ def test_the_gradient_of_the_path_length():
         torch.manual_seed(3)
         return regulariser(network(with_gradient, noises), with_gradient)
 
-    checked(value, network, ["constant", "first.conv.weight", "upper.0.conv.style.weight", "lower.0.noise", "heads.1.weight"])
+    checked(value, network, ["constant", "first.conv.weight", "levels.0.upper.conv.style.weight", "levels.0.lower.noise", "levels.0.head.weight"])
 
 
 def test_the_running_mean_of_the_path_length():
