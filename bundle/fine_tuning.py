@@ -36,8 +36,8 @@ def warm_start(
     """Starts a new training from the generator, its average and the critics of an earlier checkpoint, or from the weights of a model.pt.
 
     What the LR labels hide stays that of the new rock. Levels of the generator, and critics, beyond those that the file has start anew, and levels
-    and critics that it has beyond the new ones are left out. A rock with other phases takes the channels of those that are alike; its other channels, and its
-    critics, start anew.
+    and critics that it has beyond the new ones are left out. A rock with other phases takes the channels of those that are alike; its other
+    channels, and its critics, start anew.
 
     Args:
         engine: the new training.

@@ -157,15 +157,16 @@ class Lab:
         training that was broken off goes on with other `epochs`, but not with other settings.
         """
         path, told = folder / "settings.json", json.loads(json.dumps(settings))
-        was = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        other = {name: f"{name} {(was or {}).get(name)}, now {value}" for name, value in told.items() if (was or {}).get(name) != value}
+        known = path.exists()
+        was = json.loads(path.read_text(encoding="utf-8")) if known else {}
+        other = {name: f"{name} {was.get(name)}, now {value}" for name, value in told.items() if was.get(name) != value}
         if not result.exists():
-            if was is not None and other.keys() - {"epochs"} and (folder / "checkpoint.pt").exists():
+            if known and other.keys() - {"epochs"} and (folder / "checkpoint.pt").exists():
                 logger.warning(f"{folder}: begun with {'; '.join(other.values())}; starts anew")
                 (folder / "checkpoint.pt").unlink()
             write_text(path, json.dumps(told, indent=1) + "\n")
             return True
-        if was is None:
+        if not known:
             logger.warning(f"{folder}: used as it is; with which settings it was made is not known")
         elif other:
             logger.warning(f"{folder}: used as it is, made with {'; '.join(other.values())}; delete it or give another --output to make it anew")

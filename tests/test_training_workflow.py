@@ -828,3 +828,17 @@ def test_a_held_out_part_too_small_for_a_crop(parse, rock, tmp_path):
     message = failure(parse(**TINY | rock | {"held_out": 0.3}))  # 19 of 64 pixels; crops take 48
     assert message == "held_out: an HR image of (64, 64) pixels is too small to hold a crop of 48 out; give larger images, smaller boxes, or 0"
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("resume", [False, "false", "true"])
+def test_levels_are_frozen_where_there_is_something_to_freeze(bundle_root, tmp_path, resume):
+    """The command line gives false as a text."""
+    parser = ConfigParser()
+    parser.read_config(str(bundle_root / "configs" / "train.yaml"))
+    parser.update({"bundle_root": str(bundle_root), "output_dir": str(tmp_path), "frozen_levels": 1, "resume": resume})
+    if resume == "true":
+        assert not any(parameter.requires_grad for parameter in parser.get_parsed_content("network").trunk.parameters())
+        return
+    with pytest.raises(Exception) as caught:
+        parser.get_parsed_content("network")
+    assert "frozen_levels: 1 would keep the weights as chance gave them" in find_input_error(caught.value)

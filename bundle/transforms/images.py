@@ -24,8 +24,8 @@ class LoadImagesd(MapTransform):
         table: file value -> label, or None.
         pixel_size: µm, a number or [row, column]; overrides what the files say.
         edge: pixels of the crops that are taken from them.
-        coarsening: pixels an edge that become one, by their majority (`coarse_labels`); 1 leaves the images as they are. What fills no block at an image's end is
-            cut away.
+        coarsening: pixels an edge that become one, by their majority (`coarse_labels`); 1 leaves the images as they are. What fills no block at
+            an image's end is cut away.
     """
 
     def __init__(
