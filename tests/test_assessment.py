@@ -242,7 +242,9 @@ def test_only_cubes_are_cut_at_45_degrees(monkeypatch, size, rows):
 
 def test_a_scan_of_one_plane_has_no_surface(volumes):
     lr, sr = volumes
-    lr, sr = Volume(lr.array[2:3], lr.voxel_size), Volume(sr.array[10:14], sr.voxel_size)
+    plane = lr.array[2:3].copy()
+    plane[0, 0] = 1 - plane[0, 0]  # both phases are there
+    lr, sr = Volume(plane, lr.voxel_size), Volume(sr.array[10:14], sr.voxel_size)
     rows = measured(Assessment(morphology=True), lr, sr, images(), PHASES, 4)["morphology"]
     surface = rows["surface of pore by voxel faces per volume, 1/µm"]
     assert surface["LR"] is None and surface["SR"] > 0

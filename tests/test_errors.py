@@ -101,5 +101,6 @@ def test_what_is_no_whole_number_is_one_line(value):
 
 def test_seeds_are_of_64_bits():
     assert check_seed(2**64 - 1) == 2**64 - 1
-    with pytest.raises(InputError, match="seed: -1"):
-        check_seed(-1)
+    for seed in (-1, 2**64):
+        with pytest.raises(InputError, match=f"seed: {seed}"):
+            check_seed(seed)

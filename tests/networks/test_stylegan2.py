@@ -11,6 +11,7 @@ from bundle.networks import stylegan2
 from bundle.networks.stylegan2 import (
     MARGIN,
     ModulatedConv,
+    ScaledConv,
     ScaledLinear,
     StyleCritic,
     StyleGenerator,
@@ -235,3 +236,12 @@ def test_weights_of_version_0_9_7_are_taken():
     other = StyleGenerator(2, 16, channels=4, most_channels=8, latent=6, mapping_layers=1)
     other.load_state_dict(before)
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_convolution_adds_its_bias(down):
+    torch.manual_seed(0)
+    layer, x = ScaledConv(2, 3, 3, down=down), torch.randn(1, 2, 8, 8)
+    without = layer(x)
+    layer.bias.data = torch.tensor([1.0, -2.0, 3.0])
+    torch.testing.assert_close(layer(x), without + torch.tensor([1.0, -2.0, 3.0])[:, None, None])
