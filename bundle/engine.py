@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -27,6 +27,18 @@ def straight_through(probabilities: Tensor) -> Tensor:
     return hard + probabilities - probabilities.detach()
 
 
+def averaging(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Moves an average towards the newest weights: of n before them it keeps `decay`, or (1 + n) / (10 + n) while that is less.
+
+    A short training would else be judged by what it was a hundred steps ago.
+    """
+
+    def update(average: list[Tensor], newest: list[Tensor], n: Tensor) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(average, newest, n)
+
+    return update
+
+
 class AdversarialTrainer(Trainer):
     """A generator, its average, critics and their optimizers. Every random number of an iteration comes from (seed, iteration), so a resumed
     run equals an uninterrupted one.
@@ -43,7 +55,7 @@ class AdversarialTrainer(Trainer):
         g_optimizer, d_optimizer: of the generator; of all critics.
         memory_format: of the generator's weights.
         augmentation: of what the critics see, reals and fakes alike; None leaves it as it is.
-        ema_decay: of the averaged generator, per generator step.
+        ema_decay: of the averaged generator, per generator step; less in the first steps (see `averaging`).
         decay: last share of the iterations, in which the learning rates fall linearly to a twentieth; 0 keeps them.
         max_grad_norm: clips the gradient norm of both optimizers; None does not clip.
         amp: runs the generator under bfloat16 autocast.
@@ -79,7 +91,7 @@ class AdversarialTrainer(Trainer):
         super().__init__(device, max_epochs, train_data_loader, handlers=None, decollate=False)
         self.network = network.to(device, memory_format=memory_format)
         self.critics = critics.to(device, memory_format=torch.channels_last)
-        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).eval()  # pictures leave batch statistics alone
+        self.ema = AveragedModel(self.network, multi_avg_fn=averaging(ema_decay)).eval()  # pictures leave batch statistics alone
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.augmentation = augmentation
         self.decay = decay

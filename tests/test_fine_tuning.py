@@ -25,8 +25,10 @@ def test_warm_start_takes_the_networks_and_nothing_else(tmp_path):
     new = Trainer()
     optimizer = new.g_optimizer.state_dict()["state"]
     warm_start(new, tmp_path / "checkpoint.pt")
-    for name in ("network", "ema", "critics"):
+    for name in ("network", "critics"):
         assert same(new.parts()[name].state_dict(), trained.parts()[name].state_dict()), name
+    assert same(new.ema.module.state_dict(), trained.ema.module.state_dict())
+    assert int(trained.ema.n_averaged) == 12 and int(new.ema.n_averaged) == 0  # it would keep more of its start than a new training does
     assert new.state.epoch == new.state.iteration == 0 and new.g_optimizer.state_dict()["state"] == optimizer == {}
 
 

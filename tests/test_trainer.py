@@ -447,17 +447,18 @@ def test_gradients_are_clipped_to_the_norm():
 
 
 def test_average_is_that_of_a_loop():
-    trainer = level_trainer(iterations=6, n_critic=2, ema_decay=0.8, lr=0.05)
+    """It keeps 2/11 of one step before, 3/12 of two and .3 from then on."""
+    trainer = level_trainer(iterations=10, n_critic=2, ema_decay=0.3, lr=0.05)
     steps: list[dict[str, Tensor]] = []
     trainer.g_optimizer.register_step_post_hook(
         lambda *_: steps.append({name: value.clone() for name, value in trainer.network.named_parameters()})
     )
     trainer.run()
-    assert len(steps) == 3
+    assert len(steps) == 5
     for name, value in trainer.ema.module.named_parameters():
         expected = steps[0][name].double()  # the first step is where the average starts
-        for step in steps[1:]:
-            expected = 0.8 * expected + 0.2 * step[name].double()
+        for step, kept in zip(steps[1:], (2 / 11, 3 / 12, 0.3, 0.3), strict=True):
+            expected = kept * expected + (1 - kept) * step[name].double()
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7)
     assert not torch.equal(trainer.ema.module.trunk[0].weight, trainer.network.trunk[0].weight)
 

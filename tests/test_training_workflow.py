@@ -323,12 +323,12 @@ def test_keys_reach_the_trainer(parse, rock, key, value, attribute):
 
 
 def test_ema_decay_reaches_the_average(parse, rock):
-    trainer = parse(**TINY | rock | {"ema_decay": 0.25}).get_parsed_content("train#trainer")
+    trainer = parse(**TINY | rock | {"ema_decay": 0.125}).get_parsed_content("train#trainer")
     for value in (0.0, 1.0):  # the first is the start of the average
         for parameter in trainer.network.parameters():
             parameter.data.fill_(value)
         trainer.ema.update_parameters(trainer.network)
-    assert {float(p.unique()) for p in trainer.ema.module.parameters()} == {0.75}
+    assert {float(p.unique()) for p in trainer.ema.module.parameters()} == {0.875}
 
 
 def test_mse_only_has_no_critic(parse, rock):
