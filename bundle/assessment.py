@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bundle import judging, report
-from bundle.errors import InputError, optional, switch
+from bundle.errors import InputError, optional, switch, whole
 from bundle.io import Volume, check_labels
 from bundle.io.files import read_volume
 from bundle.io.volume import are_cubes, cube_edge
@@ -49,6 +49,7 @@ class Assessment:
         morphology: chords, lineal path, sizes, connection, Euler number and surface of the pore.
         physics: edge of the cube in the middle for which flow, conduction and elasticity are computed, LR voxels; null = none.
         physics_cell: edge of a cell of these computations, SR voxels: the majority of its voxels counts.
+        conductivity: {phase: conductivity relative to the brine's}, such as of clay; phases that are left out insulate, the pore has 1.
         moduli: {phase: [bulk, shear]} in GPa of minerals that `bundle.physics.elasticity.MODULI` does not know, or knows otherwise.
         two_sample: whether a network can tell SR from the HR images, on the axis planes and at 45 degrees.
         seed: of the two-sample tests.
@@ -63,18 +64,16 @@ class Assessment:
         morphology: bool | str = False,
         physics: int | None = None,
         physics_cell: int = 2,
+        conductivity: Mapping[str, float] | None = None,
         moduli: Mapping[str, Sequence[float]] | None = None,
         two_sample: bool | str = False,
         seed: int = 0,
     ):
         self.truth_image = Path(truth_image) if truth_image else None
         self.morphology, self.two_sample = switch(morphology, "morphology"), switch(two_sample, "two_sample")
-        if physics is not None and not _positive(physics):
-            raise InputError(f"physics: {physics} is no number of LR voxels; give the edge of the cube, such as 16, or null")
-        if not _positive(physics_cell):
-            raise InputError(f"physics_cell: {physics_cell} is no number of SR voxels; give 1 or more, such as 2")
-        self.physics, self.physics_cell, self.seed = physics, physics_cell, seed
-        self.moduli = _moduli(moduli or {})
+        self.physics = None if physics is None else whole(physics, "physics", "LR voxels along the edge of the cube", 1)
+        self.physics_cell, self.seed = whole(physics_cell, "physics_cell", "SR voxels along the edge of a cell", 1), seed
+        self.minerals = {"conductivity": _conductivities(conductivity or {}), "moduli": _moduli(moduli or {})}
 
     def _read_truth(self, shape: Sequence[int], n_phases: int) -> np.ndarray | None:
         """The true labels (z, y, x), or None where no file was given.
@@ -112,6 +111,9 @@ class Assessment:
                 raise InputError("physics: the voxel size is not known, so there is no permeability; set lr_voxel_size")
             cube_edge(sr.voxel_size, "physics")
             self._edge(lr.array.shape, scale)
+            unknown = sorted(set(self.minerals["conductivity"]) - set(phases))
+            if unknown:
+                raise InputError(f"conductivity: {', '.join(unknown)} is no phase here ({', '.join(phases)}); correct the name")
             optional("pyamg", "the permeability needs PyAMG", "physics")
             optional("taufactor", "the formation factor needs taufactor", "physics")
         if self.two_sample:
@@ -226,7 +228,7 @@ class Assessment:
         for title, labels in cubes.items():
             voxel, cell = (size * scale, 1) if title == "LR" else (size, self.physics_cell)
             logger.info("physics of %s, %s cells", title, " x ".join(str(n // cell) for n in labels.shape))
-            found = judging.coarse_properties(labels, phases, voxel, cell, self.moduli)
+            found = judging.coarse_properties(labels, phases, voxel, cell, **self.minerals)
             rows.setdefault(f"porosity of the middle {edge} x {edge} x {edge} LR voxels", {})[title] = found["porosity"]
             for key, name in FIGURES.items():
                 entries = {axis: found[key][axis] for axis in "zyx"} if "{}" in name else {"": found[key]}
@@ -255,8 +257,20 @@ class Assessment:
         return table
 
 
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _conductivities(given: Any) -> dict[str, float]:
+    """Relative conductivities by phase.
+
+    Raises:
+        InputError: not numbers that are finite and not negative.
+    """
+    try:
+        found = {str(phase): float(value) for phase, value in given.items()}
+        fit = all(0 <= value < float("inf") for value in found.values())
+    except (AttributeError, TypeError, ValueError):
+        fit = False
+    if not fit:
+        raise InputError(f"conductivity: {given} is not {{phase: conductivity, 1 being the brine's}}; give such as {{'clay': 0.2}}")
+    return found
 
 
 def _moduli(given: Any) -> dict[str, tuple[float, float]]:

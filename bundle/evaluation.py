@@ -12,11 +12,12 @@ import numpy as np
 from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError, check_seed
-from bundle.evaluation_files import Doubt, check_alike, common_voxel_size, find_sr, labels_sha256, open_percent, record
+from bundle.evaluation_files import Doubt, check_alike, common_voxel_size, find_sr, open_percent, record
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, read_volume, write_text
 from bundle.io.images import image_files
+from bundle.io.labels import labels_sha256
 from bundle.io.region import region_slices
 from bundle.io.volume import size_text
 from bundle.metrics import lr_agreement, mean_relative_error, seed_diversity, staircase, statistic_names, statistics, summarise, two_point

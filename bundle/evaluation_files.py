@@ -1,6 +1,5 @@
 """The files of an evaluation: what lies beside a super-resolved volume, whether they fit, and their record."""
 
-import hashlib
 import json
 import logging
 import re
@@ -14,7 +13,6 @@ from bundle.errors import InputError, first_line
 from bundle.io import Volume
 from bundle.io.files import open_volume, readable, stem_of
 from bundle.io.volume import size_text
-from bundle.metrics.fractions import slabs
 from bundle.provenance import commit, sha256, versions
 from bundle.report import PLANES
 from bundle.shards import TRUST, UNCERTAINTY, beside
@@ -141,14 +139,6 @@ def record(files: Mapping[str, Sequence[Path]], sr_image: Path) -> dict[str, Any
         with readable(beside_sr):
             inference = json.loads(beside_sr.read_text(encoding="utf-8"))
     return {"files": entries, "commit": commit(), "versions": versions(), "inference": inference}
-
-
-def labels_sha256(labels: np.ndarray) -> str:
-    """SHA-256 of shape and labels (z, y, x), the same in every file format; the `checksum` of `bundle.io.source.LabelSource`."""
-    digest = hashlib.sha256(str(tuple(int(n) for n in labels.shape)).encode())
-    for slab in slabs(labels):
-        digest.update(np.ascontiguousarray(slab))
-    return digest.hexdigest()
 
 
 def check_alike(path: Path, one: Volume, first: Path, other: Volume) -> None:

@@ -47,13 +47,14 @@ def geometry_errors(volume: np.ndarray, truth: np.ndarray, phases: Sequence[str]
     }
 
 
-def coarse_properties(
-    labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int, moduli: Mapping[str, tuple[float, float]] | None = None
-) -> dict[str, Any]:
-    """`bundle.physics.properties` of a volume whose cells are the majority of `coarsening` voxels a side; the first phase is the pore."""
+def coarse_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: float, coarsening: int, **minerals: Mapping[str, Any]) -> dict[str, Any]:
+    """`bundle.physics.properties` of a volume whose cells are the majority of `coarsening` voxels a side; the first phase is the pore.
+
+    `minerals` are its `conductivity` and `moduli`.
+    """
     if coarsening > 1:
         labels = majority_downsample(labels, coarsening, len(phases))
-    return properties(labels, phases, voxel_size * coarsening, pore=phases[0], moduli=moduli)
+    return properties(labels, phases, voxel_size * coarsening, pore=phases[0], **minerals)
 
 
 def sections(volume: np.ndarray) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from ignite.engine import Engine, Events
 
 from bundle.io import write_text
 from bundle.io.images import image_files
+from bundle.io.labels import labels_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = ROOT / "configs" / "metadata.json"
@@ -80,10 +81,20 @@ class TrainingRecord:
         settings: of the config, to be noted.
         checkpoint: the `TrainingCheckpoint`, which counts the seconds over resumed runs; put it before this handler.
         start: the file that the training starts from, if any.
+        labels: (z, y, x), what the training sees of the scan: their checksum does not depend on the format, whose header may name another file.
     """
 
-    def __init__(self, path: str | Path, data: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Any, start: str | Path | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        data: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        checkpoint: Any,
+        start: str | Path | None = None,
+        labels: np.ndarray | None = None,
+    ):
         self.path, self.data, self.settings, self.checkpoint, self.start = Path(path), data, dict(settings), checkpoint, start
+        self.labels = labels
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer."""
@@ -92,8 +103,11 @@ class TrainingRecord:
 
     def _collect(self, engine: Engine) -> None:
         files = {entry: image_files(paths) if entry != "image" else [Path(paths)] for entry, paths in self.data.items()}
+        data = {entry: [{"file": path.name, "sha256": sha256(path)} for path in paths] for entry, paths in files.items()}
+        if self.labels is not None:
+            data["image"][0]["labels_sha256"] = labels_sha256(self.labels)
         self.fixed = {
-            "data": {entry: [{"file": path.name, "sha256": sha256(path)} for path in paths] for entry, paths in files.items()},
+            "data": data,
             **({"started_from": ancestor(self.start)} if self.start else {}),
             "settings": self.settings,
             "commit": commit(),

@@ -124,7 +124,7 @@ def test_physics_of_the_middle_cube(volumes, slits, tmp_path):
 def test_cells_of_the_physics_are_majorities(volumes, monkeypatch):
     seen = {}
 
-    def properties(labels, phases, voxel_size, pore, moduli):
+    def properties(labels, phases, voxel_size, pore, **minerals):
         seen[len(seen)] = (labels.copy(), voxel_size)
         raise InputError("enough")
 
@@ -163,11 +163,16 @@ def test_one_image_set_a_plane_leaves_the_test_out(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"physics": 0}, "physics: 0 is no number of LR voxels"),
-    ({"physics": True}, "physics: True is no number of LR voxels"),
-    ({"physics_cell": 0}, "physics_cell: 0 is no number of SR voxels"),
-    ({"physics_cell": "x"}, "physics_cell: x is no number of SR voxels"),
-    ({"physics": "16"}, "physics: 16 is no number of LR voxels"),
+    ({"physics": 0}, "physics: 0; give a whole number of LR voxels"),
+    ({"physics": True}, "physics: True; give a whole number of LR voxels"),
+    ({"physics_cell": 0}, "physics_cell: 0; give a whole number of SR voxels"),
+    ({"physics_cell": "x"}, "physics_cell: x; give a whole number of SR voxels"),
+    ({"physics": "16"}, "physics: 16; give a whole number of LR voxels"),
+    ({"conductivity": {"clay": -0.1}}, "conductivity: .* is not {phase: conductivity, 1 being"),
+    ({"conductivity": {"clay": float("inf")}}, "conductivity"),
+    ({"conductivity": {"clay": float("nan")}}, "conductivity"),
+    ({"conductivity": {"clay": [1, 2]}}, "conductivity"),
+    ({"conductivity": 0.2}, "conductivity"),
     ({"morphology": "maybe"}, "morphology: maybe is neither true nor false"),
     ({"moduli": {"salt": 3.0}}, "moduli: .* is not {phase: .bulk, shear.} in GPa"),
     ({"moduli": {"salt": [-3.0, 1.0]}}, "moduli"),
@@ -257,3 +262,16 @@ def test_moduli_that_are_given_count(monkeypatch):
     for phase, given, bulk in (("salt", {"salt": [24.8, 14.9]}, 24.8), ("calcite", None, 76.8), ("calcite", {"calcite": [70.0, 30.0]}, 70.0)):
         found = measured(Assessment(physics=4, physics_cell=4, moduli=given), labels, fine, images(), ("pore", phase), 4)["physics"]
         assert found["bulk modulus of the dry rock, GPa"]["SR"] == pytest.approx(bulk, rel=1e-5)
+
+
+def test_conductivities_that_are_given_count():
+    """Of layers along the current F = 1 / mean conductivity, of layers across it the mean resistance."""
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[2:] = 1
+    fine = Volume(labels.repeat(4, 0).repeat(4, 1).repeat(4, 2), (0.5,) * 3)
+    settings = Assessment(physics=4, physics_cell=4, conductivity={"clay": 0.25})
+    found = measured(settings, Volume(labels, (2.0,) * 3), fine, images(), ("pore", "clay"), 4)["physics"]
+    for axis, expected in (("z", (1 + 1 / 0.25) / 2), ("y", 2 / (1 + 0.25)), ("x", 2 / (1 + 0.25))):
+        assert found[f"formation factor along {axis}"]["SR"] == pytest.approx(expected, rel=0.01), axis
+    with pytest.raises(InputError, match="conductivity: salt is no phase here"):
+        measured(Assessment(physics=4, physics_cell=4, conductivity={"salt": 1.0}), Volume(labels, (2.0,) * 3), fine, images(), ("pore", "clay"), 4)

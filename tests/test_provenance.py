@@ -8,11 +8,13 @@ import subprocess
 from types import SimpleNamespace
 
 import monai
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
 
 from bundle import provenance
+from bundle.io import Volume, read_volume, write_volume
 from bundle.provenance import TrainingRecord, commit, processor, sha256, versions
 
 
@@ -63,6 +65,25 @@ def test_training_record(tmp_path):
     assert [item["file"] for item in found["data"]["hr"]] == ["a.tif", "b.tif"]
     assert found["data"]["image"] == [{"file": "lr.tif", "sha256": hashlib.sha256(b"lr.tif").hexdigest()}]
     assert str(tmp_path) not in text  # no folders of the machine
+
+
+def test_the_record_tells_one_scan_from_another_behind_the_same_header(tmp_path):
+    """An .mhd names the file of its voxels; what was trained on is known by its labels, in whatever format they come."""
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3
+    sums = []
+    for i, values in enumerate((labels, labels, 2 - labels)):
+        path = tmp_path / str(i) / ("scan.nii" if i == 1 else "scan.mhd")
+        path.parent.mkdir()
+        write_volume(path, Volume(values, (1.0, 1.0, 1.0)))
+        record = TrainingRecord(path.with_name("model.json"), {"image": str(path)}, {}, SimpleNamespace(seconds=0.0), labels=read_volume(path).array)
+        engine = Engine(lambda *_: None)
+        engine.n_critic, engine.state.device = 1, torch.device("cpu")
+        record.attach(engine)
+        engine.run([0], max_epochs=1)
+        (found,) = json.loads(path.with_name("model.json").read_text())["data"]["image"]
+        sums.append((found["sha256"], found["labels_sha256"]))
+    expected = hashlib.sha256(b"(2, 3, 4)" + labels.tobytes()).hexdigest()
+    assert sums[0][1] == sums[1][1] == expected != sums[2][1] and sums[0][0] == sums[2][0] != sums[1][0]
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "other.pt"])

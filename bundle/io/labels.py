@@ -1,10 +1,14 @@
 """Check label values and map those of a file to 0..n-1."""
 
+import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from bundle.errors import InputError
+
+SLAB = 2**26  # voxels that are read at a time
 
 
 def check_labels(
@@ -79,3 +83,17 @@ def _slices(array: np.ndarray) -> np.ndarray:
 def _some(values) -> str:
     values = [str(v) for v in values]
     return ", ".join(values[:5]) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+
+
+def labels_sha256(labels: Any) -> str:
+    """SHA-256 of shape and labels (z, y, x), hexadecimal: the same in every file format.
+
+    Args:
+        labels: array, or what gives arrays for slices along z, y and x, such as `bundle.io.source.LabelSource`.
+    """
+    depth, height, width = (int(n) for n in labels.shape)
+    digest = hashlib.sha256(str((depth, height, width)).encode())
+    planes = max(1, SLAB // max(height * width, 1))
+    for start in range(0, depth, planes):
+        digest.update(np.ascontiguousarray(labels[start : min(start + planes, depth), 0:height, 0:width], dtype=np.uint8))
+    return digest.hexdigest()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bundle.errors import InputError
 from bundle.io.files import open_volume, readable
-from bundle.io.labels import check_labels
+from bundle.io.labels import check_labels, labels_sha256
 from bundle.io.region import region_slices, replicated
 from bundle.io.volume import as_voxel_size
-
-SLAB = 2**26  # voxels that are checked at a time
 
 
 class LabelSource:
@@ -58,10 +55,7 @@ class LabelSource:
         self.voxel_size = volume.voxel_size
         self.origin = tuple(o + v * part.start for o, v, part in zip(volume.origin, volume.voxel_size, self._region))
         self._state = self._file_state()
-        digest = hashlib.sha256(str(self.shape).encode())
-        for slab in self._slabs():
-            digest.update(np.ascontiguousarray(slab))
-        self.checksum = digest.hexdigest()
+        self.checksum = labels_sha256(self)
 
     def read(self, low: Sequence[int], high: Sequence[int]) -> np.ndarray:
         """Labels of a box (z, y, x), uint8; what lies beyond the border repeats it.
@@ -80,12 +74,6 @@ class LabelSource:
         box = tuple(slice(part.start + one.start, part.start + one.stop) for part, one in zip(self._region, box))
         with readable(self.path):
             return check_labels(self._array[box], self.n_labels, str(self.path), self.table, "lr_labels")
-
-    def _slabs(self) -> Iterator[np.ndarray]:
-        depth, height, width = self.shape
-        planes = max(1, SLAB // (height * width))
-        for start in range(0, depth, planes):
-            yield self[start : min(start + planes, depth), 0:height, 0:width]
 
     def _check_unchanged(self) -> None:
         if self._file_state() != self._state:

@@ -9,7 +9,8 @@ import pytest
 import tifffile
 
 from bundle.errors import InputError
-from bundle.io import Volume, source, write_volume
+from bundle.io import Volume, write_volume
+from bundle.io import labels as label_files
 from bundle.io.source import LabelSource
 
 SHAPE, SIZE, ORIGIN = (9, 11, 13), (3.5, 3.0, 2.0), (10.0, 20.0, 30.0)
@@ -45,7 +46,7 @@ def test_boxes_of_every_format(tmp_path, labels, name):
 
 def test_the_checksum_is_of_the_labels(tmp_path, labels, monkeypatch):
     """The same in every format and mapping, and however many slabs it takes; another for other labels or another shape."""
-    monkeypatch.setattr(source, "SLAB", 2 * 11 * 13)
+    monkeypatch.setattr(label_files, "SLAB", 2 * 11 * 13)
     sums = {LabelSource(write(tmp_path / name, labels, **options), 3).checksum for name, options in WRITTEN.items()}
     monkeypatch.undo()
     mapped = write(tmp_path / "mapped.tif", labels * 100)
