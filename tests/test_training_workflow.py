@@ -151,8 +151,10 @@ def test_bad_input_is_one_line_of_the_command(cli, tmp_path):
 # --- Inside this process -------------------------------------------------------------------------------------------------------------
 
 
-def write_lr(path: Path, edge: int = 20, phases: int = 4) -> str:
-    labels = np.random.default_rng(0).integers(0, phases, (edge,) * 3, dtype=np.uint8)
+def write_lr(path: Path, edge: int = 20, phases: int = 4, bodies: int = 1) -> str:
+    """Cubes of `bodies` voxels a side."""
+    labels = np.random.default_rng(0).integers(0, phases, (edge // bodies,) * 3, dtype=np.uint8)
+    labels = labels.repeat(bodies, 0).repeat(bodies, 1).repeat(bodies, 2)
     tifffile.imwrite(path, labels, imagej=True, resolution=(1 / 4, 1 / 4), metadata={"axes": "ZYX", "unit": "um", "spacing": 4.0})
     return str(path)
 
@@ -320,6 +322,21 @@ def test_keys_reach_the_trainer(parse, rock, key, value, attribute):
     for name in attribute.split("."):
         found = found[name] if isinstance(found, dict) else getattr(found, name)
     assert (list(found) if isinstance(value, list) else found) == value
+
+
+@pytest.mark.parametrize(("bodies", "lone", "blur"), [(1, True, 0.0), (1, "false", 1.0), (1, None, 0.0), (5, None, 1.0), (5, True, 0.0)])
+def test_lone_voxels_reach_the_generator(parse, rock, tmp_path, bodies, lone, blur):
+    """Scans with bodies of 1 voxel, as the images have at its voxel size, and of 5."""
+    write_lr(tmp_path / "lr.tif", bodies=bodies)
+    network = parse(**TINY | rock | {"lone_voxels": lone}).get_parsed_content("train#trainer").network
+    assert float(network.label_blur) == float(network.levels[0].blur) == blur
+
+
+@pytest.mark.parametrize("option", ["label_blur", "blur"])
+def test_a_network_that_is_said_not_to_blur_does_not(parse, rock, tmp_path, option):
+    write_lr(tmp_path / "lr.tif", bodies=5)
+    network = parse(**TINY | rock | {f"network_def#{option}": 0.0}).get_parsed_content("train#trainer").network
+    assert (float(network.label_blur), float(network.levels[0].blur)) == ((0.0, 1.0) if option == "label_blur" else (1.0, 0.0))
 
 
 def test_ema_decay_reaches_the_average(parse, rock):

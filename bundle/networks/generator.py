@@ -312,6 +312,15 @@ class LevelGenerator(nn.Module):
         return boxes
 
 
+def unblurred(network: nn.Module, wanted: bool) -> nn.Module:
+    """The generator, which sees the labels as they are if that is `wanted`, and whose noise may then turn single voxels; else as it was defined."""
+    if wanted:
+        for name, buffer in network.named_buffers():
+            if name.split(".")[-1] in ("label_blur", "blur"):
+                buffer.zero_()
+    return network
+
+
 def frozen(network: nn.Module, levels: int, started: bool = True) -> nn.Module:
     """The generator, of which the trunk and the first levels stay as they are in training; 0 trains all.
 

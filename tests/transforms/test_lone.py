@@ -1,0 +1,65 @@
+"""Lone voxels: against a loop, and on bodies that are sampled, averaged or noisy."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from bundle.errors import InputError
+from bundle.transforms.lone import believed, lone_share
+
+FACTOR = 4
+
+
+@pytest.fixture(scope="module")
+def rock() -> np.ndarray:
+    """Three phases, bodies some ten voxels wide."""
+    field = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(96, 96, 96)), 4)
+    return np.digitize(field, np.quantile(field, (0.4, 0.7))).astype(np.uint8)
+
+
+def averaged(rock: np.ndarray) -> np.ndarray:
+    """What optics do that are wider than a voxel: the most of each phase, blurred by two voxels, at every fourth."""
+    return np.stack([ndimage.gaussian_filter((rock == p).astype(float), 2 * FACTOR) for p in range(3)]).argmax(0)[::FACTOR, ::FACTOR, ::FACTOR].astype(np.uint8)
+
+
+def test_lone_pixels_are_those_that_a_blur_takes():
+    images = [np.random.default_rng(i).integers(0, 3, (9 + i, 7)).astype(np.uint8) for i in range(2)]
+    weights = np.outer((1, 2, 1), (1, 2, 1))
+    lone = total = 0
+    for image in images:
+        for y, x in itertools.product(range(1, image.shape[0] - 1), range(1, 6)):
+            around = image[y - 1 : y + 2, x - 1 : x + 2]
+            amounts = [int(weights[around == label].sum()) for label in range(3)]
+            lone, total = lone + (amounts[image[y, x]] < max(amounts)), total + 1
+    assert lone_share(images) == lone / total > 0
+    assert lone_share([np.zeros((5, 5), np.uint8)]) == 0 and lone_share([np.zeros((2, 9), np.uint8)]) is None
+
+
+def test_a_volume_of_samples_is_told_from_a_scan(rock, caplog):
+    images = list(rock[::16])
+    caplog.set_level("INFO")
+    noisy = rock[::FACTOR, ::FACTOR, ::FACTOR].copy()
+    turned = np.random.default_rng(3).random(noisy.shape) < 0.2
+    noisy[turned] = (noisy[turned] + 1) % 3
+    assert not believed(averaged(rock), images, FACTOR), "fewer than the images have"
+    assert not believed(noisy, images, FACTOR), "more than the images have"
+    assert not caplog.text
+    assert believed(rock[::FACTOR, ::FACTOR, ::FACTOR], images, FACTOR)
+    assert "lone_voxels: the scan has as many as the images at its voxel size" in caplog.text
+
+
+def test_what_is_said_counts(rock):
+    samples, images = rock[::FACTOR, ::FACTOR, ::FACTOR], list(rock[::16])
+    assert believed(averaged(rock), images, FACTOR, True) and believed(averaged(rock), images, FACTOR, "true")
+    assert not believed(samples, images, FACTOR, False) and not believed(samples, images, FACTOR, "False")
+    with pytest.raises(InputError, match="lone_voxels: maybe is neither true nor false"):
+        believed(samples, images, FACTOR, "maybe")
+
+
+@pytest.mark.parametrize("images", [[np.zeros((32, 32), np.uint8)], [np.ones((8, 8), np.uint8)]], ids=["no lone pixels", "too small"])
+def test_images_that_do_not_tell(rock, images):
+    assert not believed(rock[::FACTOR, ::FACTOR, ::FACTOR], images, FACTOR)
