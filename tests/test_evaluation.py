@@ -1,11 +1,13 @@
 """`run evaluating`: from files to evaluation.json, pictures and the table."""
 
+import inspect
 import json
 import logging
 
 import numpy as np
 import pytest
 import tifffile
+from monai.bundle import ConfigParser
 
 from bundle import html_report, report
 from bundle.assessment import Assessment
@@ -373,3 +375,16 @@ def test_a_seed_that_is_none(files, seed):
 def test_images_without_a_pixel_size_are_told(files, no_pictures, caplog):
     evaluation(files, hr_voxel_size=None).run()
     assert any("tell no pixel size" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(("section", "kind"), [("evaluation", Evaluation), ("assessment", Assessment)])
+def test_every_setting_has_a_key_in_the_config(bundle_root, section, kind):
+    names = set(inspect.signature(kind).parameters) - {"assessment"}
+    parser = ConfigParser()
+    parser.read_config(bundle_root / "configs" / "evaluate.yaml")
+    assert names <= set(parser.config)
+    for name in names:
+        parser[name] = f"the {name}"
+    parser[f"{section}#_target_"] = "types.SimpleNamespace"
+    found = parser.get_parsed_content(section)
+    assert {name: getattr(found, name) for name in names} == {name: f"the {name}" for name in names}

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from bundle.checkpoint import save_model
 from bundle.errors import InputError, find_input_error
+from bundle.io.source import LabelSource
 from bundle.losses.adversarial import RelativisticLoss, WassersteinLoss
 from bundle.losses.confusion import ConfusionConsistency
 from bundle.losses.consistency import NearestConsistency
@@ -384,7 +385,9 @@ def test_what_the_lr_hides_returns_in_training_and_inference(parse, hiding_rock,
     lr, hr = (fractions_of(hiding_rock[key]) for key in ("lr_image", "hr_images"))
     missing = hr[2] - lr[2]
     assert 0.05 < missing < 0.4 * lr[1]
-    noted = json.loads((tmp_path / "output" / "model.json").read_text())["settings"]["hidden"]
+    record = json.loads((tmp_path / "output" / "model.json").read_text())
+    assert record["data"]["image"][0]["labels_sha256"] == LabelSource(hiding_rock["lr_image"], 4).checksum
+    noted = record["settings"]["hidden"]
     expected = np.zeros((4, 4))
     expected[1, 2] = missing / lr[1]
     np.testing.assert_allclose(noted, expected, rtol=1e-6)

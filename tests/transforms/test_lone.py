@@ -63,3 +63,14 @@ def test_what_is_said_counts(rock):
 @pytest.mark.parametrize("images", [[np.zeros((32, 32), np.uint8)], [np.ones((8, 8), np.uint8)]], ids=["no lone pixels", "too small"])
 def test_images_that_do_not_tell(rock, images):
     assert not believed(rock[::FACTOR, ::FACTOR, ::FACTOR], images, FACTOR)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_sections_in_all_directions_count(axis):
+    """Columns of one voxel are alone in the sections across them and in no others, so that they hold a third of what those across do."""
+    section = (np.random.default_rng(0).random((16, 16)) < 0.1).astype(np.uint8)
+    labels = np.moveaxis(np.broadcast_to(section, (16, 16, 16)), 0, axis)
+    image = np.kron(section, np.ones((FACTOR, FACTOR), np.uint8))
+    assert lone_share([section]) > 0.05
+    assert believed(labels, [image, 0 * image, 0 * image], FACTOR)
+    assert not believed(labels, [image], FACTOR)
