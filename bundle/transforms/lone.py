@@ -13,9 +13,8 @@ from bundle.transforms.downsample import coarse_labels
 
 logger = logging.getLogger(__name__)
 
-ALIKE = 2.0
-"""Times that a scan may have more or fewer lone voxels than the images, and still be made of samples. Volumes that were sub-sampled, or are majorities, have .9 to
-1.3 times as many (fuel cell, Berea and cathode of docs/results.md and docs/experiments.md), segmented micro-CT, whose optics average, a hundredth to two fifths."""
+MOST = 1.5
+"""Times that a scan may have more lone voxels than the sampled images: more than that is noise."""
 
 
 def lone_share(images: Iterable[np.ndarray]) -> float | None:
@@ -39,23 +38,28 @@ def lone_share(images: Iterable[np.ndarray]) -> float | None:
 def believed(labels: np.ndarray, images: Sequence[np.ndarray], scale_factor: int, lone_voxels: bool | str | None = None) -> bool:
     """Whether what is as small as a voxel of the scan is right, so that the generator should see it as it is.
 
+    Optics average over a voxel and more, which leaves few lone voxels; a volume that was sub-sampled has as many as the images have when they are sampled.
+
     Args:
         labels: of the scan, (z, y, x).
         images: HR labels, (y, x).
         scale_factor: HR pixels along the edge of an LR voxel.
-        lone_voxels: True, False or one of the words; None: where its sections have as many lone voxels as the images, made as coarse, within `ALIKE`.
+        lone_voxels: True, False or one of the words; None: where the share of lone voxels in the sections is nearer to that of the images of which every
+            `scale_factor`-th pixel is taken than to that of their block majorities, by ratio, and no more than `MOST` times it.
 
     Raises:
         InputError: `lone_voxels` is none of them.
     """
     if lone_voxels is not None:
         return switch(lone_voxels, "lone_voxels")
-    n_phases = max(int(image.max()) for image in images) + 1
-    wanted = lone_share(coarse_labels(image, n_phases, scale_factor) for image in images)
+    n_phases, middle = max(int(image.max()) for image in images) + 1, scale_factor // 2
+    sampled = lone_share(image[middle::scale_factor, middle::scale_factor] for image in images)
+    averaged = lone_share(coarse_labels(image, n_phases, scale_factor) for image in images)
     found = lone_share(section for axis in range(3) for section in np.moveaxis(labels, axis, 0)[::4])
-    if not wanted or found is None or not 1 / ALIKE <= found / wanted <= ALIKE:
+    if not sampled or not found or averaged is None or not (sampled * averaged) ** 0.5 <= found <= MOST * sampled:
         return False
     logger.info(
-        "lone_voxels: the scan has as many as the images at its voxel size (%.1f and %.1f %% of the pixels): they are believed", 100 * found, 100 * wanted
-    )
+        "lone_voxels: the scan has as many as the images where they are sampled (%.1f and %.1f %% of the pixels): they are believed",
+        100 * found, 100 * sampled,
+    )  # fmt: skip
     return True

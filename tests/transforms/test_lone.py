@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 from bundle.errors import InputError
+from bundle.metrics import majority_downsample
 from bundle.transforms.lone import believed, lone_share
 
 FACTOR = 4
@@ -17,12 +18,12 @@ FACTOR = 4
 @pytest.fixture(scope="module")
 def rock() -> np.ndarray:
     """Three phases, bodies some ten voxels wide."""
-    field = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(96, 96, 96)), 4)
+    field = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(96, 96, 96)), 3)
     return np.digitize(field, np.quantile(field, (0.4, 0.7))).astype(np.uint8)
 
 
 def averaged(rock: np.ndarray) -> np.ndarray:
-    """What optics do that are wider than a voxel: the most of each phase, blurred by two voxels, at every fourth."""
+    """What wide optics do: which phase is most once all are blurred by two voxels of the scan."""
     return np.stack([ndimage.gaussian_filter((rock == p).astype(float), 2 * FACTOR) for p in range(3)]).argmax(0)[::FACTOR, ::FACTOR, ::FACTOR].astype(np.uint8)
 
 
@@ -46,10 +47,11 @@ def test_a_volume_of_samples_is_told_from_a_scan(rock, caplog):
     turned = np.random.default_rng(3).random(noisy.shape) < 0.2
     noisy[turned] = (noisy[turned] + 1) % 3
     assert not believed(averaged(rock), images, FACTOR), "fewer than the images have"
+    assert not believed(majority_downsample(rock, FACTOR, 3), images, FACTOR), "as many as averaged images have"
     assert not believed(noisy, images, FACTOR), "more than the images have"
     assert not caplog.text
     assert believed(rock[::FACTOR, ::FACTOR, ::FACTOR], images, FACTOR)
-    assert "lone_voxels: the scan has as many as the images at its voxel size" in caplog.text
+    assert "lone_voxels: the scan has as many as the images where they are sampled" in caplog.text
 
 
 def test_what_is_said_counts(rock):
