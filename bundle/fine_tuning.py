@@ -63,7 +63,7 @@ def warm_start(
             if likes:
                 old = _of_like_phases(old, new, likes)
             part.load_state_dict({**old, **_own_levels(new, old)})
-        engine.ema.n_averaged.zero_()  # the average, too, is of this training
+        engine.parts()["ema"].n_averaged.zero_()  # the average, too, is of this training
         part = engine.parts()["critics"]
         part.load_state_dict(_critics(state["critics"], _cloned(part.state_dict())))
     except (KeyError, RuntimeError, ValueError) as error:
