@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bundle.checkpoint import load_checkpoint
 from bundle.engine import AdversarialTrainer
@@ -62,7 +62,9 @@ def warm_start(
             new, old = _cloned(part.state_dict()), _without_further_levels(state[name], part.state_dict())
             if likes:
                 old = _of_like_phases(old, new, likes)
-            part.load_state_dict({**old, **_own_levels(new, old)})
+            network = engine.parts()["network"]
+            own = {key: value for key, value in _own_levels(new, old).items() if key not in old or not _blurs_frozen(network, key)}
+            part.load_state_dict({**old, **own})
         engine.parts()["ema"].n_averaged.zero_()  # the average, too, is of this training
         part = engine.parts()["critics"]
         part.load_state_dict(_critics(state["critics"], _cloned(part.state_dict())))
@@ -138,6 +140,15 @@ def _own_levels(new: State, old: State) -> dict[str, Tensor]:
     last = max((_level(key) for key in old), default=-1)
     further = [key for key in new if _level(key) > last >= 0 or (_level(key) == last and key.endswith(INNER) and key not in old)]
     return {key: new[key] for key in new if "hidden." in key or key.endswith(("softness", "blur")) or key in further}
+
+
+def _blurs_frozen(network: nn.Module, key: str) -> bool:
+    """Whether it blurs what a part sees that does not learn: such a part goes on with what it learned with."""
+    key = key.removeprefix("module.")
+    if not key.endswith("blur"):
+        return False
+    part = network.trunk if key == "label_blur" else network.get_submodule(key.rpartition(".")[0])
+    return not any(parameter.requires_grad for parameter in part.parameters())
 
 
 def _level(key: str) -> int:

@@ -11,7 +11,7 @@ from bundle.checkpoint import save_model
 from bundle.errors import InputError
 from bundle.fine_tuning import warm_start
 from bundle.networks.critic import SliceCritic
-from bundle.networks.generator import LevelGenerator
+from bundle.networks.generator import LevelGenerator, frozen
 from bundle.networks.noise import coordinate_noise
 from bundle.networks.stylegan2 import StyleCritic, StyleGenerator
 from tests.test_handlers import Trainer, checkpoint_of, same
@@ -259,3 +259,18 @@ def test_critics_that_are_no_longer_there_are_left_out(tmp_path):
         warm_start(new, tmp_path / "old.pt")
         assert same(new.network.trunk.state_dict(), old.network.trunk.state_dict())
     assert same(fewer.critics["hr_4x"].state_dict(), old.critics["hr_4x"].state_dict())
+
+
+@pytest.mark.parametrize("levels", [0, 1])
+def test_frozen_levels_see_what_they_learned_with(tmp_path, levels):
+    """Blurred labels and noise of the file, where trunk and level do not learn; of the configuration, where they do."""
+    old, new = (Engine((6, 5, 4, 3), seed=i) for i in range(2))
+    for engine, blur in ((old, 1.0), (new, 0.0)):
+        for network in (engine.network, engine.ema.module):
+            for buffer in (network.label_blur, network.levels[0].blur, network.levels[1].blur):
+                buffer.fill_(blur)
+    frozen(new.network, levels)
+    save_model(tmp_path / "old.pt", old.network, ["pore", "quartz"], ["pore", "quartz"])
+    warm_start(new, tmp_path / "old.pt")
+    for network in (new.network, new.ema.module):
+        assert [float(b) for b in (network.label_blur, network.levels[0].blur, network.levels[1].blur)] == [levels, levels, 0]
