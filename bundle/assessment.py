@@ -24,6 +24,7 @@ from bundle.metrics import (
 )  # fmt: skip
 from bundle.metrics.oblique import check_oblique
 from bundle.metrics.two_sample import FOLDS, parts, reference_splits
+from bundle.physics.summary import check_conductivity
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +112,7 @@ class Assessment:
                 raise InputError("physics: the voxel size is not known, so there is no permeability; set lr_voxel_size")
             cube_edge(sr.voxel_size, "physics")
             self._edge(lr.array.shape, scale)
-            unknown = sorted(set(self.minerals["conductivity"]) - set(phases))
-            if unknown:
-                raise InputError(f"conductivity: {', '.join(unknown)} is no phase here ({', '.join(phases)}); correct the name")
+            check_conductivity(self.minerals["conductivity"], phases)
             optional("pyamg", "the permeability needs PyAMG", "physics")
             optional("taufactor", "the formation factor needs taufactor", "physics")
         if self.two_sample:
@@ -257,36 +256,40 @@ class Assessment:
         return table
 
 
-def _conductivities(given: Any) -> dict[str, float]:
-    """Relative conductivities by phase.
+def _by_phase(given: Any, read: Callable[[Any], Any], refusal: str) -> dict[str, Any]:
+    """Of each phase what `read` makes of its value.
 
     Raises:
-        InputError: not numbers that are finite and not negative.
+        InputError: `refusal`, where there are no phases, or a value cannot be read.
     """
     try:
-        found = {str(phase): float(value) for phase, value in given.items()}
-        fit = all(0 <= value < float("inf") for value in found.values())
-    except (AttributeError, TypeError, ValueError):
-        fit = False
-    if not fit:
-        raise InputError(f"conductivity: {given} is not {{phase: conductivity, 1 being the brine's}}; give such as {{'clay': 0.2}}")
-    return found
+        return {str(phase): read(value) for phase, value in given.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(refusal) from error
+
+
+def _finite(value: Any) -> float:
+    """A number from 0 on."""
+    if not 0 <= float(value) < float("inf"):
+        raise ValueError(value)
+    return float(value)
+
+
+def _conductivities(given: Any) -> dict[str, float]:
+    """Relative conductivities by phase, from 0 on."""
+    return _by_phase(given, _finite, f"conductivity: {given} is not {{phase: conductivity, 1 being the brine's}}; give such as {{'clay': 0.2}}")
 
 
 def _moduli(given: Any) -> dict[str, tuple[float, float]]:
-    """Bulk and shear moduli by phase.
+    """Bulk and shear moduli by phase: two numbers, of which the first is positive and the second not negative."""
 
-    Raises:
-        InputError: not two numbers, of which the first is positive and the second not negative.
-    """
-    try:
-        found = {str(phase): (float(bulk), float(shear)) for phase, (bulk, shear) in given.items()}
-        fit = all(0 < bulk < float("inf") and 0 <= shear < float("inf") for bulk, shear in found.values())
-    except (AttributeError, TypeError, ValueError):
-        fit = False
-    if not fit:
-        raise InputError(f"moduli: {given} is not {{phase: [bulk, shear]}} in GPa; give such as {{'pyrite': [147, 132]}}")
-    return found
+    def read(value: Any) -> tuple[float, float]:
+        bulk, shear = map(_finite, value)
+        if bulk == 0:
+            raise ValueError(value)
+        return bulk, shear
+
+    return _by_phase(given, read, f"moduli: {given} is not {{phase: [bulk, shear]}} in GPa; give such as {{'pyrite': [147, 132]}}")
 
 
 def _explained(entry: Mapping[str, Any]) -> str:

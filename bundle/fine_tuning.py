@@ -62,9 +62,7 @@ def warm_start(
             new, old = _cloned(part.state_dict()), _without_further_levels(state[name], part.state_dict())
             if likes:
                 old = _of_like_phases(old, new, likes)
-            network = engine.parts()["network"]
-            own = {key: value for key, value in _own_levels(new, old).items() if key not in old or not _blurs_frozen(network, key)}
-            part.load_state_dict({**old, **own})
+            part.load_state_dict({**old, **_own_levels(new, old, engine.parts()["network"])})
         engine.parts()["ema"].n_averaged.zero_()  # the average, too, is of this training
         part = engine.parts()["critics"]
         part.load_state_dict(_critics(state["critics"], _cloned(part.state_dict())))
@@ -134,21 +132,20 @@ def _without_further_levels(old: State, new: State) -> dict[str, Tensor]:
     return {key: value for key, value in old.items() if _level(key) < last or (_level(key) == last and (key in new or not key.endswith(INNER)))}
 
 
-def _own_levels(new: State, old: State) -> dict[str, Tensor]:
+def _own_levels(new: State, old: State, network: nn.Module) -> dict[str, Tensor]:
     """What a generator keeps of its own: what its labels hide, how soft they are and how blurred its trunk sees them, how noise is blurred, further
-    levels, and noise on the logits of a level no longer finest."""
+    levels, and noise on the logits of a level no longer finest. Where a part of it does not learn it goes on with the blur that it learned with."""
     last = max((_level(key) for key in old), default=-1)
     further = [key for key in new if _level(key) > last >= 0 or (_level(key) == last and key.endswith(INNER) and key not in old)]
-    return {key: new[key] for key in new if "hidden." in key or key.endswith(("softness", "blur")) or key in further}
+    own = {key for key in new if "hidden." in key or key.endswith("softness") or (key.endswith("blur") and _learns(network, key))}
+    return {key: new[key] for key in new if key in own or key in further}
 
 
-def _blurs_frozen(network: nn.Module, key: str) -> bool:
-    """Whether it blurs what a part sees that does not learn: such a part goes on with what it learned with."""
-    key = key.removeprefix("module.")
-    if not key.endswith("blur"):
-        return False
-    part = network.trunk if key == "label_blur" else network.get_submodule(key.rpartition(".")[0])
-    return not any(parameter.requires_grad for parameter in part.parameters())
+def _learns(network: nn.Module, blur: str) -> bool:
+    """Whether the part learns whose labels or noise a buffer blurs."""
+    module = blur.removeprefix("module.").rpartition(".")[0]
+    part = network.get_submodule(module or "trunk")  # labels are blurred for the trunk
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def _level(key: str) -> int:

@@ -248,7 +248,6 @@ def test_the_default_networks_have_the_levels_of_the_scale_factor(parse, scale_f
 
 def test_sixteen_times_grows_from_eight_times_whose_levels_stay(parse, rock, tmp_path):
     """8x is trained, a fourth level is added to it, which alone learns; the result makes 16x."""
-    rock |= {"lone_voxels": False}  # the images are noise, of which each size looks otherwise
     train(parse(**TINY | rock | {"boxes": [8, 6, 4]}))  # 32 of the 64 pixels of an image
     os.replace(tmp_path / "output" / "model.pt", tmp_path / "8x.pt")
     images = write_hr(tmp_path / "finer.tif", np.random.default_rng(1).integers(0, 4, (2, 128, 128)), 0.25)

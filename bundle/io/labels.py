@@ -93,7 +93,7 @@ def labels_sha256(labels: Any) -> str:
     """
     depth, height, width = (int(n) for n in labels.shape)
     digest = hashlib.sha256(str((depth, height, width)).encode())
-    planes = max(1, SLAB // max(height * width, 1))
+    planes = max(1, SLAB // (height * width))
     for start in range(0, depth, planes):
         digest.update(np.ascontiguousarray(labels[start : min(start + planes, depth), 0:height, 0:width], dtype=np.uint8))
     return digest.hexdigest()

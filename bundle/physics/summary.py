@@ -22,6 +22,17 @@ NO_CURRENT = "conducting phases do not lead from one end to the other"
 NOT_CONVERGED = "the solver gave up before its tolerance: the value is a rough one"
 
 
+def check_conductivity(conductivity: Mapping[str, float], phases: Sequence[str]) -> None:
+    """Whether conductivities are of phases that are there.
+
+    Raises:
+        InputError: one is of another.
+    """
+    unknown = sorted(set(conductivity) - set(phases))
+    if unknown:
+        raise InputError(f"conductivity: {', '.join(unknown)} is no phase here ({', '.join(phases)}); correct the name")
+
+
 def properties(
     labels: np.ndarray,
     phases: Sequence[str],
@@ -62,9 +73,7 @@ def properties(
         check_volume(labels, axis)
     if pore not in phases:
         raise InputError(f"phases ({', '.join(phases)}) has no {pore}: set pore to the name of the pore space")
-    unknown = sorted(set(conductivity or {}) - set(phases))
-    if unknown:
-        raise InputError(f"conductivity names {', '.join(unknown)}, which phases ({', '.join(phases)}) lacks")
+    check_conductivity(conductivity or {}, phases)
     fractions = volume_fractions(labels, len(phases))
     conducts = {pore: 1.0, **(conductivity or {})}
     conductivities = [conducts.get(phase, 0.0) for phase in phases]

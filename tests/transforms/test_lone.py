@@ -10,6 +10,8 @@ from scipy import ndimage
 
 from bundle.errors import InputError
 from bundle.metrics import majority_downsample
+from bundle.transforms import lone
+from bundle.transforms.downsample import coarse_labels
 from bundle.transforms.lone import believed, lone_share
 
 FACTOR = 4
@@ -65,6 +67,14 @@ def test_what_is_said_counts(rock):
 @pytest.mark.parametrize("images", [[np.zeros((32, 32), np.uint8)], [np.ones((8, 8), np.uint8)]], ids=["no lone pixels", "too small"])
 def test_images_that_do_not_tell(rock, images):
     assert not believed(rock[::FACTOR, ::FACTOR, ::FACTOR], images, FACTOR)
+
+
+def test_of_thousands_of_images_a_hundred_are_counted(rock, monkeypatch):
+    """Evenly taken: the first two thirds alone, which are empty, would not tell."""
+    counted = []
+    monkeypatch.setattr(lone, "coarse_labels", lambda image, *rest: counted.append(1) or coarse_labels(image, *rest))
+    assert believed(rock[::FACTOR, ::FACTOR, ::FACTOR], 170 * [np.zeros((32, 32), np.uint8)] + 14 * list(rock[::16]), FACTOR)
+    assert 80 <= len(counted) <= 100
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
