@@ -1,4 +1,4 @@
-"""The experiment on HR images: real ones with a plain or an augmented critic, ones that our generator made, and ones that another made. Run by
+"""The experiment on HR images: real ones, ones that our generator made, and ones that another made, taught by critics or by patches. Run by
 scripts/experiments.py; see bundle/workbench.py for the lab."""
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ from bundle.phantom import FACTOR
 from bundle.workbench import Lab, Model
 
 TRAIN, TEST = ((0, 128), None, None), ((128, 192), (96, 160), (96, 160))  # LR voxels of the Berea scan, as in docs/results.md
+TEACHERS = {  # configs laid over train.yaml, options, and how many times as long as one of critics.yaml an iteration takes
+    "plain critic": (("critics.yaml",), ("--augment_critics=false",), 1),
+    "ADA critic": (("critics.yaml",), ("--augment_critics=true",), 1),
+    "patches": ((), (), 4),
+}
 
 
 def hr_sources(
     lab: Lab, lr_image: str, hr_images: str, others: str | None, phases: Sequence[str], left_out: int = 0, generator_epochs: int = 50, images: int = 2000
 ) -> str:
-    """The same super-resolution, trained for as long on each source of HR images, judged on a real image that none of them saw.
+    """The same super-resolution, trained for as long on each source of HR images by each teacher, judged on a real image that none of them saw.
+
+    Critics teach by real images (plain, and with adaptive augmentation) and by generated ones, and so do the patches of train.yaml.
 
     Args:
-        lab: its `epochs` are those of every super-resolution.
+        lab: its `epochs` are those of every super-resolution that critics teach; patches have a quarter, which takes as long.
         lr_image: scan of the rock.
         hr_images: its real images, 3 or more.
         others: images of another generator; None leaves them out.
@@ -52,20 +59,19 @@ def hr_sources(
             (folder / "train" / "lr.tif", cut(scan.array, TRAIN), scan.voxel_size),
         ):
             write_volume(path, Volume(np.ascontiguousarray(labels), voxel))
-    sources = {
-        "real, plain critic": (folder / "train" / "hr.tif", "false"),
-        "real, ADA critic": (folder / "train" / "hr.tif", "true"),
-        "our generated": (_generate(lab, folder, phases, generator_epochs, images), "false"),
-    }
+    sources = {"real": folder / "train" / "hr.tif", "our generated": _generate(lab, folder, phases, generator_epochs, images)}
     if others:
-        sources["others' generated"] = (Path(others).resolve(), "false")
+        sources["others' generated"] = Path(others).resolve()
+    trials = [("real", "ADA critic"), *((source, teacher) for teacher in ("plain critic", "patches") for source in sources)]
     lr = folder / "test" / "lr.tif"
     found, shown = {"LR, nearest": _judged(lab, folder, None, lr, unseen, real, phases)}, {}
-    for title, (path, augment) in sources.items():
+    for source, teacher in trials:
+        title = f"{source}, {teacher}"
         name = f"hr_sources_{left_out}_{title.replace(' ', '_').replace(',', '').replace(chr(39), '')}"
+        configs, options, longer = TEACHERS[teacher]
         model = lab.train(
-            name, folder / "train", phases, lab.epochs, f"--hr_images={path}", f"--augment_critics={augment}", "--accept_failed=true",
-            training=["critics.yaml"],
+            name, folder / "train", phases, max(1, lab.epochs // longer), f"--hr_images={sources[source]}", "--accept_failed=true", *options,
+            training=configs,
         )  # fmt: skip
         found[title] = _judged(lab, folder, model, lr, unseen, real, phases)
         shown[title] = (report.middle_slices(lab.super_resolve(model, lr)), (size[0],) * 3 if size else (1.0,) * 3)

@@ -54,7 +54,7 @@ def rock(tmp_path) -> dict[str, str]:
 
 
 def lab_in(folder: Path) -> Lab:
-    return Lab(folder / "lab", epochs=3)
+    return Lab(folder / "lab", epochs=9)
 
 
 def test_each_source_teaches_as_long_and_one_image_is_never_seen(tmp_path, commands, judged, rock):
@@ -71,20 +71,24 @@ def test_each_source_teaches_as_long_and_one_image_is_never_seen(tmp_path, comma
     assert np.array_equal(read_volume(folder / "train" / "lr.tif").array, scan[:10])
     test = read_volume(folder / "test" / "lr.tif")
     assert np.array_equal(test.array, scan[10:18, :8, :8]) and test.voxel_size == (3.5,) * 3
-    # the generator, then the four super-resolutions: no command but the gates ever names the image that is kept out
+    # the generator, then the seven super-resolutions: no command but the gates ever names the image that is kept out
     trainings = [(configs, given) for run, configs, given in commands.calls if run == "training"]
     (configs, generator), *others = trainings
     assert configs == ("hr_synthesis.yaml",) and generator["hr_images"] == str(folder / "train" / "hr.tif") and generator["max_epochs"] == "5"
     stack = str(folder / "generator" / "hr_generated.tif")
-    assert [(given["hr_images"], given["augment_critics"]) for _, given in others] == [
-        (str(folder / "train" / "hr.tif"), "false"), (str(folder / "train" / "hr.tif"), "true"), (stack, "false"), (str(tmp_path / "others.tif"), "false"),
-    ]  # fmt: skip
-    for configs, given in others:
-        assert configs == ("train.yaml", "critics.yaml") and given["max_epochs"] == "3" and given["lr_image"] == str(folder / "train" / "lr.tif")
+    sources = {"real": str(folder / "train" / "hr.tif"), "our generated": stack, "others' generated": str(tmp_path / "others.tif")}
+    critics, patches = ("train.yaml", "critics.yaml"), ("train.yaml",)
+    titles = ["real, ADA critic", *(f"{source}, {teacher}" for teacher in ("plain critic", "patches") for source in sources)]
+    assert len(others) == len(titles)
+    for title, (configs, given) in zip(titles, others, strict=True):
+        source, teacher = title.split(", ")
+        assert given["hr_images"] == sources[source] and given["lr_image"] == str(folder / "train" / "lr.tif")
+        learned = configs, given.get("augment_critics"), given["max_epochs"]  # a step with patches takes four times as long: 9 // 4
+        assert learned == {"ADA critic": (critics, "true", "9"), "plain critic": (critics, "false", "9"), "patches": (patches, None, "2")}[teacher]
     assert judged == [(stack, {"real": str(folder / "train" / "hr.tif"), "held_out": str(folder / "test" / "hr.tif"), "phases": PHASES})]
     # the stubs' super-resolution is nearest neighbour: every row is that of the scan
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")][2:]
-    assert [row[0] for row in rows] == ["LR, nearest", "real, plain critic", "real, ADA critic", "our generated", "others' generated"]
+    assert [row[0] for row in rows] == ["LR, nearest", *titles]
     values = statistics(upsample_nearest(test.array, 8), 4)
     unseen = mean_relative_error(values, statistics(real[2], 4))
     every = mean_relative_error(values, np.mean([statistics(image, 4) for image in real], 0))
@@ -93,7 +97,7 @@ def test_each_source_teaches_as_long_and_one_image_is_never_seen(tmp_path, comma
     assert "real images against each other: AUC 0.62" in table  # 0.5 + 4 / 32
     assert (tmp_path / "lab" / "hr_sources_2.png").stat().st_size > 10000
     calls = len(commands.calls)
-    assert calls == 2 + 4 * 2
+    assert calls == 2 + 7 * 2
     assert table == image_experiments.hr_sources(
         lab_in(tmp_path), **rock, others=str(tmp_path / "others.tif"), phases=PHASES, left_out=2, generator_epochs=5, images=6
     )
