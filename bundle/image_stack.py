@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bundle.calibration import Calibration, calibrate
 from bundle.checkpoint import load_weights
-from bundle.errors import InputError
+from bundle.errors import InputError, whole
 from bundle.inference import check_output_dir
 from bundle.io import Volume, write_text, write_volume
 from bundle.io.volume import as_voxel_size
@@ -113,6 +113,9 @@ class ImageSynthesis:
         calibration: images that tell which to keep (see `bundle.calibration.calibrate`); 0 = all are kept.
         pixel_size: µm, a number or [row, column]; None = that of the images the model was trained on.
         device: where to compute.
+
+    Raises:
+        InputError: a number of images below 1.
     """
 
     def __init__(
@@ -129,19 +132,15 @@ class ImageSynthesis:
         device: torch.device | str = "cpu",
     ):
         self.network, self.model_file, self.output_dir, self.phases = network, Path(model_file), Path(output_dir), list(phases)
-        self.n_images, self.seed, self.truncation, self.pixel_size, self.device = n_images, seed, truncation, pixel_size, device
-        self.calibration = calibration
+        self.n_images, self.calibration = whole(n_images, "n_images", "images", 1), whole(calibration, "calibration", "images, 0 for none")
+        self.seed, self.truncation, self.pixel_size, self.device = seed, truncation, pixel_size, device
 
     def run(self) -> Path:
         """Makes and writes the images; returns the path of the stack.
 
         Raises:
-            InputError: a number of images below 1, another model than the config says, or a folder that cannot be written.
+            InputError: another model than the config says, or a folder that cannot be written.
         """
-        for name, least in (("n_images", 1), ("calibration", 0)):
-            number = getattr(self, name)
-            if not isinstance(number, int) or number < least:
-                raise InputError(f"{name}: {number} is no number of images; give {least} or more")
         facts = load_weights(self.network, self.model_file, {"phases": self.phases, "resolution": self.network.resolution})
         check_output_dir(self.output_dir)
         size = self._pixel_size(facts.get("pixel_size"))

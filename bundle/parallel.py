@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.utils.flop_counter import FlopCounterMode
 
-from bundle.errors import InputError
+from bundle.errors import InputError, whole
 from bundle.networks.generator import Box, LevelGenerator
 from bundle.networks.paper import PaperGenerator
 from bundle.processes import Processes
@@ -199,8 +199,7 @@ class Pipeline(Processes):
     def __init__(self, microbatches: int = 2, schedule: str = "gpipe", minutes: float = 30.0):
         if schedule not in SCHEDULES:
             raise InputError(f"pipeline: no schedule {schedule}; give {' or '.join(SCHEDULES)}")
-        if not isinstance(microbatches, int) or microbatches < 1:
-            raise InputError(f"pipeline: {microbatches} is no number of microbatches; give 1 or more")
+        microbatches = whole(microbatches, "microbatches", "parts of a batch, such as 2", 1)
         super().__init__(minutes)
         self.microbatches, self.schedule = microbatches, schedule
 

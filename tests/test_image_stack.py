@@ -110,7 +110,7 @@ def test_a_calibrated_stack_is_nearer_to_the_real_statistics(tmp_path, network, 
 
 @pytest.mark.parametrize("number", [0, -1, "ten", 2.5])
 def test_a_number_that_is_none(tmp_path, network, model, number):
-    with pytest.raises(InputError, match=f"n_images: {number} is no number of images"):
+    with pytest.raises(InputError, match=f"n_images: {number}; give a whole number of images"):
         ImageSynthesis(network, model, tmp_path / "out", PHASES, number).run()
     assert not (tmp_path / "out").exists()
 

@@ -248,5 +248,5 @@ def test_the_config_trains_a_model_that_inference_takes(tmp_path, bundle_root, p
 
 
 def test_no_number_of_microbatches():
-    with pytest.raises(InputError, match="0 is no number of microbatches"):
+    with pytest.raises(InputError, match="microbatches: 0; give a whole number of parts of a batch"):
         Pipeline(0)
