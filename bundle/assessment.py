@@ -24,7 +24,7 @@ from bundle.metrics import (
 )  # fmt: skip
 from bundle.metrics.oblique import check_oblique
 from bundle.metrics.two_sample import FOLDS, parts, reference_splits
-from bundle.physics.summary import check_conductivity
+from bundle.physics.summary import check_minerals
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Assessment:
                 raise InputError("physics: the voxel size is not known, so there is no permeability; set lr_voxel_size")
             cube_edge(sr.voxel_size, "physics")
             self._edge(lr.array.shape, scale)
-            check_conductivity(self.minerals["conductivity"], phases)
+            check_minerals(**self.minerals, phases=phases, pore=phases[0])
             optional("pyamg", "the permeability needs PyAMG", "physics")
             optional("taufactor", "the formation factor needs taufactor", "physics")
         if self.two_sample:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from bundle import report
-from bundle.errors import InputError, switch
+from bundle.errors import InputError, check_seed, switch, whole
 from bundle.inference import check_output_dir
 from bundle.io import check_labels, read_images, write_text
 from bundle.io.images import image_files
 from bundle.io.files import stem_of
-from bundle.metrics.gates import cut_tiles, gate_images
+from bundle.metrics.gates import LEVEL, cut_tiles, gate_images
 from bundle.provenance import sha256, versions
 from bundle.sheets import write_sheets
 
@@ -37,6 +37,9 @@ class Gating:
         hr_labels: file value -> label, or None.
         hr_voxel_size: µm, a number or [row, column]; overrides what the files say.
         edge, steps, crops, seed: see `gate_images`.
+
+    Raises:
+        InputError: `edge`, `steps`, `crops` or `seed` is no such number.
     """
 
     def __init__(
@@ -55,7 +58,10 @@ class Gating:
     ):
         self.images, self.hr_images, self.held_out_images, self.phases = images, hr_images, held_out_images, list(phases)
         self.output_dir, self.hr_labels, self.hr_voxel_size = output_dir, hr_labels, hr_voxel_size
-        self.settings = {"edge": edge, "steps": steps, "crops": crops, "seed": seed}
+        self.settings = {
+            "edge": whole(edge, "edge", "pixels along a crop, such as 64", 8), "steps": whole(steps, "steps", "steps, such as 700", 1),
+            "crops": whole(crops, "crops", "crops, such as 24", 1), "seed": check_seed(seed),
+        }  # fmt: skip
 
     def run(self) -> dict:
         """Judges, writes, logs a line a gate, and returns the verdict.
@@ -68,9 +74,10 @@ class Gating:
         check_output_dir(target.parent)
         real, size = self._read(self.hr_images, "hr_images")
         made, pixel = self._read(self.images, "images")
-        if size and pixel and not np.allclose(size, pixel, rtol=0.01):
-            raise InputError(f"images ({self.images}): pixels of {pixel[0]:g} µm, but those of hr_images are {size[0]:g} µm; compare one pixel size")
-        held_out = None if self.held_out_images is None else self._read(self.held_out_images, "held_out_images")[0]
+        held_out, unseen = (None, None) if self.held_out_images is None else self._read(self.held_out_images, "held_out_images")
+        for key, paths, other in (("images", self.images, pixel), ("held_out_images", self.held_out_images, unseen)):
+            if size and other and not np.allclose(size, other, rtol=0.01):
+                raise InputError(f"{key} ({paths}): pixels of {other[0]:g} µm, but those of hr_images are {size[0]:g} µm; compare one pixel size")
         number = len(made)
         made = [made[i] for i in np.unique(np.linspace(0, number - 1, min(number, MOST_IMAGES)).astype(int))]
         verdict = gate_images(real, made, self.phases, held_out, **self.settings)
@@ -89,7 +96,7 @@ class Gating:
         base = str(target).removesuffix(".json")
         self._picture(f"{base}.png", real, made)
         step = size[0] if size else 1.0
-        report.plot_bands(f"{base}_curves.png", curves, self.phases, step, "µm" if size else "pixels")
+        report.plot_bands(f"{base}_curves.png", curves, self.phases, step, "µm" if size else "pixels", LEVEL)
         for name, gate in verdict["gates"].items():
             logger.info(f"{'passed' if gate['passed'] else 'FAILED'}: {name}: {gate['text']}")
         error = verdict["statistics_error"]

@@ -167,7 +167,7 @@ def plot_reliability(path: str | os.PathLike, curves: Mapping[str, Mapping]) -> 
     save_figure(figure, path)
 
 
-def plot_bands(path: str | os.PathLike, curves: Mapping[str, Mapping], phases: Sequence[str], step: float, unit: str) -> None:
+def plot_bands(path: str | os.PathLike, curves: Mapping[str, Mapping], phases: Sequence[str], step: float, unit: str, level: float) -> None:
     """Write a PNG of the curves of a set of images in the bands of the real ones: a row a kind of curve, a panel a phase.
 
     Args:
@@ -176,6 +176,7 @@ def plot_bands(path: str | os.PathLike, curves: Mapping[str, Mapping], phases: S
         phases: names in label order.
         step: length of a lag.
         unit: of it.
+        level: share of what may be expected that the bands hold, 0..1.
     """
     from matplotlib.figure import Figure
 
@@ -184,7 +185,7 @@ def plot_bands(path: str | os.PathLike, curves: Mapping[str, Mapping], phases: S
         (low, high), made = np.array(curve["band"]), np.array(curve["made"])
         lag = step * np.arange(made.shape[1])
         for label, panel in enumerate(row):
-            panel.fill_between(lag, low[label], high[label], color="0.7", linewidth=0, label="real images, 95 %")
+            panel.fill_between(lag, low[label], high[label], color="0.7", linewidth=0, label=f"real images, {level:.0%}")
             panel.plot(lag, made[label], color="C3", label="the set")
             panel.set(title=phases[label], xlabel=f"r [{unit}]")
             panel.margins(x=0)
@@ -299,7 +300,7 @@ def _middle(labels: np.ndarray, shown: Sequence[float]) -> np.ndarray:
 def bar_length(width: float) -> float:
     """Of a scale bar: 1, 2 or 5 x 10^k units, at most a third of the width."""
     power = 10.0 ** np.floor(np.log10(width / 3))
-    return max(step * power for step in (1, 2, 5) if step * power <= width / 3)
+    return max(step * power for step in (0.5, 1, 2, 5) if step * power <= width / 3)  # 0.5: the power itself may be a hair too large
 
 
 def _scale_bar(panel, width: float, height: float, unit: str) -> None:

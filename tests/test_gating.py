@@ -69,6 +69,19 @@ def test_pixels_of_another_size_are_not_compared(tmp_path, judged):
     assert not (tmp_path / "made_gates.json").exists()
 
 
+def test_pixels_of_unseen_images_of_another_size_are_not_compared(tmp_path, judged):
+    real, made, unseen = write(tmp_path / "real.tif"), write(tmp_path / "made.tif"), write(tmp_path / "unseen.tif", pixel=1.0)
+    with pytest.raises(InputError, match=r"held_out_images \(.*unseen.tif\): pixels of 1 µm, but those of hr_images are 0.5 µm"):
+        Gating(made, real, PHASES, held_out_images=unseen).run()
+    assert not judged and not (tmp_path / "made_gates.json").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("edge", 1), ("edge", 32.5), ("steps", 0), ("steps", "abc"), ("crops", -1), ("seed", -1)])
+def test_settings_that_are_no_numbers_of_their_kind(key, value):
+    with pytest.raises(InputError, match=f"{key}: {value}; give a whole number"):
+        Gating("made.tif", "real.tif", PHASES, **{key: value})
+
+
 def test_labels_without_a_phase(tmp_path, judged):
     with pytest.raises(InputError, match=r"^images \(.*made.tif\): holds values \(1\)"):
         Gating(write(tmp_path / "made.tif"), _blank(tmp_path / "real.tif"), ["pore"]).run()

@@ -89,6 +89,13 @@ def test_table_has_every_statistic_the_errors_and_what_was_left_out():
     assert "noise of the HR images" in text
 
 
+@pytest.mark.parametrize(("width", "length"), [(0.3, 0.1), (3.0, 1.0), (2.9, 0.5), (29.0, 5.0), (6.1, 2.0), (300.0, 100.0), (0.06, 0.02), (1500.0, 500.0)])
+def test_a_scale_bar_is_a_round_part_of_the_width(width, length):
+    """0.3 / 3 is a hair below 0.1, whose logarithm is -1 all the same."""
+    assert report.bar_length(width) == pytest.approx(length) or (report.bar_length(width * (1 + 1e-9)) == pytest.approx(length))
+    assert 0 < report.bar_length(width) <= width / 3
+
+
 def test_agreement_line_leaves_out_no_phase():
     line = report.format_agreement({"kept": {"pore": 0.914, "clay": None}, "all": 0.5})
     assert "pore 91.4%, clay -; all 50.0%" in line
@@ -99,8 +106,9 @@ def test_bands_show_each_phase_of_each_kind_by_its_length(tmp_path, monkeypatch)
     monkeypatch.setattr(report, "save_figure", lambda figure, path: drawn.append(figure))
     low, high, made = np.array([[0.1, 0.0, 0.0], [0.3, 0.2, 0.1]]), np.array([[0.5, 0.2, 0.1], [0.4, 0.3, 0.2]]), np.array([[0.6, 0.1, 0.1], [0.3, 0.3, 0.1]])
     curves = {"two-point": {"band": [low, high], "made": made}, "chords": {"band": [low / 2, high / 2], "made": made / 2}}
-    report.plot_bands(tmp_path / "bands.png", curves, ["pore", "grain"], 0.5, "µm")
+    report.plot_bands(tmp_path / "bands.png", curves, ["pore", "grain"], 0.5, "µm", 0.9)
     panels = drawn[0].axes
+    assert panels[0].collections[0].get_label() == "real images, 90%"
     assert [panel.get_title() for panel in panels] == ["pore", "grain"] * 2
     assert (panels[0].get_ylabel(), panels[2].get_ylabel()) == ("two-point", "chords")
     np.testing.assert_allclose(panels[3].get_lines()[0].get_xydata(), np.column_stack([[0.0, 0.5, 1.0], made[1] / 2]))

@@ -85,7 +85,7 @@ def sampling_noise(hr: np.ndarray, seed: int = 0) -> dict | None:
         return None
     others = (hr.sum(0) - hr) / (n_images - 1)
     draws = np.random.default_rng(seed).integers(0, n_images, (BOOTSTRAP_SAMPLES, n_images))
-    errors = mean_relative_error(hr[draws].mean(1), hr.mean(0))
+    errors = mean_relative_error(np.stack([hr[draw].mean(0) for draw in draws]), hr.mean(0))  # one by one: thousands of images are many numbers
     return {
         "leave_one_out": [json_number(error) for error in mean_relative_error(hr, others)],
         "bootstrap_median": json_number(np.median(errors)),

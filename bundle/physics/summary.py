@@ -22,15 +22,19 @@ NO_CURRENT = "conducting phases do not lead from one end to the other"
 NOT_CONVERGED = "the solver gave up before its tolerance: the value is a rough one"
 
 
-def check_conductivity(conductivity: Mapping[str, float], phases: Sequence[str]) -> None:
-    """Whether conductivities are of phases that are there.
+def check_minerals(
+    conductivity: Mapping[str, float], moduli: Mapping[str, tuple[float, float]], phases: Sequence[str], pore: str, fluid: str = "air"
+) -> None:
+    """Whether conductivities are of phases that are there, and moduli of solids that are there or of what fills the pores.
 
     Raises:
         InputError: one is of another.
     """
-    unknown = sorted(set(conductivity) - set(phases))
-    if unknown:
-        raise InputError(f"conductivity: {', '.join(unknown)} is no phase here ({', '.join(phases)}); correct the name")
+    solids = [phase for phase in phases if phase != pore]
+    for key, given, known, kind in (("conductivity", conductivity, phases, "phase"), ("moduli", moduli, [*solids, fluid], "solid")):
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise InputError(f"{key}: {', '.join(unknown)} is no {kind} here ({', '.join(known)}); correct the name")
 
 
 def properties(
@@ -73,7 +77,7 @@ def properties(
         check_volume(labels, axis)
     if pore not in phases:
         raise InputError(f"phases ({', '.join(phases)}) has no {pore}: set pore to the name of the pore space")
-    check_conductivity(conductivity or {}, phases)
+    check_minerals(conductivity or {}, moduli or {}, phases, pore, fluid)
     fractions = volume_fractions(labels, len(phases))
     conducts = {pore: 1.0, **(conductivity or {})}
     conductivities = [conducts.get(phase, 0.0) for phase in phases]

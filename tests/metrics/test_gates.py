@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -73,6 +76,44 @@ def test_copies_fail(no_network):
         y, x = rng.integers(48, size=2)
         copies.append(np.ascontiguousarray(np.rot90(REAL[i % 6][y : y + 48, x : x + 48], i % 4)))
     assert "memorisation" in failed(copies)
+
+
+@pytest.mark.parametrize("place", [0, 6])
+def test_copies_fail_beside_a_real_image_of_one_phase(no_network, place):
+    """A crop of one phase is found anywhere: it is no measure of how well real images match each other."""
+    real = [*REAL[:place], np.ones_like(REAL[0]), *REAL[place:]]
+    copies = [np.ascontiguousarray(REAL[i % 6][:48, :48]) for i in range(60)]
+    verdict = gate_images(real, copies, PHASES, **SETTINGS)
+    assert not verdict["gates"]["memorisation"]["passed"] and verdict["gates"]["memorisation"]["limit"] < 1
+    json.dumps(verdict, allow_nan=False)
+
+
+def test_images_of_one_phase_have_no_copies_and_no_spread(no_network):
+    flat = [np.ones((48, 48), np.uint8)] * 3
+    verdict = gate_images(flat, flat, PHASES, **SETTINGS)
+    assert verdict["gates"]["memorisation"]["copied"] == 0 and verdict["gates"]["diversity"]["passed"]
+    json.dumps(verdict, allow_nan=False)
+
+
+def test_pairs_are_all_there_are_or_some_of_them_each_once():
+    rng = np.random.default_rng(0)
+    assert sorted(gates._pairs(6, 300, rng)) == list(combinations(range(6), 2))
+    drawn = gates._pairs(40000, 300, rng)  # 8e8 of them are never listed
+    assert len(set(drawn)) == 300 and all(0 <= a < b < 40000 for a, b in drawn)
+    counts = np.zeros((5, 5))
+    for _ in range(3000):
+        ((a, b),) = gates._pairs(5, 1, rng)
+        counts[a, b] += 1
+    np.testing.assert_allclose(counts[np.triu_indices(5, 1)], 300, atol=70)  # four standard deviations
+
+
+def test_curves_of_images_of_several_sizes_end_with_the_smallest():
+    images = [REAL[0], REAL[1][:40]]
+    curve = two_point_curves(images, 3)
+    assert curve.shape == (3, 21)
+    same = [(one[:, :-7] == 1) & (one[:, 7:] == 1) for one in images], [(one[:-7] == 1) & (one[7:] == 1) for one in images]
+    wanted = np.mean([sum(map(np.sum, kind)) / sum(each.size for each in kind) for kind in same])
+    assert curve[1, 7] == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_same_image_again_and_again_fails(no_network):

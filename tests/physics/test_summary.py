@@ -83,6 +83,8 @@ def test_a_phase_of_unknown_moduli():
     assert unknown["bulk_modulus"] == unknown["shear_modulus"] == {"value": None, "why": "moduli of nickel are not known: set moduli, GPa"}
     known = properties(labels, ["pore", "nickel"], 1.0, axes=[0], moduli={"nickel": (180.0, 76.0)})
     assert known["bulk_modulus"]["value"] == pytest.approx(180, rel=1e-6)
+    oil = properties(labels // 2, ["pore", "quartz"], 1.0, axes=[], fluid="oil", moduli={"oil": (1.5, 0.0)})
+    assert oil["bulk_modulus"]["value"] == pytest.approx(1.5, rel=1e-6)
     absent = properties(labels, ["pore", "quartz", "nickel"], 1.0, axes=[0])
     assert absent["shear_modulus"]["value"] == pytest.approx(44, rel=1e-6)
 
@@ -95,6 +97,8 @@ def test_a_phase_of_unknown_moduli():
         (np.zeros((4, 4, 4), np.uint8), PHASES[1:], {}, "no pore"),
         (np.zeros((4, 4, 4), np.uint8), PHASES, {"axes": [3]}, "axis 3"),
         (np.zeros((4, 4, 4), np.uint8), PHASES, {"conductivity": {"ice": 1.0}}, "ice"),
+        (np.zeros((4, 4, 4), np.uint8), PHASES, {"moduli": {"qartz": (37.0, 44.0)}}, "moduli: qartz is no solid here"),
+        (np.zeros((4, 4, 4), np.uint8), PHASES, {"moduli": {"pore": (2.2, 0.0)}}, "moduli: pore is no solid here .quartz, feldspar, clay, air"),
         (np.zeros((4, 4, 4), np.uint8), PHASES, {"voxel_size": -1.0}, "voxel_size"),
     ],
 )
