@@ -101,6 +101,11 @@ class AdversarialTrainer(Trainer):
         self.add_event_handler(Events.EPOCH_STARTED, lambda: train_data_loader.dataset.set_epoch(self.state.epoch))
         self._register_handlers(train_handlers if train_handlers and (parallel is None or parallel.leads) else [])
 
+    @property
+    def generator_steps(self) -> int:
+        """Steps of the generator until now, those before a resume included: one every `n_critic` iterations, or each where there is no critic to teach."""
+        return self.state.iteration // (self.n_critic if self.critics else 1)
+
     def run(self) -> None:
         """Trains.
 

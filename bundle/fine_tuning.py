@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -53,10 +54,10 @@ def warm_start(
         average = {f"module.{key}": value for key, value in state["model"].items()}
         count = {key: value for key, value in engine.ema.state_dict().items() if not key.startswith("module.")}
         state = {**state, "network": state["model"], "ema": {**count, **average}, "critics": {}}
+    likes = _likes(path, state, engine, phases, lr_phases or phases, start_phases or {})
+    if likes:
+        state = {**state, "critics": {}}
     try:
-        likes = _likes(path, state, engine, phases, lr_phases or phases, start_phases or {})
-        if likes:
-            state = {**state, "critics": {}}
         for name in ("network", "ema"):
             part = engine.parts()[name]
             new, old = _cloned(part.state_dict()), _without_further_levels(state[name], part.state_dict())
@@ -67,7 +68,8 @@ def warm_start(
         part = engine.parts()["critics"]
         part.load_state_dict(_critics(state["critics"], _cloned(part.state_dict())))
     except (KeyError, RuntimeError, ValueError) as error:
-        reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])  # torch names the first entry in the second line
+        lines = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])  # torch names the entries in the second, all of them
+        reason = shorten(lines, 300, placeholder=" ...")
         raise InputError(f"{path}: holds other networks than this configuration ({reason}); correct start_from") from error
 
 

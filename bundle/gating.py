@@ -127,7 +127,7 @@ def verdict_path(files: Sequence[Path], output_dir: str | Path | None = None) ->
     return (first.parent if output_dir is None else Path(output_dir)) / f"{stem_of(first)}_gates.json"
 
 
-def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path | None = None) -> None:
+def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path | None = None, phases: Sequence[str] | None = None) -> None:
     """Lets a set of HR images into a training, or refuses it.
 
     Refused are sets with a verdict that they failed, or on other files, and generated ones without any; of several files each may have its own.
@@ -137,13 +137,19 @@ def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path
         images: of one plane group: file, folder, pattern or list.
         accept_failed: takes a refused set after all, with a warning.
         gates_file: the verdict, where it does not lie beside the set.
+        phases: names that the training has for the labels in the files; None where it takes them for others (`hr_labels`).
 
     Raises:
-        InputError: refused, and why; or a verdict that cannot be read.
+        InputError: refused, and why; a verdict that cannot be read; or a set that was made or judged with other phases, which is never accepted.
     """
     files = image_files(images)
     if gates_file and not Path(gates_file).is_file():
         raise InputError(f"{gates_file}: no such file; give the verdict that run gating wrote, or null")
+    beside = [path for file in files for path in (verdict_path([file]), _provenance(file))]
+    for record in [Path(gates_file)] if gates_file else beside:
+        named = _phases(record)
+        if phases is not None and named is not None and named != list(phases):
+            raise InputError(f"{files[0]}: its phases are {', '.join(named)} ({record.name}), but the config has {', '.join(phases)}; correct phases")
     reason = _reason(Path(gates_file), files) if gates_file else _refusal(files)
     if reason is None:
         return
@@ -152,16 +158,19 @@ def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path
     logger.warning(f"accepted all the same: {reason}")
 
 
-def admit_groups(data: Mapping[str, Any], groups: Sequence[str], accept_failed: bool | str = False, gates_file: str | Path | None = None) -> None:
+def admit_groups(
+    data: Mapping[str, Any], groups: Sequence[str], accept_failed: bool | str = False, gates_file: str | Path | None = None,
+    phases: Sequence[str] | None = None,
+) -> None:  # fmt: skip
     """`admit` for the HR images of every plane group of a training, as `training_files` names them.
 
     Raises:
-        InputError: a set is refused, or one verdict is given for several sets.
+        InputError: a set is refused, or is of other phases, or one verdict is given for several sets.
     """
     if gates_file and len(groups) > 1:
         raise InputError(f"{gates_file}: one verdict for {len(groups)} sets of images; put each beside its set and set gates_file to null")
     for group in groups:
-        admit(data[group], accept_failed, gates_file)
+        admit(data[group], accept_failed, gates_file, phases)
 
 
 def _refusal(files: Sequence[Path]) -> str | None:
@@ -175,8 +184,20 @@ def _refusal(files: Sequence[Path]) -> str | None:
 
 
 def _unjudged(path: Path) -> str | None:
-    generated = path.with_name(f"{stem_of(path)}_provenance.json").is_file()
-    return f"{path}: generated, and not yet judged; run gating --images {path} first" if generated else None
+    return f"{path}: generated, and not yet judged; run gating --images {path} first" if _provenance(path).is_file() else None
+
+
+def _provenance(path: Path) -> Path:
+    """The record of a stack that was generated."""
+    return path.with_name(f"{stem_of(path)}_provenance.json")
+
+
+def _phases(record: Path) -> list[str] | None:
+    """What a verdict or the record of a generated stack calls the labels; None where there is no such file, or it does not say."""
+    try:
+        return [str(name) for name in json.loads(record.read_text(encoding="utf-8"))["phases"]]
+    except (OSError, ValueError, KeyError, TypeError):  # of a verdict, `_reason` says what is wrong with it
+        return None
 
 
 def _reason(verdict: Path, files: Sequence[Path]) -> str | None:

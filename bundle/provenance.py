@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -15,9 +16,12 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from bundle.errors import InputError
 from bundle.io import write_text
 from bundle.io.images import image_files
 from bundle.io.labels import labels_sha256
+
+logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = ROOT / "configs" / "metadata.json"
@@ -75,6 +79,9 @@ def ancestor(path: str | Path) -> dict[str, Any]:
 class TrainingRecord:
     """Writes a JSON beside the weights at the end of every epoch: data, settings, commit, seed, steps, hours and hardware.
 
+    A training that is resumed goes on with its record: what it started from, and under `resumed` which settings and commit it had until which epoch, where
+    they were others.
+
     Args:
         path: of the JSON.
         data: file names by entry, as `training_files` gives them; only names and checksums are noted, no folders.
@@ -102,24 +109,65 @@ class TrainingRecord:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _collect(self, engine: Engine) -> None:
+        """Notes what stays the same over the epochs.
+
+        Raises:
+            InputError: a training that is resumed learned from other files until now.
+        """
         files = {entry: image_files(paths) if entry != "image" else [Path(paths)] for entry, paths in self.data.items()}
         data = {entry: [{"file": path.name, "sha256": sha256(path)} for path in paths] for entry, paths in files.items()}
         if self.labels is not None:
             data["image"][0]["labels_sha256"] = labels_sha256(self.labels)
+        before = self._before() if engine.state.iteration else {}
+        for entry, found in data.items():
+            known = before.get("data", {}).get(entry, found)
+            if _checksums(known, "sha256") != _checksums(found, "sha256") and _checksums(known, "labels_sha256") != _checksums(found, "labels_sha256"):
+                names = (", ".join(item["file"] for item in files) for files in (known, found))
+                raise InputError(
+                    "resume: until now the training learned from {}, and not from {} as it is; give the same files, or begin a new one in another "
+                    "output_dir with start_from".format(*names)
+                )
+        started = ancestor(self.start) if self.start else before.get("started_from")
+        resumed = self._resumed(before)
         self.fixed = {
             "data": data,
-            **({"started_from": ancestor(self.start)} if self.start else {}),
+            **({"started_from": started} if started else {}),
+            **({"resumed": resumed} if resumed else {}),
             "settings": self.settings,
             "commit": commit(),
             "versions": versions(),
             "hardware": torch.cuda.get_device_name() if engine.state.device.type == "cuda" else processor(),
         }
 
+    def _before(self) -> dict[str, Any]:
+        """The record of the run that this one resumes; empty where there is none."""
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def _resumed(self, before: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What was otherwise until now, by run; a warning where it is the settings."""
+        told = list(before.get("resumed", []))
+        now = json.loads(json.dumps(self.settings, default=str))
+        former = {name: value for name, value in before.get("settings", {}).items() if now.get(name) != value}
+        if former:
+            changes = ", ".join(f"{name} {value}, now {now.get(name)}" for name, value in former.items())
+            logger.warning("resumed with other settings than until epoch %s: %s", before.get("epochs"), changes)
+        if former or before.get("commit") != commit() and before:
+            told.append({"epochs": before.get("epochs"), "commit": before.get("commit"), "settings": former})
+        return told
+
     def _write(self, engine: Engine) -> None:
         steps = {
             "epochs": engine.state.epoch,
             "iterations": engine.state.iteration,
-            "generator_steps": engine.state.iteration // engine.n_critic,
+            "generator_steps": engine.generator_steps,
             "hours": round(self.checkpoint.seconds / 3600, 3),
         }
         write_text(self.path, json.dumps({**self.fixed, **steps}, indent=2, default=str) + "\n")
+
+
+def _checksums(files: list[dict[str, str]], kind: str) -> list[str | None]:
+    """Of files, in order: of one kind, or of the bytes where that was not noted."""
+    return [file.get(kind, file["sha256"]) for file in files]

@@ -140,6 +140,36 @@ def test_a_verdict_given_by_name(tmp_path, judged):
         admit_groups({"a": made, "b": made, "c": made}, ["a", "b", "c"], gates_file=tmp_path / "there" / "made_gates.json")
 
 
+def test_a_set_of_other_phases_is_never_taken(tmp_path, judged):
+    """The same names in another order would teach clay for pore."""
+    made = write(tmp_path / "made.tif")
+    Gating(made, write(tmp_path / "real.tif"), PHASES).run()
+    admit(made, phases=PHASES)
+    admit(made)  # a table gives the labels other names
+    for accept in (False, True):
+        with pytest.raises(InputError, match=r"made.tif: its phases are pore, solid \(made_gates.json\), but the config has solid, pore; correct phases"):
+            admit_groups({"xy": made}, ["xy"], accept, phases=PHASES[::-1])
+    with pytest.raises(InputError, match="its phases are pore, solid"):
+        admit(write(tmp_path / "renamed.tif"), gates_file=tmp_path / "made_gates.json", phases=["pore", "grain"])
+    (tmp_path / "made_gates.json").unlink()
+    (tmp_path / "made_provenance.json").write_text('{"phases": ["solid", "pore"]}')
+    with pytest.raises(InputError, match=r"its phases are solid, pore \(made_provenance.json\)"):
+        admit(made, True, phases=PHASES)
+
+
+def test_a_folder_may_be_judged_and_used_again(tmp_path, judged):
+    """The pictures that a verdict leaves in the folder are no images of the set."""
+    folder, real = tmp_path / "set", write(tmp_path / "real.tif")
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(i).integers(2, size=(20, 20)).astype(np.uint8)).save(folder / f"img{i}.png")
+    for _ in range(2):
+        Gating(folder, real, PHASES).run()
+        admit(folder, phases=PHASES)
+        assert len(judged[-1][1]) == 3
+    assert {path.name for path in folder.iterdir()} == {"img0.png", "img1.png", "img2.png", "img0_gates.json", "img0_gates.png", "img0_gates_curves.png"}
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}', '{"images": [], "gates": {"a": 1}, "passed": true}'])
 def test_a_file_that_is_no_verdict(tmp_path, text):
     made = write(tmp_path / "made.tif")

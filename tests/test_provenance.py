@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine
 
 from bundle import provenance
+from bundle.errors import InputError
 from bundle.io import Volume, read_volume, write_volume
 from bundle.provenance import TrainingRecord, commit, processor, sha256, versions
 
@@ -54,7 +55,7 @@ def test_training_record(tmp_path):
     data = {"image": str(tmp_path / "lr.tif"), "hr": str(tmp_path / "images")}
     record = TrainingRecord(tmp_path / "model.json", data, {"seed": 3}, checkpoint)
     engine = Engine(lambda *_: None)
-    engine.n_critic = 2
+    engine.generator_steps = 3
     engine.state.device = torch.device("cpu")
     record.attach(engine)
     engine.run([0] * 3, max_epochs=2)
@@ -77,7 +78,7 @@ def test_the_record_tells_one_scan_from_another_behind_the_same_header(tmp_path)
         write_volume(path, Volume(values, (1.0, 1.0, 1.0)))
         record = TrainingRecord(path.with_name("model.json"), {"image": str(path)}, {}, SimpleNamespace(seconds=0.0), labels=read_volume(path).array)
         engine = Engine(lambda *_: None)
-        engine.n_critic, engine.state.device = 1, torch.device("cpu")
+        engine.generator_steps, engine.state.device = 1, torch.device("cpu")
         record.attach(engine)
         engine.run([0], max_epochs=1)
         (found,) = json.loads(path.with_name("model.json").read_text())["data"]["image"]
@@ -94,7 +95,7 @@ def test_what_a_training_started_from(tmp_path, name):
     (tmp_path / "model.json").write_text(json.dumps({"generator_steps": 7, "hours": 0.5, "started_from": {"file": "first.pt"}, "settings": {}}))
     record = TrainingRecord(tmp_path / "new.json", {"image": str(tmp_path / "lr.tif")}, {}, SimpleNamespace(seconds=0.0), str(tmp_path / name))
     engine = Engine(lambda *_: None)
-    engine.n_critic = 1
+    engine.generator_steps = 1
     engine.state.device = torch.device("cpu")
     record.attach(engine)
     engine.run([0], max_epochs=1)
@@ -102,6 +103,48 @@ def test_what_a_training_started_from(tmp_path, name):
     if name != "other.pt":
         expected |= {"generator_steps": 7, "hours": 0.5, "started_from": {"file": "first.pt"}}
     assert json.loads((tmp_path / "new.json").read_text())["started_from"] == expected
+
+
+def _trained(folder, epochs: int, resumed: bool, settings: dict, start=None, labels=None, hr: str = "hr.tif") -> dict:
+    """A run to the given epoch, of one epoch or resumed from one, and its record."""
+    data = {"image": str(folder / "lr.tif"), "hr": str(folder / hr)}
+    engine = Engine(lambda *_: None)
+    engine.state.device, engine.generator_steps = torch.device("cpu"), 0
+    if resumed:
+        engine.load_state_dict({"epoch_length": 1, "max_epochs": epochs, "iteration": 1})
+    TrainingRecord(folder / "model.json", data, settings, SimpleNamespace(seconds=0.0), start, labels).attach(engine)
+    engine.run([0], max_epochs=epochs)
+    return json.loads((folder / "model.json").read_text())
+
+
+def test_a_resumed_training_goes_on_with_its_record(tmp_path, monkeypatch, caplog):
+    for name in ("lr.tif", "hr.tif", "first.pt"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(provenance, "commit", lambda: "one")
+    first = _trained(tmp_path, 1, False, {"seed": 0, "rates": (1, 2)}, tmp_path / "first.pt")
+    again = _trained(tmp_path, 2, True, {"seed": 0, "rates": (1, 2)})  # without start_from, which a resume does not need
+    assert again == first | {"epochs": 2, "iterations": 2} and not caplog.records
+    monkeypatch.setattr(provenance, "commit", lambda: "two")
+    other = _trained(tmp_path, 2, True, {"seed": 7, "rates": (1, 2)})
+    assert other["resumed"] == [{"epochs": 2, "commit": "one", "settings": {"seed": 0}}] and other["settings"]["seed"] == 7
+    assert "resumed with other settings than until epoch 2: seed 0, now 7" in caplog.text
+    assert _trained(tmp_path, 2, True, {"seed": 7, "rates": (1, 2)})["resumed"] == other["resumed"]
+    assert "resumed" not in _trained(tmp_path, 1, False, {"seed": 3})  # anew in the same folder
+
+
+def test_a_training_is_not_resumed_on_other_files(tmp_path):
+    for name in ("lr.tif", "hr.tif", "other.tif"):
+        (tmp_path / name).write_text(name)
+    labels = np.zeros((2, 2, 2), np.uint8)
+    before = _trained(tmp_path, 1, False, {}, labels=labels)
+    with pytest.raises(InputError, match="resume: until now the training learned from hr.tif, and not from other.tif as it is; give the same files"):
+        _trained(tmp_path, 2, True, {}, labels=labels, hr="other.tif")
+    assert json.loads((tmp_path / "model.json").read_text()) == before
+    (tmp_path / "lr.tif").write_text("the same labels, another header")
+    _trained(tmp_path, 2, True, {}, labels=labels)
+    with pytest.raises(InputError, match="learned from lr.tif, and not from lr.tif as it is"):
+        (tmp_path / "lr.tif").write_text("other labels")
+        _trained(tmp_path, 2, True, {}, labels=labels + 1)
 
 
 @pytest.mark.parametrize("name", ["phases", "commit", "hardware"])

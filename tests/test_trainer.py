@@ -430,6 +430,7 @@ def test_without_critics_it_trains_on_consistency():
     trainer.g_optimizer.register_step_post_hook(lambda *_: steps.append(trainer.state.iteration))
     trainer.run()
     assert steps == [1, 2, 3] and "d_optimizer" not in trainer.parts()
+    assert trainer.generator_steps == trainer.ema.n_averaged == 3
     assert set(trainer.state.output) == {"loss", "consistency", "generator"}
     assert not torch.equal(trainer.network.trunk[0].weight, before)
 
@@ -444,6 +445,15 @@ def test_gradients_are_clipped_to_the_norm():
         assert free.norm() > 0.02
         assert float(clipped.norm()) == pytest.approx(0.01, rel=1e-3)
         assert float(nn.functional.cosine_similarity(clipped, free, dim=0)) > 0.999
+
+
+@pytest.mark.parametrize(("iterations", "n_critic"), [(7, 3), (4, 1), (2, 3)])
+def test_generator_steps_are_those_taken(iterations, n_critic):
+    trainer = level_trainer(iterations=iterations, n_critic=n_critic)
+    steps: list[int] = []
+    trainer.g_optimizer.register_step_post_hook(lambda *_: steps.append(trainer.state.iteration))
+    trainer.run()
+    assert trainer.generator_steps == len(steps) == iterations // n_critic
 
 
 def test_average_is_that_of_a_loop():

@@ -13,6 +13,7 @@ from bundle.io.tiff import read_tiff_series
 from bundle.io.volume import as_voxel_size
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png")
+PICTURES = ("_gates.png", "_gates_curves.png")  # that `run gating` leaves beside a verdict
 
 
 def read_images(
@@ -21,7 +22,7 @@ def read_images(
     """Read 2D images; a page of a TIFF stack is an image.
 
     Args:
-        paths: file, folder (all its .tif, .tiff and .png by name), pattern such as `hr/*.png`, or a list of them.
+        paths: file, folder (all its .tif, .tiff and .png by name, but for the pictures that `run gating` and `run inference` leave there), pattern such as `hr/*.png`, or a list of them.
         pixel_size: µm, a number or (row, column); overrides what the files say. PNG says nothing.
 
     Returns:
@@ -64,7 +65,7 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         return [file for path in paths for file in image_files(path)]
     path = Path(paths).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if suffix_of(p) in IMAGE_SUFFIXES and not p.name.startswith("."))
+        files = sorted(p for p in path.iterdir() if suffix_of(p) in IMAGE_SUFFIXES and not p.name.startswith(".") and not _is_a_look_at_them(p))
         if not files:
             raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} in this folder; check hr_images")
         return files
@@ -74,6 +75,13 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
             raise InputError(f"{path}: no file fits this pattern; check hr_images")
         return files
     return [path]
+
+
+def _is_a_look_at_them(path: Path) -> bool:
+    """Whether a file is a picture that the program made of the images of its folder: beside a verdict, or beside a stack that it generated."""
+    if path.name.endswith(PICTURES):
+        return True
+    return suffix_of(path) == ".png" and path.with_suffix(".tif").is_file() and path.with_name(f"{path.stem}_provenance.json").is_file()
 
 
 def _read_png(path: Path) -> list[np.ndarray]:

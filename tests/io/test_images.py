@@ -58,6 +58,16 @@ def test_folder_list_and_pattern_in_order_of_name(tmp_path, stack):
         np.testing.assert_array_equal(read_images(paths)[0], stack)
 
 
+def test_the_picture_beside_a_generated_stack_is_none_of_its_images(tmp_path, stack):
+    save(tmp_path / "hr_generated.tif", stack)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "hr_generated.png")
+    with pytest.raises(InputError, match="hr_generated.png: a colour image"):
+        read_images(tmp_path)
+    (tmp_path / "hr_generated_provenance.json").write_text("{}")
+    assert len(read_images(tmp_path)[0]) == 3
+    assert len(read_images([tmp_path / "hr_generated.tif"])[0]) == 3
+
+
 def test_file_whose_name_looks_like_a_pattern(tmp_path, stack):
     np.testing.assert_array_equal(read_images(save(tmp_path / "a[1].tif", stack))[0], stack)
 
