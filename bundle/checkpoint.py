@@ -1,11 +1,12 @@
 """The file of trained weights, model.pt: the averaged generator and what its channels mean.
 
-A dictionary, loaded with `weights_only=True`: "model" (state of the generator), "phases" and "lr_phases" (names in label order)
-and "scale_factor".
+A dictionary, loaded with `weights_only=True`: "model" (state of the generator), "phases" and "lr_phases" (names in label order),
+"scale_factor", and "learned_with" (settings that are no weights, since version 0.9.10).
 """
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ from torch import nn
 from bundle.errors import InputError
 from bundle.io.atomic import atomic_path
 from bundle.io.scale import check_network
+
+logger = logging.getLogger(__name__)
+
+LEARNED_WITH = ("noise_std", "logit_bound", "grain_perturbation")  # the first may be varied on purpose
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -106,18 +111,21 @@ def load_weights(network: nn.Module, path: str | Path, facts: Mapping[str, Any],
 
 
 def save_model(path: str | Path, network: nn.Module, phases: Sequence[str], lr_phases: Sequence[str]) -> None:
-    """Write model.pt of a super-resolution: the averaged generator, the names of the HR and of the LR labels in order, and its scale factor.
+    """Write model.pt of a super-resolution: the averaged generator, the names of the HR and of the LR labels in order, its scale factor, and with which
+    settings it learned that are no weights.
 
     Raises:
         InputError: it cannot be written.
     """
     names = {"phases": [str(name) for name in phases], "lr_phases": [str(name) for name in lr_phases]}
-    save_weights(path, network, {**names, "scale_factor": int(network.scale_factor)})
+    learned_with = {name: float(getattr(network, name)) for name in LEARNED_WITH if hasattr(network, name)}
+    save_weights(path, network, {**names, "scale_factor": int(network.scale_factor), "learned_with": learned_with})
 
 
 def load_model(
-    network: nn.Module, path: str | Path, phases: Sequence[str], lr_phases: Sequence[str], scale_factor: int, output_scale: int | None = None
-) -> nn.Module:
+    network: nn.Module, path: str | Path, phases: Sequence[str], lr_phases: Sequence[str], scale_factor: int, output_scale: int | None = None,
+    noise_std: float | None = None,
+) -> nn.Module:  # fmt: skip
     """Fill a generator with the weights of model.pt and set it to evaluation.
 
     Args:
@@ -126,15 +134,25 @@ def load_model(
         phases, lr_phases: names of the HR and LR labels that the config has.
         scale_factor: that the config has.
         output_scale: of the level at which the generator stops; None = `scale_factor`.
+        noise_std: of the noise that it is to be given; a warning where it learned with another, None does not ask.
 
     Returns:
         `network`.
 
     Raises:
-        InputError: the file cannot be read, or belongs to another network, other phases or another scale factor; no level has the output scale.
+        InputError: the file cannot be read, or belongs to another network, other settings of it, other phases or another scale factor; no level has the
+            output scale.
     """
     check_network(network.scale_factor, scale_factor)
-    load_weights(network, path, {"phases": list(phases), "lr_phases": list(lr_phases), "scale_factor": scale_factor})
+    facts = load_weights(network, path, {"phases": [*map(str, phases)], "lr_phases": [*map(str, lr_phases)], "scale_factor": scale_factor})
+    learned_with = facts.get("learned_with", {})  # older files do not say
+    for name in LEARNED_WITH[1:]:
+        if name in learned_with and getattr(network, name) != learned_with[name]:
+            raise InputError(
+                f"{path}: was trained with {name} {learned_with[name]:g}, but network_def has {getattr(network, name):g}; set it as it was in training"
+            )
+    if noise_std is not None and noise_std != learned_with.get("noise_std", noise_std):
+        logger.warning("%s: was trained with noise_std %s, and is given noise of %s", path, learned_with["noise_std"], noise_std)
     if output_scale in (None, scale_factor):
         return network
     if not hasattr(network, "stop_at"):

@@ -74,6 +74,8 @@ class StoreInferer(Inferer):
         uncertainty = whole(uncertainty, "uncertainty", "seeds, such as 8, or 0 for none", 0, 254)
         if uncertainty == 1:
             raise InputError("uncertainty: 1 seed has none to differ from; give 2 to 254, such as 8, or 0 for none")
+        if uncertainty and not window.noise_std:
+            raise InputError(f"uncertainty: without noise all {uncertainty} seeds are alike, and say nothing; set noise_std to 1, or uncertainty to 0")
         if not 0 <= rank < world_size:
             raise InputError(f"rank: {rank} of {world_size} processes; give 0 to {world_size - 1}")
         self.window, self.path, self.phases, self.fingerprint = window, Path(path), list(phases), dict(fingerprint)

@@ -42,9 +42,43 @@ def test_round_trip(saved):
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
     content = torch.load(path, weights_only=True)
-    assert sorted(content) == ["lr_phases", "model", "phases", "scale_factor"]
+    assert sorted(content) == ["learned_with", "lr_phases", "model", "phases", "scale_factor"]
     assert (content["phases"], content["lr_phases"], content["scale_factor"]) == (PHASES, LR_PHASES, 2)
     assert os.listdir(path.parent) == ["model.pt"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("logit_bound", 1.0), ("grain_perturbation", 2.0)])
+def test_settings_that_are_no_weights_are_those_of_the_training(tmp_path, name, value):
+    network = LevelGenerator(3, 3, channels=(4, 3), blocks=1, **{name: value})
+    save_model(tmp_path / "model.pt", network, PHASES, LR_PHASES)
+    load(tmp_path / "model.pt", LevelGenerator(3, 3, channels=(4, 3), blocks=1, **{name: value}))
+    with pytest.raises(InputError, match=f"model.pt: was trained with {name} {value:g}, but network_def has"):
+        load(tmp_path / "model.pt")
+
+
+def test_noise_that_a_model_did_not_learn_with_is_told(tmp_path, caplog):
+    silent = LevelGenerator(3, 3, channels=(4, 3), blocks=1, noise_std=0.0)
+    save_model(tmp_path / "model.pt", silent, PHASES, LR_PHASES)
+    load_model(make(), tmp_path / "model.pt", PHASES, LR_PHASES, 2, noise_std=0.0)
+    assert not caplog.records
+    load_model(make(), tmp_path / "model.pt", PHASES, LR_PHASES, 2, noise_std=1.0)
+    assert "model.pt: was trained with noise_std 0.0, and is given noise of 1.0" in caplog.text
+
+
+def test_files_of_before_0_9_10_do_not_say_how_they_learned(saved):
+    path, _ = saved
+    content = torch.load(path, weights_only=True)
+    del content["learned_with"]
+    torch.save(content, path)
+    load_model(LevelGenerator(3, 3, channels=(4, 3), blocks=1, logit_bound=1.0), path, PHASES, LR_PHASES, 2, noise_std=0.0)
+
+
+def test_names_that_are_numbers(tmp_path):
+    """YAML and the command line read 0 and yes as they like; the file holds texts."""
+    save_model(tmp_path / "model.pt", make(), [0, 1, True], [0, 1])
+    load(tmp_path / "model.pt", phases=[0, 1, True], lr_phases=[0, 1])
+    with pytest.raises(InputError, match="was trained with phases"):
+        load(tmp_path / "model.pt", phases=[0, 1, False], lr_phases=[0, 1])
 
 
 def flip(path: Path) -> None:

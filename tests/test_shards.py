@@ -225,6 +225,13 @@ def test_options_that_make_no_sense(source, tmp_path, options):
         infer(source, tmp_path, **options)
 
 
+def test_seeds_without_noise_are_no_votes(source, tmp_path):
+    window = WindowInferer(CORE, 3, noise_std=0.0)
+    StoreInferer(window, tmp_path / "rock.ome.zarr", PHASES, {})
+    with pytest.raises(InputError, match="uncertainty: without noise all 8 seeds are alike"):
+        StoreInferer(window, tmp_path / "rock.ome.zarr", PHASES, {}, uncertainty=8)
+
+
 def test_too_little_memory_shows_before_anything_is_written(source, tmp_path, monkeypatch):
     monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 1000)
     with pytest.raises(InputError, match="core: a window of 2 LR voxels needs"):

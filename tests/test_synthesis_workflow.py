@@ -114,6 +114,12 @@ def test_from_images_to_a_stack_that_teaches_or_is_refused(tmp_path, cli, evalua
     assert not (tmp_path / "sr").exists()
 
 
+def test_pixels_that_are_no_squares_are_not_turned(evaluate, hr):
+    options = TINY | {"hr_images": hr, "hr_voxel_size": [2.0, 4.0]}
+    not_evaluated(evaluate, "hr_synthesis.yaml", "train#dataset", "symmetries: 8 turns the axes", "of 2 x 4 µm; set symmetries to 4", **options)
+    assert evaluate("hr_synthesis.yaml", "train#dataset", **options | {"symmetries": 4}).data[0]["pixel_size"] == (2.0, 4.0)
+
+
 def test_resumed_equals_uninterrupted(tmp_path, cli, hr):
     for name, runs in (("whole", [2]), ("broken", [1, 2])):
         for epochs in runs:  # a plateau, so that the rates do not depend on the number of epochs

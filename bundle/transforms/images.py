@@ -13,6 +13,7 @@ from bundle.errors import InputError, whole
 from bundle.io import check_labels, read_images
 from bundle.metrics import statistics
 from bundle.transforms.downsample import coarse_labels
+from bundle.transforms.slices import check_axes
 
 
 class LoadImagesd(MapTransform):
@@ -26,6 +27,7 @@ class LoadImagesd(MapTransform):
         edge: pixels of the crops that are taken from them.
         coarsening: pixels an edge that become one, by their majority (`coarse_labels`); 1 leaves the images as they are. What fills no block at
             an image's end is cut away.
+        symmetries: that may turn crops (see `allowed_symmetries`).
     """
 
     def __init__(
@@ -36,23 +38,25 @@ class LoadImagesd(MapTransform):
         pixel_size: float | Sequence[float] | None = None,
         edge: int = 1,
         coarsening: int = 1,
+        symmetries: int = 4,
     ):
         super().__init__(keys)
         self.phases, self.table, self.pixel_size, self.edge = list(phases), table, pixel_size, edge
-        self.coarsening = whole(coarsening, "coarsening", "pixels", 1)
+        self.symmetries, self.coarsening = symmetries, whole(coarsening, "coarsening", "pixels", 1)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Returns a copy of the dictionary with the images, under `pixel_size` their pixel size (row, column) in µm (that of the coarse ones), or None, and
         under `statistics` the means of their volume fractions and interfacial areas (1/pixel), as `bundle.metrics.statistics` orders them.
 
         Raises:
-            InputError: unreadable, fewer than 2 images, of several sizes, smaller than a crop, labels outside the table, or a phase that
-                one of them lacks.
+            InputError: unreadable, fewer than 2 images, of several sizes, smaller than a crop, labels outside the table, a phase that
+                one of them lacks, or pixels that the symmetries would turn into others.
         """
         result = dict(data)
         for key in self.key_iterator(result):
             name = f"hr_images ({result[key]})"
             arrays, size = read_images(result[key], self.pixel_size)
+            check_axes(self.symmetries, size or (1.0,), f"the pixels of {name}")
             result["pixel_size"] = size and tuple(self.coarsening * edge for edge in size)
             images = [check_labels(array, len(self.phases), name, self.table, "hr_labels") for array in arrays]
             if self.coarsening > 1:

@@ -13,6 +13,7 @@ from monai.transforms import MapTransform
 from bundle.errors import InputError
 from bundle.io import check_labels, read_images
 from bundle.io.scale import check_ratio
+from bundle.transforms.slices import check_axes
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +79,13 @@ class LoadSlicesd(MapTransform):
         table: file value -> label, or None.
         pixel_size: µm; overrides what the files say.
         edge: pixels of the largest crop that is taken from them.
+        symmetries: that may turn patches and crops (see `allowed_symmetries`).
 
     Each entry becomes a list of (row, column) uint8 label images.
 
     Raises:
-        InputError: unreadable, wrong labels, a pixel size that does not fit the scale factor, or an image smaller than a crop.
+        InputError: unreadable, wrong labels, a pixel size that does not fit the scale factor, an image smaller than a crop, or voxels that the symmetries
+            would turn into others.
     """
 
     def __init__(
@@ -94,15 +97,17 @@ class LoadSlicesd(MapTransform):
         table: Mapping | None = None,
         pixel_size: float | Sequence[float] | None = None,
         edge: int = 1,
+        symmetries: int = 4,
     ):
         super().__init__(list(groups))
         self.groups, self.image, self.n_phases, self.scale_factor = groups, image, n_phases, scale_factor
-        self.table, self.pixel_size, self.edge = table, pixel_size, edge
+        self.table, self.pixel_size, self.edge, self.symmetries = table, pixel_size, edge, symmetries
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Returns a copy of the dictionary with the images in place of the files."""
         result = dict(data)
         voxel = result[self.image].pixdim
+        check_axes(self.symmetries, [float(edge) for edge in voxel], "the voxels of lr_image")
         for group, planes in self.groups.items():
             images, pixel = read_images(result[group], self.pixel_size)
             name = f"hr_images ({result[group]})"

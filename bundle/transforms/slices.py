@@ -26,6 +26,22 @@ def allowed_symmetries(number: int) -> Sequence[int]:
     return range(8) if number == 8 else (0, 2, 5, 7)
 
 
+def check_axes(symmetries: int, size: Sequence[float], what: str) -> None:
+    """Whether symmetries may turn axes of these voxel sizes into each other.
+
+    Args:
+        symmetries: 8, which do, or 4, which do not.
+        size: µm along each axis.
+        what: they are of, for the message.
+
+    Raises:
+        InputError: they do, and the sizes differ by more than what programs round.
+    """
+    if symmetries == 8 and not np.allclose(size, size[0], rtol=0.01):
+        sizes = " x ".join(f"{edge:g}" for edge in size)
+        raise InputError(f"symmetries: 8 turns the axes into each other, but {what} are of {sizes} µm; set symmetries to 4, or resample to one size")
+
+
 def symmetry(image: np.ndarray, index: int) -> np.ndarray:
     """One of the 8 symmetries of the square (index 0..7: 4 quarter turns, each with and without transposition)."""
     image = np.rot90(image, index % 4, axes=(-2, -1))

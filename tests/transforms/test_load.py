@@ -144,6 +144,16 @@ def test_a_volume_smaller_than_a_patch_is_refused(edge, fits):
             CheckEdged("image", edge)(data)
 
 
+@pytest.mark.parametrize("size", [(8.0, 4.0, 2.0), (4.0, 4.0, 4.1)])
+def test_voxels_that_are_no_cubes_are_not_turned(tmp_path, size):
+    """Images that tell no size would hide that rows become columns of another length."""
+    tifffile.imwrite(tmp_path / "hr.tif", np.zeros((2, 7, 9), np.uint8), photometric="minisblack")
+    load(str(tmp_path / "hr.tif"), voxel_size=size, symmetries=4)
+    load(str(tmp_path / "hr.tif"), voxel_size=(4.0, 4.0, 4.02), symmetries=8)  # what programs round
+    with pytest.raises(InputError, match="symmetries: 8 turns the axes into each other, but the voxels of lr_image are of .* µm; set symmetries to 4"):
+        load(str(tmp_path / "hr.tif"), voxel_size=size, symmetries=8)
+
+
 def test_images_that_tell_no_pixel_size_are_taken_with_a_warning(tmp_path, caplog):
     tifffile.imwrite(tmp_path / "hr.tif", np.zeros((2, 7, 9), np.uint8), photometric="minisblack")
     load(str(tmp_path / "hr.tif"))
