@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bundle import report
-from bundle.errors import InputError, check_seed, switch, whole
+from bundle.errors import NULL, InputError, check_seed, switch, whole
 from bundle.inference import check_output_dir
 from bundle.io import check_labels, read_images, write_text
 from bundle.io.images import image_files
@@ -143,7 +143,7 @@ def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path
     """
     files = image_files(images)
     if gates_file and not Path(gates_file).is_file():
-        raise InputError(f"{gates_file}: no such file; give the verdict that run gating wrote, or null")
+        raise InputError(f"{gates_file}: no such file; give the verdict that run gating wrote, or {NULL}")
     reason = _reason(Path(gates_file), files) if gates_file else _refusal(files)
     if reason is None:
         return
@@ -159,7 +159,7 @@ def admit_groups(data: Mapping[str, Any], groups: Sequence[str], accept_failed: 
         InputError: a set is refused, or one verdict is given for several sets.
     """
     if gates_file and len(groups) > 1:
-        raise InputError(f"{gates_file}: one verdict for {len(groups)} sets of images; put each beside its set and set gates_file to null")
+        raise InputError(f"{gates_file}: one verdict for {len(groups)} sets of images; put each beside its set and set gates_file to {NULL}")
     for group in groups:
         admit(data[group], accept_failed, gates_file)
 
