@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bundle.errors import InputError
+from bundle.errors import NULL, InputError
 from bundle.io.atomic import atomic_path
 from bundle.io.scale import check_network
 
@@ -156,7 +156,7 @@ def load_model(
     if output_scale in (None, scale_factor):
         return network
     if not hasattr(network, "stop_at"):
-        raise InputError(f"output_scale: {type(network).__name__} has no levels to stop at; set it to null")
+        raise InputError(f"output_scale: {type(network).__name__} has no levels to stop at; set it to {NULL}")
     return network.stop_at(output_scale)
 
 

@@ -3,9 +3,14 @@
 import importlib
 import re
 import sys
+from math import inf
 from numbers import Real
 from types import ModuleType
 from typing import Any
+
+
+NULL = "null (on the command line '$None')"
+"""For messages: the command line makes a text of the word null, which is then taken for a file or a name."""
 
 
 class InputError(ValueError):
@@ -44,6 +49,23 @@ def whole(value: Any, name: str, of: str, least: int = 0, most: int | None = Non
     if number is None or number < least or (most is not None and number > most):
         raise InputError(f"{name}: {value}; give a whole number of {of}, {least} {'or more' if most is None else f'to {most}'}")
     return int(number)
+
+
+def number(value: Any, name: str, of: str, least: float = 0.0, most: float = inf) -> float:
+    """A setting that is a finite number; a text or true is none.
+
+    Args:
+        value: as it was given.
+        name: of the setting, for the message.
+        of: what it is, for the message.
+        least, most: bounds, included.
+
+    Raises:
+        InputError: something else.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not least <= value <= most or value == inf:
+        raise InputError(f"{name}: {value}; give {of}, {least:g} {'or more' if most == inf else f'to {most:g}'}")
+    return float(value)
 
 
 def check_seed(value: Any) -> int:

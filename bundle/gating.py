@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bundle import report
-from bundle.errors import InputError, check_seed, switch, whole
+from bundle.errors import NULL, InputError, check_seed, switch, whole
 from bundle.inference import check_output_dir
 from bundle.io import check_labels, read_images, write_text
 from bundle.io.images import image_files
@@ -144,7 +144,7 @@ def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path
     """
     files = image_files(images)
     if gates_file and not Path(gates_file).is_file():
-        raise InputError(f"{gates_file}: no such file; give the verdict that run gating wrote, or null")
+        raise InputError(f"{gates_file}: no such file; give the verdict that run gating wrote, or {NULL}")
     beside = [path for file in files for path in (verdict_path([file]), _provenance(file))]
     for record in [Path(gates_file)] if gates_file else beside:
         named = _phases(record)
@@ -168,7 +168,7 @@ def admit_groups(
         InputError: a set is refused, or is of other phases, or one verdict is given for several sets.
     """
     if gates_file and len(groups) > 1:
-        raise InputError(f"{gates_file}: one verdict for {len(groups)} sets of images; put each beside its set and set gates_file to null")
+        raise InputError(f"{gates_file}: one verdict for {len(groups)} sets of images; put each beside its set and set gates_file to {NULL}")
     for group in groups:
         admit(data[group], accept_failed, gates_file, phases)
 

@@ -17,6 +17,7 @@ from bundle.errors import InputError, whole
 from bundle.networks.generator import Box, LevelGenerator
 from bundle.networks.paper import PaperGenerator
 from bundle.processes import Processes
+from bundle.settings import check_device
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
@@ -159,10 +160,7 @@ def place(network: nn.Module, devices: Sequence[str | torch.device], image: Tens
         InputError: more devices than parts, or one that is not there.
     """
     for device in devices:
-        try:
-            torch.empty(0, device=device)
-        except (AssertionError, RuntimeError) as error:
-            raise InputError(f"devices: {device} is not there ({str(error).splitlines()[0]}); correct devices") from error
+        check_device(device, "devices")
     for device, own in zip(devices, cut(network, len(devices), image, boxes)):
         for module in (module for number in own for module in network.layers(number)):
             module.to(device).register_forward_pre_hook(_Moving(torch.device(device)))

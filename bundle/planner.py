@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 # blocks are given back to the system (measured: docs/scaling.md).
 GAPS = 450 * 2**20
 HALF, SINGLE = 2, 4  # bytes of a number
+FURTHER = 128  # LR voxels by which a box is enlarged to see whether a critic takes its slices: that of the paper takes 192 pixels, 96 voxels at 2x
 
 
 def training_memory(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int], checkpointing: bool | None = None) -> int:
@@ -45,7 +46,7 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
 
     Raises:
         InputError: the generator makes voxels of another size than `scale_factor` says; there is not one box a level; a box has
-            slices smaller than a patch that is compared; critics see slices whose border is no whole number of their voxels; or it is more than is
+            slices smaller than a patch that is compared or than a critic takes; critics see slices whose border is no whole number of their voxels; or it is more than is
             free: names the settings with which it fits.
             Of a generator that is spread over devices a warning says so: what each of them takes is not known.
     """
@@ -62,6 +63,11 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
         if slices < patch:
             small = f"boxes: {edge} LR voxels at {scale}x are slices of {slices} pixels, smaller than a patch of {patch}"
             raise InputError(f"{small}; set larger boxes, or a smaller patches#patch")
+        for critic in (trainer.critics[name] for group in trainer.planes if (name := f"{group}_{scale}x") in trainer.critics):
+            least = next((more for more in range(edge, edge + FURTHER) if _takes(critic, trainer, slices + (more - edge) * scale)), edge)
+            if least > edge:  # else it takes them, or none at all, and says why
+                small = f"boxes: {edge} LR voxels at {scale}x are slices of {slices} pixels, smaller than a critic takes"
+                raise InputError(f"{small}; set that edge to {least} or more")
     need, free = training_memory(trainer, batch_size, trainer.boxes), free_memory(trainer.state.device)
     logger.info(f"training takes about {size_text(need)} of memory, {size_text(free)} are free")
     if need <= free:
@@ -73,6 +79,16 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
         if smaller <= free:
             raise InputError(f"training takes about {size_text(need)} of memory, {size_text(free)} are free; set {advice}: {size_text(smaller)}")
     raise InputError(f"training takes about {size_text(need)} of memory, {size_text(free)} are free, and no smaller setting fits; free memory")
+
+
+def _takes(critic: nn.Module, trainer: SuperResolutionTrainer, pixels: int) -> bool:
+    """Whether a critic scores slices of so many pixels along an edge."""
+    try:
+        with torch.no_grad():
+            critic(torch.zeros((), device=trainer.state.device).expand(1, trainer.network.out_channels, pixels, pixels))
+    except RuntimeError:  # of a kernel that is larger than what is left of a slice
+        return False
+    return True
 
 
 def _smaller(trainer: SuperResolutionTrainer, batch_size: int) -> Iterator[tuple[str, int]]:

@@ -54,7 +54,8 @@ def kill_once(folder: Path, rank: int, iteration: int) -> None:
             """
         )
     )
-    (folder / "kill.yaml").write_text(f'+imports: ["$import killer"]\n+initialize: ["$killer.once(@train#trainer, {rank}, {iteration})"]\n')
+    killing = f"$killer.once(@train#trainer, {rank}, {iteration})"  # makes the trainer
+    (folder / "kill.yaml").write_text(f'+imports: ["$import killer"]\ninitialize: ["$torch.manual_seed(@seed)", "{killing}"]\n')
 
 
 def trainer_with(teacher: str, batch_size: int, parallel: DataParallel | None = None):

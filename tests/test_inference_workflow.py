@@ -250,7 +250,7 @@ BAD = {
     "model of another network": (nothing, {"network_def#channels": [5, 3, 2, 2]}, "another network than network_def"),
     "model of other phases": (nothing, {"phases": ["pore", "a", "b", "c"]}, "trained with phases"),
     "model of another scale": (nothing, {"scale_factor": 4}, "scale_factor is 4"),
-    "no such level": (nothing, {"output_scale": 6}, "output_scale: no level of the model makes voxels 6 times finer; give 2, 4, 8 or null"),
+    "no such level": (nothing, {"output_scale": 6}, "output_scale: no level of the model makes voxels 6 times finer; give 2, 4, 8 or null (on the command line '$None')"),
     "core": (nothing, {"core": 0}, "core"),
     "shard": (nothing, {"shard": 0}, "shard"),
     "format": (nothing, {"output_ext": ".png"}, "output_ext .png: format .png is not written"),

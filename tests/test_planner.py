@@ -178,9 +178,36 @@ def test_one_box_a_level(boxes):
         planner.check_training(trainer, 1, 4)
 
 
+@pytest.mark.parametrize(("boxes", "border", "words"), [
+    ((4, 2), 0, "boxes: 4 LR voxels at 2x are slices of 8 pixels, smaller than a critic takes; set that edge to 6 or more"),
+    ((6, 2), 0, "boxes: 2 LR voxels at 4x are slices of 8 pixels, smaller than a critic takes; set that edge to 3 or more"),
+    ((8, 3), 2, "boxes: 3 LR voxels at 4x are slices of 8 pixels, smaller than a critic takes; set that edge to 4 or more"),
+    ((6, 3), 0, None),
+])  # fmt: skip
+def test_slices_smaller_than_a_critic_takes(monkeypatch, boxes, border, words):
+    """Two halvings, then a kernel of 3: twelve pixels. What critics take is asked of them."""
+    monkeypatch.setattr(planner, "training_memory", lambda *args: 0)
+    trainer = level_trainer(boxes=boxes, border=border)
+    trainer.critics = nn.ModuleDict({f"hr_{scale}x": SliceCritic(3, [4, 4, 4]) for scale in (2, 4)})
+    random = torch.get_rng_state()
+    if words is None:
+        planner.check_training(trainer, 1, 4)
+    else:
+        with pytest.raises(InputError, match=f"^{re.escape(words)}$"):
+            planner.check_training(trainer, 1, 4)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_critic_that_takes_nothing_says_why(monkeypatch):
+    monkeypatch.setattr(planner, "training_memory", lambda *args: 0)
+    trainer = level_trainer()
+    trainer.critics = nn.ModuleDict({f"hr_{scale}x": SliceCritic(7) for scale in (2, 4)})
+    planner.check_training(trainer, 1, 4)  # channels that are not the phases: its first step says so
+
+
 def test_a_border_that_is_no_whole_voxel_of_a_critic(monkeypatch):
     monkeypatch.setattr(planner, "training_memory", lambda *args: 0)
-    trainer = level_trainer()  # critics at 2x and 4x, of a factor of 4
+    trainer = level_trainer(boxes=(6, 3))  # critics at 2x and 4x, of a factor of 4
     assert len(trainer.critics) == 2 and trainer.network.scale_factor == 4
     planner.check_training(trainer, 1, 4)
     trainer.border = 2

@@ -86,7 +86,7 @@ def cli(tmp_path, bundle_root) -> Callable[..., subprocess.CompletedProcess]:
         files = [str(bundle_root / "configs" / "train.yaml")]
         if kill:
             files.append(str(folder / "kill.yaml"))
-            Path(files[1]).write_text(f'+imports: ["$import killer"]\n+initialize: ["$killer.{kill}"]\n')
+            Path(files[1]).write_text(f'+imports: ["$import killer"]\ninitialize: ["$torch.manual_seed(@seed)", "$killer.{kill}"]\n')
         command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files)]
         for key, value in ({"output_dir": str(tmp_path / output)} | TINY | overrides).items():
             command += [f"--{key}", str(value)]
@@ -188,7 +188,6 @@ def parse(bundle_root, tmp_path, monkeypatch) -> Callable[..., ConfigParser]:
 
 
 def train(parser: ConfigParser):
-    parser.get_parsed_content("initialize")
     parser.get_parsed_content("training")
     return parser.get_parsed_content("train#trainer")
 
@@ -603,7 +602,7 @@ def test_anisotropic_compares_each_plane_with_its_images(parse, planes, monkeypa
 def test_anisotropic_shows_each_critic_its_plane_and_images(parse, planes):
     """Each critic's crops have the phase of its plane."""
     trainer = parse("critics.yaml", "anisotropic.yaml", **CRITICS | planes)
-    trainer.get_parsed_content("initialize")
+    torch.manual_seed(0)
     trainer = trainer.get_parsed_content("train#trainer")
     assert sorted(trainer.critics) == sorted(f"hr_{plane}_{scale}x" for plane in ("xy", "xz", "yz") for scale in (2, 4, 8))
     assert trainer.planes == {f"hr_{plane}": [plane] for plane in ("xy", "xz", "yz")}
@@ -751,7 +750,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(parse, rock, tmp_path, cas
 
 def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(parse, rock, tmp_path):
     parser = parse(**TINY | rock | {"max_epochs": 3, "g_learning_rate": 0.01})
-    parser.get_parsed_content("initialize")
+    torch.manual_seed(0)
     trainer = parser.get_parsed_content("train#trainer")
     distance = trainer.patches
     trainer.patches = lambda *given: distance(*given) * (float("nan") if trainer.state.iteration == 5 else 1.0)
@@ -829,7 +828,7 @@ def test_the_critics_monitor_sees_what_is_held_out(parse, rock, tmp_path):
     hr[:, 112:] = 3
     images = {"hr_images": write_hr(tmp_path / "rows.tif", hr)}
     parser = parse("critics.yaml", **CRITICS | rock | images | {"held_out": 0.3})
-    parser.get_parsed_content("initialize")
+    torch.manual_seed(0)
     trainer, monitor = (parser.get_parsed_content(key) for key in ("train#trainer", "train#handlers#4"))
     for images, label in ((monitor.images, 1), (monitor.held_out, 3)):
         crops = monitor._crops(images, trainer)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bundle.errors import InputError
+from bundle.errors import NULL, InputError
 
 SLAB = 2**26  # voxels that are read at a time
 
@@ -61,6 +61,8 @@ def check_labels(
 
 
 def _checked_table(table: Mapping, n_labels: int, key: str) -> dict[int, int]:
+    if not isinstance(table, Mapping):
+        raise InputError(f"{key}: {table} is no table of labels; write it as {{0: 0, 128: 1}}, or give {NULL}")
     checked = {}
     for value, label in table.items():
         try:  # JSON and the command line make text of the keys

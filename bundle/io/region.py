@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from bundle.errors import InputError
+from bundle.errors import NULL, InputError
 
 
 def region_slices(shape: Sequence[int], region: Sequence[Sequence[int]] | None) -> tuple[slice, ...]:
@@ -23,7 +23,8 @@ def region_slices(shape: Sequence[int], region: Sequence[Sequence[int]] | None) 
     except (TypeError, ValueError):  # not three pairs of numbers
         inside = False
     if not inside:
-        raise InputError(f"lr_region {region} is not [[z0, z1], [y0, y1], [x0, x1]] inside the LR volume of {tuple(int(n) for n in shape)} voxels")
+        wrong = f"lr_region {region} is not [[z0, z1], [y0, y1], [x0, x1]] inside the LR volume of {tuple(int(n) for n in shape)} voxels"
+        raise InputError(f"{wrong}; give such ranges, or {NULL} for all")
     return tuple(slice(int(start), int(stop)) for start, stop in region)
 
 

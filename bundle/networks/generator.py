@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from bundle.errors import InputError, switch
+from bundle.errors import NULL, InputError, switch
 from bundle.networks.fields import SmoothNoise, softened
 from bundle.networks.hidden import HiddenPhases
 from bundle.networks.levels import Level, ResidualBlock, conv3
@@ -117,7 +117,8 @@ class LevelGenerator(nn.Module):
         """
         scales = [2 ** (k + 1) for k in range(len(self.levels))]
         if scale_factor not in scales:
-            raise InputError(f"output_scale: no level of the model makes voxels {scale_factor} times finer; give {', '.join(map(str, scales))} or null")
+            known = ", ".join(map(str, scales))
+            raise InputError(f"output_scale: no level of the model makes voxels {scale_factor} times finer; give {known} or {NULL}")
         self.levels = self.levels[: scales.index(scale_factor) + 1]
         self._measure()
         return self

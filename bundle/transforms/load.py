@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from bundle.errors import InputError
+from bundle.errors import NULL, InputError
 from bundle.io import check_labels, read_images
 from bundle.io.scale import check_ratio
 from bundle.transforms.slices import check_axes
@@ -57,7 +57,7 @@ def label_of(phase: str, names: Sequence[str], key: str) -> int:
         InputError: no label has that name.
     """
     if phase not in names:
-        raise InputError(f"{key}: {phase} is none of {', '.join(names)}; correct the name")
+        raise InputError(f"{key}: {phase} is none of {', '.join(names)}; correct the name, or give {NULL}")
     return list(names).index(phase)
 
 

@@ -72,3 +72,10 @@ def test_value_that_the_table_lacks():
 def test_wrong_table(table):
     with pytest.raises(InputError, match="^lr_labels"):
         check_labels(np.zeros((1, 1), np.uint8), 2, "a.tif", table, key="lr_labels")
+
+
+@pytest.mark.parametrize("table", [[1], "null", 3])
+def test_what_is_no_table_is_not_the_files_fault(table):
+    with pytest.raises(InputError) as caught:
+        check_labels(np.zeros((1, 1), np.uint8), 2, "a.tif", table, key="hr_labels")
+    assert str(caught.value) == f"hr_labels: {table} is no table of labels; write it as {{0: 0, 128: 1}}, or give null (on the command line '$None')"

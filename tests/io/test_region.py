@@ -17,3 +17,8 @@ def test_a_region_of_whole_voxels():
 def test_what_is_no_region_inside_the_volume(first):
     with pytest.raises(InputError, match="lr_region"):
         region_slices((6, 8, 8), [first, [0, 8], [0, 8]])
+
+
+def test_null_as_the_command_line_gives_it():
+    with pytest.raises(InputError, match=r"^lr_region null is not .*; give such ranges, or null \(on the command line '\$None'\) for all$"):
+        region_slices((6, 8, 8), "null")

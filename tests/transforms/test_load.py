@@ -165,5 +165,5 @@ def test_images_that_tell_no_pixel_size_are_taken_with_a_warning(tmp_path, caplo
 
 def test_label_of_a_phase():
     assert label_of("clay", PHASES, "match_phase") == 2
-    with pytest.raises(InputError, match="match_phase: rock is none of pore, quartz, clay"):
+    with pytest.raises(InputError, match=r"match_phase: rock is none of pore, quartz, clay; correct the name, or give null \(on the command line '\$None'\)"):
         label_of("rock", PHASES, "match_phase")
