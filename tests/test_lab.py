@@ -92,3 +92,9 @@ def test_a_folder_that_cannot_be_written_ends_it_before_the_rock_is_made(tmp_pat
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)  # 4000^3 voxels would take for ever
     assert result.returncode == 1 and result.stderr.startswith(f"error: {tmp_path / 'file'}: cannot be written") and result.stderr.count("\n") == 1
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_benchmarks_tell_a_missing_scan_in_one_line(bundle_root, tmp_path):
+    command = [sys.executable, str(bundle_root / "scripts" / "benchmark.py"), "inference", "--lr-image", str(tmp_path / "absent.tif")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and ended.stderr == f"error: {tmp_path / 'absent.tif'}: no such file; check the path\n"
