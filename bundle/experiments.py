@@ -13,9 +13,9 @@ import numpy as np
 from scipy import ndimage
 
 from bundle import report
-from bundle.io import Volume, read_images, write_volume
+from bundle.io import Volume, as_voxel_size, read_images, write_volume
 from bundle.io.files import read_volume
-from bundle.lab import ARTEFACTS, plant, split_volume
+from bundle.lab import ARTEFACTS, plant, split_volume, thirds
 from bundle.metrics import chord_lengths, compare_curves, statistic_names, statistics, two_point, upsample_nearest
 from bundle.phantom import FACTOR, ROCKS, VOXEL, rock, sections
 from bundle.workbench import SHIPPED, Lab, Model, trained_on
@@ -165,9 +165,15 @@ def artefacts(lab: Lab) -> str:
 
 
 def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: float) -> str:
-    """A real 3D volume, block-downsampled by 4: learned from one part, judged on another."""
-    folder = lab.folder / name
-    tests = split_volume(path, folder, 4, len(phases), voxel_size, tests=lab.realisations)
+    """A real 3D volume, block-downsampled by 4: learned from one part, judged on another.
+
+    Raises:
+        InputError: the volume cannot be read, is too small, or has other labels; no voxel size; before anything is written.
+    """
+    folder, parts = lab.folder / name, thirds(path, 4, len(phases))
+    as_voxel_size(voxel_size, "--voxel-size")
+    split_volume(parts, folder, 4, len(phases), voxel_size)
+    tests = [test for test in (folder / f"test_{i}" for i in range(lab.realisations)) if test.exists()]
     options = (f"--hr_images={folder / 'hr.tif'}", "--scale_factor=4", "--feedback_weight=0.5", "--feedback#fractions=60")
     model = lab.train(name, folder / "train", phases, lab.epochs, *options)
     return lab.judge(f"paired_{name}", tests, phases, {"SR": model}, scale=4, physics=lab.physics)

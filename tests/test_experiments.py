@@ -208,3 +208,17 @@ def test_a_training_that_was_broken_off_goes_on_with_its_own_settings_alone(tmp_
     assert workbench.Lab.anew(tmp_path, result, settings | {"epochs": 6}) and checkpoint.exists() and not caplog.records
     assert workbench.Lab.anew(tmp_path, result, settings | {"epochs": 6, "options": []}) and not checkpoint.exists()
     assert "begun with options ['--costs={}'], now []; starts anew" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize(("values", "voxel_size", "message"), [
+    ((0, 255), 2.0, "v.tif: holds values (255) where 0, 1 are known; save it with 0 to 1, or correct the phases"),
+    ((0.0, 0.5), 2.0, "v.tif: holds fractional values (0.5)"),
+    ((0, 1), 0.0, "--voxel-size: 0.0 is not a voxel size"),
+])  # fmt: skip
+def test_a_real_volume_that_cannot_be_judged_is_refused_before_anything_is_written(lab, commands, tmp_path, values, voxel_size, message):
+    labels = np.array(values)[np.random.default_rng(0).integers(0, 2, (24, 8, 8))]
+    write_volume(tmp_path / "v.tif", Volume(labels.astype(np.float32 if isinstance(values[1], float) else np.uint8), (2.0,) * 3))
+    with pytest.raises(InputError, match=re.escape(message)) as raised:
+        experiments.paired(lab, str(tmp_path / "v.tif"), ["pore", "grain"], "real", voxel_size)
+    assert "lr_labels" not in str(raised.value)
+    assert [path.name for path in lab.folder.iterdir()] == ["v.tif"] and not commands.calls

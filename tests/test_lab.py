@@ -12,14 +12,15 @@ import tifffile
 
 from bundle.errors import InputError
 from bundle.io.files import read_volume
-from bundle.lab import ARTEFACTS, plant, split_volume, write_phantom
+from bundle.lab import ARTEFACTS, plant, split_volume, thirds, write_phantom
 from bundle.phantom import Phantom, VOXEL, sections
 
 
 def test_a_split_volume_is_unpaired_to_learn_and_paired_to_test(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, (26, 18, 17)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "v.tif", labels)
-    tests = split_volume(tmp_path / "v.tif", tmp_path / "out", 4, 3, 2.0, images=2)
+    split_volume(thirds(tmp_path / "v.tif", 4, 3), tmp_path / "out", 4, 3, 2.0, images=2)
+    tests = sorted((tmp_path / "out").glob("test_*"))
     hr, lr = (read_volume(tmp_path / "out" / name) for name in ("hr.tif", "train/lr.tif"))
     np.testing.assert_array_equal(hr.array, labels[[0, 4], :16, :16])  # a third is 8 planes: two blocks
     assert lr.array.shape == (2, 4, 4) and lr.voxel_size == (8.0,) * 3
@@ -36,11 +37,21 @@ def test_a_split_volume_is_unpaired_to_learn_and_paired_to_test(tmp_path):
             assert counts[found[index]] == counts.max()
 
 
-def test_a_volume_too_thin_for_three_parts_is_refused(tmp_path):
+def test_a_volume_too_small_for_three_parts_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "v.tif", np.zeros((20, 16, 16), np.uint8))
     with pytest.raises(InputError, match="v.tif: 20 planes are too few for three parts of two blocks of 4"):
-        split_volume(tmp_path / "v.tif", tmp_path / "out", 4, 2, 1.0)
-    assert not (tmp_path / "out").exists()
+        thirds(tmp_path / "v.tif", 4, 2)
+    tifffile.imwrite(tmp_path / "v.tif", np.zeros((24, 16, 7), np.uint8))
+    with pytest.raises(InputError, match="v.tif: planes of 16 x 7 voxels do not hold two blocks of 4 a side"):
+        thirds(tmp_path / "v.tif", 4, 2)
+
+
+def test_whole_numbers_stored_as_float_are_labels_of_a_volume(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 2, (24, 8, 8))
+    tifffile.imwrite(tmp_path / "v.tif", labels.astype(np.float32))
+    parts = thirds(tmp_path / "v.tif", 4, 2)
+    assert all(part.dtype == np.uint8 for part in parts)
+    np.testing.assert_array_equal(np.concatenate(parts), labels)
 
 
 def test_a_phantom_is_written_with_its_truth_and_images_of_each_axis(tmp_path):
