@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle import judging, report
-from bundle.errors import InputError
+from bundle.errors import InputError, whole
 from bundle.gating import Gating
 from bundle.io import Volume, read_images, read_volume, write_volume
 from bundle.metrics import mean_relative_error, real_reference, statistics, upsample_nearest
@@ -42,8 +42,9 @@ def hr_sources(
         images: that it makes.
 
     Raises:
-        InputError: too few images.
+        InputError: too few images, or epochs that are no whole number of 1 or more; before anything is written.
     """
+    generator_epochs = whole(generator_epochs, "--generator-epochs", "epochs, such as 50", 1)
     real, size = read_images(hr_images)
     if not 0 <= left_out < len(real) >= 3:
         raise InputError(f"{hr_images}: {len(real)} images; with image {left_out} kept out 2 or more must be left: give another number")

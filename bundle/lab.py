@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from bundle.errors import InputError
+from bundle.errors import InputError, check_seed, whole
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, write_text, write_volume
 from bundle.io.files import read_volume
@@ -31,9 +31,14 @@ def write_phantom(
     real data are. They are hr.tif, and with several axes hr_z.tif, hr_y.tif and hr_x.tif.
 
     Raises:
-        InputError: no rock of that name, or the folder cannot be written; before anything is made.
+        InputError: no rock of that name, a number that cannot be, or the folder cannot be written; before anything is made.
     """
     kind = rock(name)
+    check_seed(seed)
+    whole(lr_size, "--lr-size", "voxels, such as 64", 1)
+    whole(images, "--images", "images, 0 for none")
+    whole(hr_size, "--hr-size", "pixels, such as 512", 1 if images else 0)
+    whole(workers, "--workers", "processes, such as 2", 1)
     check_output_dir(folder)
     scanned = scan_phantom(Phantom(seed, VOXEL * FACTOR * lr_size, kind), (lr_size,) * 3, Scanner(), seed, workers=workers, keep=truth)
     _write(folder / "lr.tif", scanned.labels, VOXEL * FACTOR)

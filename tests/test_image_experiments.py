@@ -118,4 +118,10 @@ def test_too_few_images(tmp_path, commands, judged, rock, left_out, images):
     write_volume(Path(rock["hr_images"]), Volume(np.zeros((images, 64, 64), np.uint8), None))
     with pytest.raises(InputError, match=f"{images} images; with image {left_out} kept out 2 or more must be left"):
         image_experiments.hr_sources(lab_in(tmp_path), **rock, others=None, phases=PHASES, left_out=left_out)
-    assert not commands.calls
+    assert not commands.calls and not (tmp_path / "lab").exists()
+
+
+def test_a_generator_that_learns_nothing_is_refused(tmp_path, commands, judged, rock):
+    with pytest.raises(InputError, match="--generator-epochs: 0; give a whole number of epochs, such as 50, 1 or more"):
+        image_experiments.hr_sources(lab_in(tmp_path), **rock, others=None, phases=PHASES, generator_epochs=0)
+    assert not commands.calls and not (tmp_path / "lab").exists()

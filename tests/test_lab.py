@@ -109,3 +109,16 @@ def test_benchmarks_tell_a_missing_scan_in_one_line(bundle_root, tmp_path):
     command = [sys.executable, str(bundle_root / "scripts" / "benchmark.py"), "inference", "--lr-image", str(tmp_path / "absent.tif")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and ended.stderr == f"error: {tmp_path / 'absent.tif'}: no such file; check the path\n"
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"lr_size": 0}, "--lr-size: 0; give a whole number of voxels, such as 64, 1 or more"),
+    ({"hr_size": 0}, "--hr-size: 0; give a whole number of pixels, such as 512, 1 or more"),
+    ({"images": -1}, "--images: -1; give a whole number of images, 0 for none, 0 or more"),
+    ({"seed": -1}, "seed: -1; give a whole number"),
+    ({"workers": 0}, "--workers: 0; give a whole number of processes, such as 2, 1 or more"),
+])  # fmt: skip
+def test_numbers_of_a_phantom_that_cannot_be_are_refused_before_anything_is_made(tmp_path, given, message):
+    with pytest.raises(InputError, match=message):
+        write_phantom(tmp_path / "rock", **{"name": "berea", "seed": 0, "lr_size": 2, "hr_size": 8, "images": 1} | given)
+    assert not (tmp_path / "rock").exists()
