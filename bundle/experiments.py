@@ -13,9 +13,9 @@ import numpy as np
 from scipy import ndimage
 
 from bundle import report
-from bundle.io import Volume, read_images, write_volume
+from bundle.io import Volume, as_voxel_size, read_images, write_volume
 from bundle.io.files import read_volume
-from bundle.lab import ARTEFACTS, plant, split_volume
+from bundle.lab import ARTEFACTS, plant, split_volume, thirds
 from bundle.metrics import chord_lengths, compare_curves, statistic_names, statistics, two_point, upsample_nearest
 from bundle.phantom import FACTOR, ROCKS, VOXEL, rock, sections
 from bundle.workbench import SHIPPED, Lab, Model, trained_on
@@ -54,7 +54,12 @@ def base_model(lab: Lab) -> Model:
 
 
 def truth(lab: Lab) -> str:
-    """Known truth: nearest neighbour, trilinear, the shipped model (which never saw this rock) and one trained on it, on unseen realisations."""
+    """Known truth: nearest neighbour, trilinear, the shipped model (which never saw this rock) and one trained on it, on unseen realisations.
+
+    Raises:
+        InputError: cells of the physics that do not fill the truth, before anything is made.
+    """
+    lab.check_cells(FACTOR * lab.test_size)
     models = {"shipped model": SHIPPED, "SR": base_model(lab)}
     return lab.judge("truth", lab.tests("berea"), rock("berea").phases, models, physics=lab.physics, votes=9)
 
@@ -62,7 +67,7 @@ def truth(lab: Lab) -> str:
 def mse_only(lab: Lab) -> str:
     """The paper's first check: trained on the consistency alone."""
     data, phases = lab.training_data("berea"), rock("berea").phases
-    models = {"consistency alone": lab.train("mse_only", data, phases, lab.epochs // 2, training=["mse_only.yaml"]), "SR": base_model(lab)}
+    models = {"consistency alone": lab.train("mse_only", data, phases, lab.half_epochs, training=["mse_only.yaml"]), "SR": base_model(lab)}
     return lab.judge("mse_only", lab.tests("berea"), phases, models)
 
 
@@ -70,7 +75,7 @@ def zero_noise(lab: Lab) -> str:
     """The paper's second check: the noise is zero, in training and inference."""
     data, phases = lab.training_data("berea"), rock("berea").phases
     silent = ["zero_noise.yaml"]
-    still = lab.train("zero_noise", data, phases, lab.epochs // 2, *trained_on(SHIPPED), training=silent, inference=silent)
+    still = lab.train("zero_noise", data, phases, lab.half_epochs, *trained_on(SHIPPED), training=silent, inference=silent)
     return lab.judge("zero_noise", lab.tests("berea"), phases, {"zero noise": still, "SR": base_model(lab)})
 
 
@@ -103,7 +108,7 @@ def minerals(lab: Lab) -> str:
     for name in ("tight", "carbonate"):
         phases = rock(name).phases
         own = lab.train(
-            name, lab.training_data(name), phases, lab.epochs // 2, *trained_on(base),
+            name, lab.training_data(name), phases, lab.half_epochs, *trained_on(base),
             f"--hidden={ {phases[1]: phases[2]} }", f"--rims={ {phases[3]: phases[0]} }", f"--costs={_costs(*phases)}",
             f"--seen={list(phases[1:])}",
         )  # fmt: skip
@@ -124,7 +129,7 @@ def layering(lab: Lab) -> str:
     images = {"xy": str(along), "xz": str(across), "yz": str(across)}
     base = base_model(lab)
     options = (*trained_on(base), f"--hr_images={images}")
-    own = lab.train("layered", data, phases, lab.epochs // 2, *options, training=["anisotropic.yaml"])
+    own = lab.train("layered", data, phases, lab.half_epochs, *options, training=["anisotropic.yaml"])
     models = {"isotropic model": base, "images of each plane": own}
     table = lab.judge("layering", lab.tests("layered"), phases, models)
     rows: dict[str, list[str]] = {}
@@ -165,9 +170,17 @@ def artefacts(lab: Lab) -> str:
 
 
 def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: float) -> str:
-    """A real 3D volume, block-downsampled by 4: learned from one part, judged on another."""
-    folder = lab.folder / name
-    tests = split_volume(path, folder, 4, len(phases), voxel_size, tests=lab.realisations)
+    """A real 3D volume, block-downsampled by 4: learned from one part, judged on another.
+
+    Raises:
+        InputError: the volume cannot be read, is too small, or has other labels; no voxel size; cells of the physics that do not fill a cube of it; before
+            anything is written.
+    """
+    folder, parts = lab.folder / name, thirds(path, 4, len(phases))
+    as_voxel_size(voxel_size, "--voxel-size")
+    lab.check_cells(min(parts[-1].shape))
+    split_volume(parts, folder, 4, len(phases), voxel_size)
+    tests = [test for test in (folder / f"test_{i}" for i in range(lab.realisations)) if test.exists()]
     options = (f"--hr_images={folder / 'hr.tif'}", "--scale_factor=4", "--feedback_weight=0.5", "--feedback#fractions=60")
     model = lab.train(name, folder / "train", phases, lab.epochs, *options)
     return lab.judge(f"paired_{name}", tests, phases, {"SR": model}, scale=4, physics=lab.physics)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle import judging, report
-from bundle.image_experiments import TEST, TRAIN, cut
+from bundle.image_experiments import parted
 from bundle.io import Volume, read_images, read_volume, write_volume
 from bundle.metrics import statistic_names, statistics, upsample_nearest
 from bundle.metrics.gates import two_point_curves
@@ -64,12 +64,15 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
 
 
 def coarsened(folder: Path, lr_image: str, n_phases: int, factor: int) -> None:
-    """The parts of the scan to learn from and to judge on, with voxels factor / 8 times larger."""
+    """The parts of the scan to learn from and to judge on, with voxels factor / 8 times larger.
+
+    Raises:
+        InputError: the scan cannot be parted, before anything is written.
+    """
+    (learned, judged), coarsening = parted(lr_image, n_phases), factor // FACTOR
     if (folder / "train" / "lr.tif").exists():
         return
-    scan, coarsening = read_volume(lr_image), factor // FACTOR
-    size = None if scan.voxel_size is None else tuple(coarsening * v for v in scan.voxel_size)
-    for name, region in (("test", TEST), ("train", TRAIN)):
-        labels = np.ascontiguousarray(cut(scan.array, region))
-        pyramid = [labels, *majority_pyramid(labels, n_phases, coarsening.bit_length() - 1)]
+    for name, part in (("test", judged), ("train", learned)):
+        size = None if part.voxel_size is None else tuple(coarsening * v for v in part.voxel_size)
+        pyramid = [part.array, *majority_pyramid(part.array, n_phases, coarsening.bit_length() - 1)]
         write_volume(folder / name / "lr.tif", Volume(pyramid[-1], size))

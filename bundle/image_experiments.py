@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from bundle import judging, report
-from bundle.errors import InputError
+from bundle.errors import InputError, whole
 from bundle.gating import Gating
-from bundle.io import Volume, read_images, read_volume, write_volume
+from bundle.io import Volume, check_labels, read_images, read_volume, write_volume
 from bundle.metrics import mean_relative_error, real_reference, statistics, upsample_nearest
 from bundle.phantom import FACTOR
 from bundle.workbench import Lab, Model
@@ -42,23 +42,22 @@ def hr_sources(
         images: that it makes.
 
     Raises:
-        InputError: too few images.
+        InputError: too few images, a scan that cannot be parted, or epochs that are no whole number of 1 or more; before anything is written.
     """
+    generator_epochs = whole(generator_epochs, "--generator-epochs", "epochs, such as 50", 1)
     real, size = read_images(hr_images)
     if not 0 <= left_out < len(real) >= 3:
         raise InputError(f"{hr_images}: {len(real)} images; with image {left_out} kept out 2 or more must be left: give another number")
     folder = lab.folder / "hr_sources" / f"without_{left_out}"
     kept, unseen = [image for i, image in enumerate(real) if i != left_out], real[left_out]
     pixel = None if size is None else (size[0], *size)
+    learned, judged = parted(lr_image, len(phases))
     if not (folder / "train" / "lr.tif").exists():
-        scan = read_volume(lr_image)
-        for path, labels, voxel in (
-            (folder / "train" / "hr.tif", np.stack(kept), pixel),
-            (folder / "test" / "hr.tif", unseen[None], pixel),
-            (folder / "test" / "lr.tif", cut(scan.array, TEST), scan.voxel_size),
-            (folder / "train" / "lr.tif", cut(scan.array, TRAIN), scan.voxel_size),
-        ):
-            write_volume(path, Volume(np.ascontiguousarray(labels), voxel))
+        for path, volume in (
+            (folder / "train" / "hr.tif", Volume(np.stack(kept), pixel)), (folder / "test" / "hr.tif", Volume(np.stack([unseen]), pixel)),
+            (folder / "test" / "lr.tif", judged), (folder / "train" / "lr.tif", learned),
+        ):  # fmt: skip
+            write_volume(path, volume)
     sources = {"real": folder / "train" / "hr.tif", "our generated": _generate(lab, folder, phases, generator_epochs, images)}
     if others:
         sources["others' generated"] = Path(others).resolve()
@@ -84,9 +83,20 @@ def hr_sources(
     return lab.write(f"hr_sources_{left_out}", f"{table}\nreal images against each other: AUC {reference['auc']:.2f}\n")
 
 
-def cut(array: np.ndarray, region: Sequence[tuple[int, int] | None]) -> np.ndarray:
-    """Part of a volume (z, y, x): first voxel and the one after the last along each axis; None takes the whole axis."""
-    return np.asarray(array[tuple(slice(*(part or (None,))) for part in region)])
+def parted(lr_image: str, n_phases: int) -> tuple[Volume, Volume]:
+    """The parts of a scan to learn from and to judge on, `TRAIN` and `TEST`.
+
+    Raises:
+        InputError: it cannot be read, has other labels, or does not hold them.
+    """
+    scan = read_volume(lr_image)
+    labels = check_labels(scan.array, n_phases, lr_image, key=None)
+    ends = [max(part[1] if part else 1 for part in parts) for parts in zip(TRAIN, TEST)]
+    if any(n < end for n, end in zip(labels.shape, ends)):
+        needed, shape = (" x ".join(map(str, sides)) for sides in (ends, labels.shape))
+        raise InputError(f"{lr_image}: {shape} voxels; the parts to learn from and to judge on take {needed}: give a larger scan")
+    train, test = (np.ascontiguousarray(labels[tuple(slice(*(part or (None,))) for part in region)]) for region in (TRAIN, TEST))
+    return Volume(train, scan.voxel_size), Volume(test, scan.voxel_size)
 
 
 def _generate(lab: Lab, folder: Path, phases: Sequence[str], epochs: int, images: int) -> Path:

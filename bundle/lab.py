@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from bundle.errors import InputError
+from bundle.errors import InputError, check_seed, whole
 from bundle.inference import check_output_dir
-from bundle.io import Volume, write_text, write_volume
+from bundle.io import Volume, check_labels, write_text, write_volume
 from bundle.io.files import read_volume
 from bundle.metrics import majority_downsample
 from bundle.microct import Scanner, scan_phantom
@@ -31,9 +31,14 @@ def write_phantom(
     real data are. They are hr.tif, and with several axes hr_z.tif, hr_y.tif and hr_x.tif.
 
     Raises:
-        InputError: no rock of that name, or the folder cannot be written; before anything is made.
+        InputError: no rock of that name, a number that cannot be, or the folder cannot be written; before anything is made.
     """
     kind = rock(name)
+    check_seed(seed)
+    whole(lr_size, "--lr-size", "voxels, such as 64", 1)
+    whole(images, "--images", "images, 0 for none")
+    whole(hr_size, "--hr-size", "pixels, such as 512", 1 if images else 0)
+    whole(workers, "--workers", "processes, such as 2", 1)
     check_output_dir(folder)
     scanned = scan_phantom(Phantom(seed, VOXEL * FACTOR * lr_size, kind), (lr_size,) * 3, Scanner(), seed, workers=workers, keep=truth)
     _write(folder / "lr.tif", scanned.labels, VOXEL * FACTOR)
@@ -45,42 +50,43 @@ def write_phantom(
     write_text(folder / "scan.json", json.dumps(record) + "\n")
 
 
-def split_volume(path: str | Path, folder: Path, scale: int, n_phases: int, voxel_size: float, images: int = 8, tests: int = 3) -> list[Path]:
-    """Make unpaired training data and paired tests of a fine 3D volume: thirds along z.
+def thirds(path: str | Path, scale: int, n_phases: int) -> list[np.ndarray]:
+    """The thirds along z of a fine 3D volume of labels, uint8, of whole blocks of `scale` voxels.
+
+    Raises:
+        InputError: the volume cannot be read, is too small, or has other labels.
+    """
+    labels = check_labels(read_volume(path).array, n_phases, str(path), key=None)
+    third, *sides = (n // scale * scale for n in (labels.shape[0] // 3, *labels.shape[1:]))
+    if third < 2 * scale:
+        raise InputError(f"{path}: {labels.shape[0]} planes are too few for three parts of two blocks of {scale}; give a thicker volume")
+    if min(sides) < 2 * scale:
+        raise InputError(f"{path}: planes of {labels.shape[1]} x {labels.shape[2]} voxels do not hold two blocks of {scale} a side; give larger ones")
+    return [labels[i * third : (i + 1) * third, : sides[0], : sides[1]] for i in range(3)]
+
+
+def split_volume(parts: Sequence[np.ndarray], folder: Path, scale: int, n_phases: int, voxel_size: float, images: int = 8) -> None:
+    """Make unpaired training data and paired tests of the `thirds` of a fine 3D volume.
 
     The first third gives hr.tif, evenly spaced xy planes; the middle one, by majority of blocks of `scale` voxels, train/lr.tif; the last one
-    test_0, test_1, ..: truth.tif and lr.tif of cubes along its diagonal that share no voxel.
+    test_0, test_1, ..: truth.tif and lr.tif of cubes along its diagonal that share no voxel. hr.tif is written last.
 
     Args:
-        path: fine volume of labels.
+        parts: the thirds.
         folder: where the files go.
         scale: fine voxels along the edge of a coarse one.
         n_phases: labels.
         voxel_size: of the fine volume, µm.
         images: number of planes.
-        tests: most cubes to be cut.
-
-    Returns:
-        Folders of the tests.
-
-    Raises:
-        InputError: the volume cannot be read, is too thin, or has other labels.
     """
-    labels = read_volume(path).array
-    third = labels.shape[0] // 3 // scale * scale
-    if third < 2 * scale:
-        raise InputError(f"{path}: {labels.shape[0]} planes are too few for three parts of two blocks of {scale}; give a thicker volume")
-    sides = [n // scale * scale for n in labels.shape[1:]]
-    images_part, learned, judged = (labels[i * third : (i + 1) * third, : sides[0], : sides[1]] for i in range(3))
-    edge = min(third, *sides)
-    _write(folder / "hr.tif", images_part[:: max(1, third // images)][:images], voxel_size)
-    _write(folder / "train" / "lr.tif", majority_downsample(learned, scale, n_phases), voxel_size * scale)
-    folders = [folder / f"test_{i}" for i in range(min(tests, min(sides) // edge))]
-    for i, test in enumerate(folders):
+    sections, learned, judged = parts
+    edge = min(judged.shape)
+    for i in range(min(judged.shape[1:]) // edge):
         cube = judged[:edge, i * edge : (i + 1) * edge, i * edge : (i + 1) * edge]
-        _write(test / "truth.tif", cube, voxel_size)
-        _write(test / "lr.tif", majority_downsample(cube, scale, n_phases), voxel_size * scale)
-    return folders
+        _write(folder / f"test_{i}" / "truth.tif", cube, voxel_size)
+        _write(folder / f"test_{i}" / "lr.tif", majority_downsample(cube, scale, n_phases), voxel_size * scale)
+    _write(folder / "train" / "lr.tif", majority_downsample(learned, scale, n_phases), voxel_size * scale)
+    _write(folder / "hr.tif", sections[:: max(1, len(sections) // images)][:images], voxel_size)
 
 
 def _write(path: Path, labels: np.ndarray, voxel_size: float) -> None:

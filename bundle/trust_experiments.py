@@ -34,7 +34,7 @@ def confusion(lab: Lab) -> str:
     """Consistencies under equal compute, each from the shipped weights: equal costs, the costs of train.yaml, a confusion that is learned; how much
     of what each changes is put where it belongs, and the learned table beside that of the scanner."""
     data, phases = lab.training_data("berea"), rock("berea").phases
-    start, epochs = trained_on(SHIPPED), lab.epochs // 2
+    start, epochs = trained_on(SHIPPED), lab.half_epochs
     models = {
         "equal costs": lab.train("equal_costs", data, phases, epochs, *start, "--costs={}"),
         "costs given": lab.train("costs_given", data, phases, epochs, *start),

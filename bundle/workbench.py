@@ -16,7 +16,7 @@ import numpy as np
 
 from bundle import judging, report
 from bundle.checkpoint import load_checkpoint
-from bundle.errors import InputError
+from bundle.errors import InputError, whole
 from bundle.io import write_text
 from bundle.io.files import read_volume
 from bundle.lab import write_phantom
@@ -76,6 +76,9 @@ class Lab:
         physics: whether flow, conduction and elasticity are computed, too.
         coarsening: fine voxels along the edge of a cell of the physics.
         workers: processes that make rock.
+
+    Raises:
+        InputError: a number that is not whole, or less than 1.
     """
 
     folder: Path
@@ -88,6 +91,30 @@ class Lab:
     physics: bool = True
     coarsening: int = COARSENING
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        counts = {
+            "realisations": "unseen rocks, such as 3", "seeds": "seeds, such as 3", "train_size": "coarse voxels, such as 72",
+            "test_size": "coarse voxels, such as 40", "hr_size": "fine pixels, such as 1024", "epochs": "epochs, such as 20",
+            "coarsening": "fine voxels along the edge of a cell, such as 4", "workers": "processes, such as 2",
+        }  # fmt: skip
+        for name, of in counts.items():
+            setattr(self, name, whole(getattr(self, name), f"--{name.replace('_', '-')}", of, 1))
+
+    @property
+    def half_epochs(self) -> int:
+        """Of the models that have half, one or more."""
+        return max(1, self.epochs // 2)
+
+    def check_cells(self, edge: int) -> None:
+        """Whether the cells of the physics fill a truth of `edge` voxels a side, before anything is made.
+
+        Raises:
+            InputError: physics is asked for, and they do not.
+        """
+        if self.physics and edge % self.coarsening:
+            raise InputError(f"--coarsening: cells of {self.coarsening} voxels do not fill a truth of {edge} voxels a side; give a divisor of it, "
+                             "or --no-physics")  # fmt: skip
 
     def training_data(self, name: str, axes: Sequence[int] = (0,)) -> Path:
         """Folder with lr.tif and the images of a synthetic rock to learn from."""

@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bundle.errors import one_line_errors  # noqa: E402
 from bundle.provenance import processor  # noqa: E402
 
 # An eighth of the published crop and half its batch, so that it fits a workstation; the critic's last kernel shrunk to match.
@@ -271,6 +272,7 @@ def main() -> None:
     for hidden, kind in (("--case", str), ("--folder", str), ("--rank", int)):
         arguments.add_argument(hidden, type=kind, default=0 if kind is int else None, help=argparse.SUPPRESS)
     options = arguments.parse_args()
+    one_line_errors()
     if options.case == "peak":
         print(json.dumps({"bfloat16": convolution_peak(True), "float32": convolution_peak(False)}))
     elif options.case and options.what == "training":

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle import campaign, factor_experiments
+from bundle import campaign, image_experiments
 from bundle.campaign import Trial
 from bundle.io import Volume, read_volume, write_volume
 from bundle.metrics import mean_relative_error, statistics
@@ -28,8 +28,8 @@ def commands(monkeypatch) -> Commands:
 
     monkeypatch.setattr(campaign, "two_sample_auc", network)
     monkeypatch.setattr(campaign, "CROPS", 8)
-    monkeypatch.setattr(factor_experiments, "TRAIN", ((0, 8), None, None))
-    monkeypatch.setattr(factor_experiments, "TEST", ((8, 40), (0, 32), (0, 32)))
+    monkeypatch.setattr(image_experiments, "TRAIN", ((0, 8), None, None))
+    monkeypatch.setattr(image_experiments, "TEST", ((8, 40), (0, 32), (0, 32)))
     monkeypatch.setattr(campaign, "TRIALS", {
         "as it is": Trial(), "long steps": Trial(("critics.yaml",), ("--n_critic=1",), share=0.4), "anew": Trial(options=("--network_def#channels=[8,8]",), scratch=True),
     })  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +210,48 @@ def test_a_training_that_was_broken_off_goes_on_with_its_own_settings_alone(tmp_
     assert workbench.Lab.anew(tmp_path, result, settings | {"epochs": 6}) and checkpoint.exists() and not caplog.records
     assert workbench.Lab.anew(tmp_path, result, settings | {"epochs": 6, "options": []}) and not checkpoint.exists()
     assert "begun with options ['--costs={}'], now []; starts anew" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize(("values", "voxel_size", "message"), [
+    ((0, 255), 2.0, "v.tif: holds values (255) where 0, 1 are known; save it with 0 to 1, or correct the phases"),
+    ((0.0, 0.5), 2.0, "v.tif: holds fractional values (0.5)"),
+    ((0, 1), 0.0, "--voxel-size: 0.0 is not a voxel size"),
+])  # fmt: skip
+def test_a_real_volume_that_cannot_be_judged_is_refused_before_anything_is_written(lab, commands, tmp_path, values, voxel_size, message):
+    labels = np.array(values)[np.random.default_rng(0).integers(0, 2, (24, 8, 8))]
+    write_volume(tmp_path / "v.tif", Volume(labels.astype(np.float32 if isinstance(values[1], float) else np.uint8), (2.0,) * 3))
+    with pytest.raises(InputError, match=re.escape(message)) as raised:
+        experiments.paired(lab, str(tmp_path / "v.tif"), ["pore", "grain"], "real", voxel_size)
+    assert "lr_labels" not in str(raised.value)
+    assert [path.name for path in lab.folder.iterdir()] == ["v.tif"] and not commands.calls
+
+
+@pytest.mark.parametrize("name", ["realisations", "seeds", "train_size", "test_size", "hr_size", "epochs", "coarsening", "workers"])
+@pytest.mark.parametrize("number", [0, -1, 1.5])
+def test_a_lab_of_no_size_is_refused(tmp_path, name, number):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')}: {number}; give a whole number of .*, 1 or more"):
+        Lab(tmp_path / "lab", **{name: number})
+
+
+def test_the_command_names_the_option_in_one_line(bundle_root, tmp_path):
+    command = [sys.executable, str(bundle_root / "scripts" / "experiments.py"), "truth", "--seeds", "0", "--output", str(tmp_path / "lab")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and ended.stderr == "error: --seeds: 0; give a whole number of seeds, such as 3, 1 or more\n"
+    assert not (tmp_path / "lab").exists()
+
+
+def test_cells_that_do_not_fill_the_truth_are_refused_before_anything_is_made(lab, commands, tmp_path):
+    """Truths of 32 voxels a side in the synthetic rock, of 8 in the real one."""
+    write_volume(tmp_path / "v.tif", Volume(np.zeros((24, 8, 8), np.uint8), (2.0,) * 3))
+    for coarsening, edge, run in (
+        (3, 32, experiments.truth), (16, 8, lambda lab: experiments.paired(lab, str(tmp_path / "v.tif"), ["pore", "grain"], "real", 2.0)),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"--coarsening: cells of {coarsening} voxels do not fill a truth of {edge} voxels a side"):
+            run(dataclasses.replace(lab, coarsening=coarsening, physics=True))
+    assert [path.name for path in lab.folder.iterdir()] == ["v.tif"] and not commands.calls
+
+
+def test_half_of_one_epoch_is_one(lab, commands):
+    lab = dataclasses.replace(lab, epochs=1, realisations=1, seeds=1)
+    experiments.mse_only(lab)
+    assert [given["max_epochs"] for given in commands.of("training")] == ["1", "1"]

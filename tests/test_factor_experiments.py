@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bundle import factor_experiments, judging
+from bundle import factor_experiments, image_experiments, judging
 from bundle.io import Volume, read_volume, write_volume
 from bundle.metrics import mean_relative_error, statistics
 from bundle.workbench import SHIPPED, Lab
@@ -17,8 +17,8 @@ PHASES = ["pore", "quartz", "feldspar", "clay"]
 @pytest.fixture
 def commands(monkeypatch) -> Commands:
     monkeypatch.setattr(judging, "two_sample_auc", lambda real, made, n, edge: {"auc": len(real) / 8, "error": 0.125})
-    monkeypatch.setattr(factor_experiments, "TRAIN", ((0, 8), None, None))
-    monkeypatch.setattr(factor_experiments, "TEST", ((8, 16), (4, 12), (0, 8)))
+    monkeypatch.setattr(image_experiments, "TRAIN", ((0, 8), None, None))
+    monkeypatch.setattr(image_experiments, "TEST", ((8, 16), (4, 12), (0, 8)))
     return Commands(monkeypatch)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bundle import image_experiments, judging
+from bundle import campaign, factor_experiments, image_experiments, judging
 from bundle.errors import InputError
 from bundle.io import Volume, read_images, read_volume, write_volume
 from bundle.metrics import mean_relative_error, statistics, upsample_nearest
@@ -118,4 +119,29 @@ def test_too_few_images(tmp_path, commands, judged, rock, left_out, images):
     write_volume(Path(rock["hr_images"]), Volume(np.zeros((images, 64, 64), np.uint8), None))
     with pytest.raises(InputError, match=f"{images} images; with image {left_out} kept out 2 or more must be left"):
         image_experiments.hr_sources(lab_in(tmp_path), **rock, others=None, phases=PHASES, left_out=left_out)
-    assert not commands.calls
+    assert not commands.calls and not (tmp_path / "lab").exists()
+
+
+def test_a_generator_that_learns_nothing_is_refused(tmp_path, commands, judged, rock):
+    with pytest.raises(InputError, match="--generator-epochs: 0; give a whole number of epochs, such as 50, 1 or more"):
+        image_experiments.hr_sources(lab_in(tmp_path), **rock, others=None, phases=PHASES, generator_epochs=0)
+    assert not commands.calls and not (tmp_path / "lab").exists()
+
+
+@pytest.mark.parametrize("experiment", [
+    lambda lab, files: image_experiments.hr_sources(lab, **files, others=None, phases=PHASES),
+    lambda lab, files: factor_experiments.factors(lab, **files, phases=PHASES),
+    lambda lab, files: campaign.campaign(lab, **files, phases=PHASES),
+])  # fmt: skip
+@pytest.mark.parametrize(("shape", "most", "message"), [
+    ((17, 12, 12), 3, "lr_image.tif: 17 x 12 x 12 voxels; the parts to learn from and to judge on take 18 x 8 x 8: give a larger scan"),
+    ((18, 7, 12), 3, "lr_image.tif: 18 x 7 x 12 voxels; the parts"),
+    ((18, 12, 12), 255, "lr_image.tif: holds values (255) where 0, 1, 2, 3 are known; save it with 0 to 3"),
+])  # fmt: skip
+def test_a_scan_that_cannot_be_parted_is_refused_before_anything_is_written(tmp_path, commands, judged, rock, experiment, shape, most, message):
+    labels = np.zeros(shape, np.uint8)
+    labels[0, 0, 0] = most
+    write_volume(Path(rock["lr_image"]), Volume(labels, (3.5,) * 3))
+    with pytest.raises(InputError, match=re.escape(message)):
+        experiment(lab_in(tmp_path), rock)
+    assert not (tmp_path / "lab").exists() and not commands.calls

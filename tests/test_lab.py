@@ -12,14 +12,15 @@ import tifffile
 
 from bundle.errors import InputError
 from bundle.io.files import read_volume
-from bundle.lab import ARTEFACTS, plant, split_volume, write_phantom
+from bundle.lab import ARTEFACTS, plant, split_volume, thirds, write_phantom
 from bundle.phantom import Phantom, VOXEL, sections
 
 
 def test_a_split_volume_is_unpaired_to_learn_and_paired_to_test(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, (26, 18, 17)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "v.tif", labels)
-    tests = split_volume(tmp_path / "v.tif", tmp_path / "out", 4, 3, 2.0, images=2)
+    split_volume(thirds(tmp_path / "v.tif", 4, 3), tmp_path / "out", 4, 3, 2.0, images=2)
+    tests = sorted((tmp_path / "out").glob("test_*"))
     hr, lr = (read_volume(tmp_path / "out" / name) for name in ("hr.tif", "train/lr.tif"))
     np.testing.assert_array_equal(hr.array, labels[[0, 4], :16, :16])  # a third is 8 planes: two blocks
     assert lr.array.shape == (2, 4, 4) and lr.voxel_size == (8.0,) * 3
@@ -36,11 +37,21 @@ def test_a_split_volume_is_unpaired_to_learn_and_paired_to_test(tmp_path):
             assert counts[found[index]] == counts.max()
 
 
-def test_a_volume_too_thin_for_three_parts_is_refused(tmp_path):
+def test_a_volume_too_small_for_three_parts_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "v.tif", np.zeros((20, 16, 16), np.uint8))
     with pytest.raises(InputError, match="v.tif: 20 planes are too few for three parts of two blocks of 4"):
-        split_volume(tmp_path / "v.tif", tmp_path / "out", 4, 2, 1.0)
-    assert not (tmp_path / "out").exists()
+        thirds(tmp_path / "v.tif", 4, 2)
+    tifffile.imwrite(tmp_path / "v.tif", np.zeros((24, 16, 7), np.uint8))
+    with pytest.raises(InputError, match="v.tif: planes of 16 x 7 voxels do not hold two blocks of 4 a side"):
+        thirds(tmp_path / "v.tif", 4, 2)
+
+
+def test_whole_numbers_stored_as_float_are_labels_of_a_volume(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 2, (24, 8, 8))
+    tifffile.imwrite(tmp_path / "v.tif", labels.astype(np.float32))
+    parts = thirds(tmp_path / "v.tif", 4, 2)
+    assert all(part.dtype == np.uint8 for part in parts)
+    np.testing.assert_array_equal(np.concatenate(parts), labels)
 
 
 def test_a_phantom_is_written_with_its_truth_and_images_of_each_axis(tmp_path):
@@ -92,3 +103,22 @@ def test_a_folder_that_cannot_be_written_ends_it_before_the_rock_is_made(tmp_pat
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)  # 4000^3 voxels would take for ever
     assert result.returncode == 1 and result.stderr.startswith(f"error: {tmp_path / 'file'}: cannot be written") and result.stderr.count("\n") == 1
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_benchmarks_tell_a_missing_scan_in_one_line(bundle_root, tmp_path):
+    command = [sys.executable, str(bundle_root / "scripts" / "benchmark.py"), "inference", "--lr-image", str(tmp_path / "absent.tif")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and ended.stderr == f"error: {tmp_path / 'absent.tif'}: no such file; check the path\n"
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"lr_size": 0}, "--lr-size: 0; give a whole number of voxels, such as 64, 1 or more"),
+    ({"hr_size": 0}, "--hr-size: 0; give a whole number of pixels, such as 512, 1 or more"),
+    ({"images": -1}, "--images: -1; give a whole number of images, 0 for none, 0 or more"),
+    ({"seed": -1}, "seed: -1; give a whole number"),
+    ({"workers": 0}, "--workers: 0; give a whole number of processes, such as 2, 1 or more"),
+])  # fmt: skip
+def test_numbers_of_a_phantom_that_cannot_be_are_refused_before_anything_is_made(tmp_path, given, message):
+    with pytest.raises(InputError, match=message):
+        write_phantom(tmp_path / "rock", **{"name": "berea", "seed": 0, "lr_size": 2, "hr_size": 8, "images": 1} | given)
+    assert not (tmp_path / "rock").exists()

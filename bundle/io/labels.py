@@ -12,7 +12,7 @@ SLAB = 2**26  # voxels that are read at a time
 
 
 def check_labels(
-    array: np.ndarray, n_labels: int, name: str, table: Mapping | None = None, key: str = "lr_labels or hr_labels"
+    array: np.ndarray, n_labels: int, name: str, table: Mapping | None = None, key: str | None = "lr_labels or hr_labels"
 ) -> np.ndarray:
     """Labels as uint8 0..n-1, or an error that says which values are wrong.
 
@@ -24,7 +24,7 @@ def check_labels(
         n_labels: number of phases.
         name: of the file, for the message.
         table: file value -> label; every value of the file must be in it. None: the file's values are the labels.
-        key: of the table in the config, for the message.
+        key: of the table in the config, for the message; None where there is no such key.
 
     Returns:
         uint8, of the same shape; `array` itself where it is uint8 and needs no mapping.
@@ -49,8 +49,8 @@ def check_labels(
     unknown = [v for v in values if v not in known]
     if unknown:
         kind = "negative values" if unknown[0] < 0 and table is None else "values"
-        raise InputError(f"{name}: holds {kind} ({_some(unknown)}) where {_some(known)} are known; set {key}, a table such as "
-                         f"{{{unknown[0]}: {n_labels - 1}}} with every value, or correct the phases")  # fmt: skip
+        cure = f"set {key}, a table such as {{{unknown[0]}: {n_labels - 1}}} with every value" if key else f"save it with 0 to {n_labels - 1}"
+        raise InputError(f"{name}: holds {kind} ({_some(unknown)}) where {_some(known)} are known; {cure}, or correct the phases")
     if array.dtype == np.uint8 and table is None:
         return array
     labels = np.array([known[v] for v in values], dtype=np.uint8)
