@@ -68,6 +68,24 @@ def number(value: Any, name: str, of: str, least: float = 0.0, most: float = inf
     return float(value)
 
 
+def names(value: Any, name: str) -> list[str]:
+    """A setting that is a list of texts, each another one.
+
+    Args:
+        value: as it was given.
+        name: of the setting, for the message.
+
+    Raises:
+        InputError: something else.
+    """
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str) for one in value):
+        raise InputError(f"{name}: {value}; give a list of names, such as ['pore', 'quartz']")
+    twice = [one for i, one in enumerate(value) if one in value[:i]]
+    if twice:
+        raise InputError(f"{name}: {', '.join(value)} has {twice[0]} twice; every label needs a name of its own")
+    return list(value)
+
+
 def check_seed(value: Any) -> int:
     """A seed of random numbers: 64 bits, so that each is another realisation.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bundle import html_report, report
 from bundle.assessment import Assessment
-from bundle.errors import InputError, check_seed
+from bundle.errors import InputError, check_seed, names, number, whole
 from bundle.evaluation_files import Doubt, check_alike, common_voxel_size, find_sr, open_percent, record
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
@@ -87,19 +87,20 @@ class Evaluation:
         self.lr_image, self.output_dir = Path(lr_image), Path(output_dir)
         self.sr_image = Path(sr_image) if sr_image else find_sr(self.lr_image, self.output_dir)
         self.hr_images = dict(hr_images) if isinstance(hr_images, Mapping) else {ALL_PLANES: hr_images}
-        self.phases, self.lr_phases = list(phases), list(lr_phases or phases)
-        self.scale_factor, self.lr_region, self.max_lag, self.seed = int(scale_factor), lr_region, float(max_lag), check_seed(seed)
+        self.phases, self.lr_phases = names(phases, "phases"), names(lr_phases or phases, "lr_phases")
+        self.scale_factor = whole(scale_factor, "scale_factor", "SR voxels along the edge of an LR voxel, such as 8", 1)
+        self.lr_region, self.max_lag, self.seed = lr_region, number(max_lag, "max_lag", "a distance in µm, such as 64"), check_seed(seed)
         self.lr_labels, self.hr_labels = lr_labels, hr_labels
         self.lr_voxel_size, self.hr_voxel_size = lr_voxel_size, hr_voxel_size
         self.sr_images = [Path(path) for path in ([sr_images] if isinstance(sr_images, (str, os.PathLike)) else sr_images or [])]
         self.assessment = assessment
         self.uncertainty_image, self.view_phase = uncertainty_image, phase_to_draw(view3d, self.phases)
+        if not self.hr_images:
+            raise InputError("hr_images: no images; give a file, a folder, or {xy: .., xz: .., yz: ..}")
         unknown = set(self.hr_images) - set(report.PLANES) - {ALL_PLANES}
         if unknown:
             raise InputError(f"hr_images has unknown plane {', '.join(sorted(unknown))}: planes are {', '.join(report.PLANES)}")
         missing = [name for name in self.lr_phases if name not in self.phases]
-        if len(set(self.phases)) < len(self.phases):
-            raise InputError(f"phases ({', '.join(self.phases)}) has a name twice: every label needs its own")
         if missing:
             raise InputError(f"lr_phases has {', '.join(missing)}, which phases ({', '.join(self.phases)}) lacks: use the same names")
 
@@ -117,7 +118,7 @@ class Evaluation:
         doubt = trust is not None and not self.uncertainty_image
         overlay = Doubt(trust) if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, sr.array.shape)
         shown = sections(lr, sr, groups, len(self.phases), overlay)
-        n, names = len(self.phases), statistic_names(self.phases)
+        n, rows = len(self.phases), statistic_names(self.phases)
         lr_size, sr_size = lr.voxel_size, sr.voxel_size
         seeds, diversity = self._seeds(sr, groups, provenance["files"])
         summaries, curves = {}, {}
@@ -125,7 +126,7 @@ class Evaluation:
             axes = report.PLANES.get(group, (0, 1, 2))
             hr = np.stack([statistics(image, n) for image in images])
             summaries[group] = summarise(
-                names,
+                rows,
                 hr=hr,
                 lr=statistics(lr.array, n, axes, upsample=self.scale_factor),
                 sr=seeds[0][group][0],

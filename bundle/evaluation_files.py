@@ -138,6 +138,8 @@ def record(files: Mapping[str, Sequence[Path]], sr_image: Path) -> dict[str, Any
     if beside_sr.is_file():
         with readable(beside_sr):
             inference = json.loads(beside_sr.read_text(encoding="utf-8"))
+        if not isinstance(inference, dict):
+            raise InputError(f"{beside_sr}: no record of an inference; run the inference again, or take the file away")
     return {"files": entries, "commit": commit(), "versions": versions(), "inference": inference}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bundle.errors import NULL, InputError, check_seed, number, switch, whole
+from bundle.errors import NULL, InputError, check_seed, names, number, switch, whole
 
 Check = Callable[[Any, str], Any]
 """Takes a value and the name of its setting, and raises an InputError that names it where the value cannot be."""
@@ -64,14 +64,6 @@ def _or_null(known: Check = lambda value, name: None) -> Check:
     return checked
 
 
-def _names(value: Any, name: str) -> None:
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str) for one in value):
-        raise InputError(f"{name}: {value}; give a list of names, such as ['pore', 'quartz']")
-    twice = [one for i, one in enumerate(value) if one in value[:i]]
-    if twice:
-        raise InputError(f"{name}: {', '.join(map(str, value))} has {twice[0]} twice; every label needs a name of its own")
-
-
 def _names_by_name(value: Any, name: str) -> None:
     if not isinstance(value, Mapping) or not all(isinstance(one, str) for one in value.values()):
         raise InputError(f"{name}: {value}; give a table of a name for a name, such as {{'clay': 'pore'}}, or {{}}")
@@ -105,7 +97,7 @@ _rate = _number("a learning rate, such as 0.0004")
 
 SETTINGS: dict[str, Check] = {
     # of both trainings
-    "phases": _names,
+    "phases": names,
     "max_epochs": _whole("epochs, such as 200", 1),
     "epoch_length": _whole("iterations, such as 40", 1),
     "snapshots": _whole("epochs, such as 10"),
@@ -120,11 +112,11 @@ SETTINGS: dict[str, Check] = {
     "ema_decay": _share,
     "feedback_weight": _weight,
     # train.yaml
-    "lr_phases": _or_null(_names),
+    "lr_phases": _or_null(names),
     "costs": _or_null(_costs),
     "hidden": _or_null(_names_by_name),
     "rims": _or_null(_names_by_name),
-    "seen": _or_null(lambda value, name: value == [] or _names(value, name)),
+    "seen": _or_null(lambda value, name: value == [] or names(value, name)),
     "lone_voxels": _or_null(switch),
     "tolerance": _share,
     "start_phases": _or_null(_names_by_name),

@@ -169,6 +169,16 @@ def test_voxel_size_per_axis(files, no_pictures):
         ({"lr_region": [[0.5, 3.9], [0, 8], [0, 8]]}, "lr_region"),
         ({"lr_phases": ["pore", "salt", "clay"]}, "salt"),
         ({"phases": ["pore", "grain", "pore"]}, "twice"),
+        ({"phases": 4}, "phases: 4; give a list of names"),
+        ({"phases": [1, 2, 3]}, "phases: .*; give a list of names"),
+        ({"scale_factor": 4.9}, "scale_factor: 4.9; give a whole number"),
+        ({"scale_factor": 0}, "scale_factor: 0"),
+        ({"max_lag": -5}, "max_lag: -5"),
+        ({"max_lag": float("nan")}, "max_lag: nan"),
+        ({"max_lag": None}, "max_lag: None"),
+        ({"hr_images": {}}, "hr_images: no images"),
+        ({"hr_images": 5}, "hr_images: 5; give a file"),
+        ({"hr_labels": [0, 1]}, "hr_labels: .* is no table"),
         ({"phases": ["pore", "grain"], "lr_phases": ["pore", "grain"], "lr_labels": {0: 0, 128: 1, 255: 1}}, "_sr.tif"),
         ({"lr_labels": None}, "128"),
         ({"hr_labels": {0: 0, 1: 1}}, "hr_images"),
@@ -178,6 +188,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(files, changes, says):
     with pytest.raises(InputError, match=says) as error:
         evaluation(files, **changes, output_dir=files / "out", sr_image=files / "rock_3.5um_sr.tif").run()
     assert "\n" not in str(error.value) and not (files / "out").exists()
+
+
+def test_a_record_of_the_inference_that_is_none(files):
+    (files / "rock_3.5um_sr_provenance.json").write_text("[1]")
+    with pytest.raises(InputError, match="rock_3.5um_sr_provenance.json: no record of an inference"):
+        evaluation(files, output_dir=files / "out", sr_image=files / "rock_3.5um_sr.tif").run()
+    assert not (files / "out").exists()
 
 
 def other_seeds(folder, number: int) -> list[str]:

@@ -60,6 +60,8 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         InputError: an empty list or folder, or a pattern that nothing fits.
     """
     if not isinstance(paths, (str, Path)):
+        if not isinstance(paths, Sequence):
+            raise InputError(f"hr_images: {paths}; give a file, folder, pattern or list of them")
         if not paths:
             raise InputError("hr_images: an empty list; give at least one image")
         return [file for path in paths for file in image_files(path)]
