@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from bundle import judging, report
-from bundle.image_experiments import parted
+from bundle.image_experiments import noted, parted
 from bundle.io import Volume, read_images, read_volume, write_volume
+from bundle.io.images import image_files
+from bundle.io.labels import labels_sha256
 from bundle.metrics import statistic_names, statistics, upsample_nearest
 from bundle.metrics.gates import two_point_curves
 from bundle.phantom import FACTOR
 from bundle.pyramid import majority_pyramid
-from bundle.workbench import SHIPPED, Lab
+from bundle.workbench import SHIPPED, Lab, checksum
 
 
 def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], finer: Sequence[int] = (16, 32)) -> str:
@@ -30,10 +32,11 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
     real, _ = read_images(hr_images)
     n, coarse = len(phases), read_volume(lr_image).voxel_size
     pixel = coarse[0] / FACTOR if coarse else 1.0  # images seldom tell theirs
+    known = {"phases": list(phases), "images": checksum(*image_files(hr_images))}
     found, values, curves, shown = {}, {"HR images": np.mean([statistics(image, n) for image in real], 0)}, {}, {}
     for factor in (FACTOR, *finer):
         folder = lab.folder / "factors" / f"{factor}x"
-        coarsened(folder, lr_image, n, factor)
+        coarsened(lab, folder, lr_image, n, factor)
         model = SHIPPED
         if factor != FACTOR:
             config = (f"{factor}x.yaml",)
@@ -46,7 +49,8 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
         nearest = upsample_nearest(scan, factor)
         fine = lab.super_resolve(model, lr, scale=factor)
         for title, key, sr in ((f"nearest {factor}x", f"nearest_{factor}x", nearest), (f"{factor}x", model.key, fine)):
-            found[title] = lab.kept(folder, f"judged_{key}", lambda: judging.likeness(sr, scan, factor, real, phases))
+            settings = known | {"scan": labels_sha256(scan)[:8], "volume": labels_sha256(sr)[:8]}
+            found[title] = lab.kept(folder, f"judged_{key}", settings, lambda: judging.likeness(sr, scan, factor, real, phases))
             values[title] = statistics(sr, n)
         curves[f"{factor}x"] = two_point_curves(judging.sections(sr), n)[None, :, : judging.LAGS]
         shown[f"{factor}x: scan"] = (report.middle_slices(nearest), (pixel,) * 3)
@@ -63,14 +67,14 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
     return lab.write("factors", "\n".join(tables))
 
 
-def coarsened(folder: Path, lr_image: str, n_phases: int, factor: int) -> None:
+def coarsened(lab: Lab, folder: Path, lr_image: str, n_phases: int, factor: int) -> None:
     """The parts of the scan to learn from and to judge on, with voxels factor / 8 times larger.
 
     Raises:
         InputError: the scan cannot be parted, before anything is written.
     """
     (learned, judged), coarsening = parted(lr_image, n_phases), factor // FACTOR
-    if (folder / "train" / "lr.tif").exists():
+    if not lab.anew(folder, folder / "train" / "lr.tif", noted(learned, judged)):
         return
     for name, part in (("test", judged), ("train", learned)):
         size = None if part.voxel_size is None else tuple(coarsening * v for v in part.voxel_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from bundle import judging, report
 from bundle.errors import InputError, whole
 from bundle.gating import Gating
 from bundle.io import Volume, check_labels, read_images, read_volume, write_volume
+from bundle.io.images import image_files
+from bundle.io.labels import labels_sha256
 from bundle.metrics import mean_relative_error, real_reference, statistics, upsample_nearest
 from bundle.phantom import FACTOR
-from bundle.workbench import Lab, Model
+from bundle.workbench import Lab, Model, checksum
 
 TRAIN, TEST = ((0, 128), None, None), ((128, 192), (96, 160), (96, 160))  # LR voxels of the Berea scan, as in docs/results.md
 TEACHERS = {  # configs laid over train.yaml, options, and how many times as long as one of critics.yaml an iteration takes
@@ -42,7 +45,8 @@ def hr_sources(
         images: that it makes.
 
     Raises:
-        InputError: too few images, a scan that cannot be parted, or epochs that are no whole number of 1 or more; before anything is written.
+        InputError: too few images, files that cannot be read, a scan that cannot be parted, or epochs that are no whole number of 1 or more; before
+            anything is written.
     """
     generator_epochs = whole(generator_epochs, "--generator-epochs", "epochs, such as 50", 1)
     real, size = read_images(hr_images)
@@ -52,12 +56,16 @@ def hr_sources(
     kept, unseen = [image for i, image in enumerate(real) if i != left_out], real[left_out]
     pixel = None if size is None else (size[0], *size)
     learned, judged = parted(lr_image, len(phases))
-    if not (folder / "train" / "lr.tif").exists():
+    if others:
+        checksum(*image_files(others))  # the training that reads it comes hours later
+    if lab.anew(folder, folder / "train" / "lr.tif", noted(learned, judged) | {"images": checksum(*image_files(hr_images))}):
         for path, volume in (
             (folder / "train" / "hr.tif", Volume(np.stack(kept), pixel)), (folder / "test" / "hr.tif", Volume(np.stack([unseen]), pixel)),
             (folder / "test" / "lr.tif", judged), (folder / "train" / "lr.tif", learned),
         ):  # fmt: skip
             write_volume(path, volume)
+    kept, (unseen,) = (read_images(folder / part / "hr.tif")[0] for part in ("train", "test"))  # of the folder, whatever is given now
+    real = [*kept[:left_out], unseen, *kept[left_out:]]
     sources = {"real": folder / "train" / "hr.tif", "our generated": _generate(lab, folder, phases, generator_epochs, images)}
     if others:
         sources["others' generated"] = Path(others).resolve()
@@ -75,7 +83,8 @@ def hr_sources(
         found[title] = _judged(lab, folder, model, lr, unseen, real, phases)
         shown[title] = (report.middle_slices(lab.super_resolve(model, lr)), (size[0],) * 3 if size else (1.0,) * 3)
     report.plot_slices(lab.folder / f"hr_sources_{left_out}.png", shown, phases)
-    reference = lab.kept(folder, "reference", lambda: real_reference(real, len(phases), edge=judging.EDGE))
+    settings = {"images": _images(folder), "phases": list(phases)}
+    reference = lab.kept(folder, "reference", settings, lambda: real_reference(real, len(phases), edge=judging.EDGE))
     heads = ["source of the HR images", "statistics, against the image kept out", "against all images", "two-point", "AUC", "LR pore kept"]
     rows = [[title, *(f"{one[key]:.1%}" for key in ("statistics", "all")), f"{one['two_point']:.4f}", f"{one['auc']:.2f} ± {one['auc_error']:.2f}",
              f"{one['pore']:.1%}"] for title, one in found.items()]  # fmt: skip
@@ -99,12 +108,22 @@ def parted(lr_image: str, n_phases: int) -> tuple[Volume, Volume]:
     return Volume(train, scan.voxel_size), Volume(test, scan.voxel_size)
 
 
+def noted(*parts: Volume) -> dict[str, Any]:
+    """What tells the parts of a scan from those of others, for the settings of a folder that is made of them."""
+    return {"scan": [labels_sha256(part.array)[:8] for part in parts], "voxel size": parts[0].voxel_size}
+
+
+def _images(folder: Path) -> str:
+    return checksum(folder / "train" / "hr.tif", folder / "test" / "hr.tif")
+
+
 def _generate(lab: Lab, folder: Path, phases: Sequence[str], epochs: int, images: int) -> Path:
     """Stack of our generator, trained on the images that are not kept out, and the verdict on it; made once."""
     output = folder / "generator"
     stack = output / "hr_generated.tif"
     options = [f"--phases={list(phases)}", f"--output_dir={output}"]
-    if not stack.exists():
+    settings = {"epochs": epochs, "images": images, "images to learn from": checksum(folder / "train" / "hr.tif"), "phases": list(phases)}
+    if lab.anew(output, stack, settings):
         training = [f"--hr_images={folder / 'train' / 'hr.tif'}", f"--max_epochs={epochs}", "--epoch_length=100", "--resume=true"]
         if not (output / "done").exists():
             lab.bundle("training", ["hr_synthesis.yaml"], *training, *options)
@@ -126,4 +145,5 @@ def _judged(
         wanted = np.mean([statistics(image, len(phases)) for image in real], 0)
         return judging.likeness(sr, scan, FACTOR, [unseen], phases) | {"all": float(mean_relative_error(statistics(sr, len(phases)), wanted))}
 
-    return lab.kept(folder, f"judged_{model.key if model else 'nearest'}", judge)
+    settings = {"scan": checksum(lr), "images": _images(folder), "phases": list(phases)}
+    return lab.kept(folder, f"judged_{model.key if model else 'nearest'}", settings, judge)

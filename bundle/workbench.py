@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import subprocess
 import sys
+from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from bundle.checkpoint import load_checkpoint
 from bundle.errors import InputError, whole
 from bundle.io import write_text
 from bundle.io.files import read_volume
+from bundle.io.images import image_files
+from bundle.io.labels import labels_sha256
 from bundle.lab import write_phantom
 from bundle.metrics import upsample_nearest, upsample_trilinear
 from bundle.phantom import FACTOR
@@ -51,6 +55,18 @@ class Model:
     def key(self) -> str:
         """Name of what these weights made: of other weights of the same name it is another."""
         return f"{self.name}_{sha256(self.path)[:8]}"
+
+
+def checksum(*files: str | Path) -> str:
+    """Of the files that an experiment takes, eight digits: enough to tell them from others.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    try:
+        return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:8]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check the path") from error
 
 
 SHIPPED = Model(ROOT / "models" / "model.pt")
@@ -91,6 +107,7 @@ class Lab:
     physics: bool = True
     coarsening: int = COARSENING
     workers: int = 2
+    _told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)  # warnings: one for all that a folder keeps
 
     def __post_init__(self) -> None:
         counts = {
@@ -150,12 +167,20 @@ class Lab:
             epochs: of 50 generator steps.
             options: of the command, before those from here.
             training, inference: configs laid over train.yaml and inference.yaml.
+
+        Raises:
+            InputError: the scan or the images cannot be read, or the training failed.
         """
         output = self.folder / "models" / name
         given = dict(option.split("=", 1) for option in options)
         start = given.get("--start_from")
-        weights = {"weights to start from": sha256(start)[:8] if start else None}
-        if self.anew(output, output / "done", {"epochs": epochs, "options": list(options), "configs": list(training)} | weights):
+        images = given.get("--hr_images", str(data / "hr.tif"))
+        sets = literal_eval(images).values() if images.startswith("{") else [images]  # of each plane, or of all
+        settings = {
+            "epochs": epochs, "options": list(options), "configs": list(training), "weights to start from": sha256(start)[:8] if start else None,
+            "scan": checksum(data / "lr.tif"), "images": checksum(*(file for one in sets for file in image_files(one))), "phases": list(phases),
+        }  # fmt: skip
+        if self.anew(output, output / "done", settings):
             own = {
                 "--lr_image": data / "lr.tif", "--hr_images": data / "hr.tif", "--phases": list(phases), "--epoch_length": 50,
                 "--max_epochs": epochs, "--output_dir": output, "--resume": "true",
@@ -168,7 +193,7 @@ class Lab:
         """SR labels (z, y, x) of a scan; made once."""
         output = lr.parent / f"sr_{model.key}_{lr.stem}_{seed}"
         result = output / f"{lr.stem}_sr.tif"
-        if not result.exists():
+        if self.anew(output, result, {"scan": checksum(lr), "scale": scale}, lr.parent):
             phases = load_checkpoint(model.path)["phases"]  # a rock that the model never saw may name the same labels otherwise
             self.bundle(
                 "inference", ("inference.yaml", *model.configs), f"--lr_image={lr}", f"--phases={phases}", f"--model_file={model.path}",
@@ -176,28 +201,44 @@ class Lab:
             )  # fmt: skip
         return read_volume(result).array
 
-    @staticmethod
-    def anew(folder: Path, result: Path, settings: Mapping[str, Any]) -> bool:
+    def anew(self, folder: Path, result: Path, settings: Mapping[str, Any], place: Path | None = None) -> bool:
         """Whether a result is still to be made, its settings noted beside it; a warning where it is there and was made with others.
 
         It is used all the same: experiments share rocks and models, and the model that others start from may be trained for longer than theirs. A
-        training that was broken off goes on with other `epochs`, but not with other settings.
+        training that was broken off goes on with other `epochs`, but not with other settings; those that its version did not note may be the same.
+
+        Args:
+            folder: of settings.json.
+            result: the file that is there when all is made.
+            settings: and checksums of what goes in.
+            place: folder that the warning names; `folder` unless given.
         """
-        path, told = folder / "settings.json", json.loads(json.dumps(settings))
-        known = path.exists()
-        was = json.loads(path.read_text(encoding="utf-8")) if known else {}
-        other = {name: f"{name} {was.get(name)}, now {value}" for name, value in told.items() if was.get(name) != value}
-        if not result.exists():
-            if known and other.keys() - {"epochs"} and (folder / "checkpoint.pt").exists():
-                logger.warning(f"{folder}: begun with {'; '.join(other.values())}; starts anew")
+        path = folder / "settings.json"
+        was = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if result.exists():
+            self._warn(place or folder, was, settings)
+            return False
+        if was is not None and (folder / "checkpoint.pt").exists():
+            other = _others(was, settings)
+            begun = f"begun with {'; '.join(other.values())}"
+            if other.keys() & was.keys() - {"epochs"}:
+                logger.warning(f"{folder}: {begun}; starts anew")
                 (folder / "checkpoint.pt").unlink()
-            write_text(path, json.dumps(told, indent=1) + "\n")
-            return True
-        if not known:
-            logger.warning(f"{folder}: used as it is; with which settings it was made is not known")
-        elif other:
-            logger.warning(f"{folder}: used as it is, made with {'; '.join(other.values())}; delete it or give another --output to make it anew")
-        return False
+            elif other.keys() - {"epochs"}:
+                logger.warning(f"{folder}: {begun}; goes on")
+        write_text(path, json.dumps(settings, indent=1) + "\n")
+        return True
+
+    def _warn(self, place: Path, was: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
+        """Tell, once, that what is used was made with other settings, or with unknown ones (None)."""
+        other = {} if was is None else _others(was, settings)
+        if was is None:
+            message = f"{place}: used as it is; with which settings it was made is not known"
+        else:
+            message = f"{place}: used as it is, made with {'; '.join(other.values())}; delete it or give another --output to make it anew"
+        if (was is None or other) and message not in self._told:
+            self._told.add(message)
+            logger.warning(message)
 
     def bundle(self, run: str, configs: Sequence[str], *options: str) -> None:
         """Runs the bundle's own command with configs laid over each other.
@@ -242,10 +283,12 @@ class Lab:
                 guess = f"majority of {votes} seeds"
                 made[guess] = [majority_of_votes(made[own][0], votes_of([*made[own], *more][:votes], n))]
                 keys[guess] = f"{keys[own]}_majority_of_{votes}"
+            known = {"phases": list(phases), "voxel size": size, "truth": labels_sha256(truth.array)[:8]}
             for title, volumes in made.items():
                 for seed, volume in enumerate(volumes):
                     errors = partial(judging.geometry_errors, volume, truth.array, phases, size)
-                    geometry.setdefault(title, []).append(self.kept(folder, f"geometry_{keys[title]}_{seed}", errors))
+                    settings = known | {"volume": labels_sha256(volume)[:8]}
+                    geometry.setdefault(title, []).append(self.kept(folder, f"geometry_{keys[title]}_{seed}", settings, errors))
             if physics:
                 found = {"truth": self._physics(folder, "truth", truth.array, phases, size)}
                 found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in ("nearest", "trilinear", own)}
@@ -268,12 +311,20 @@ class Lab:
 
     def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
         cells = "" if self.coarsening == COARSENING else f"_{self.coarsening}"  # results of other cells are other files
-        return self.kept(folder, f"physics{cells}_{title}", partial(judging.physical_properties, labels, phases, size, self.coarsening))
+        settings = {"phases": list(phases), "voxel size": size, "volume": labels_sha256(labels)[:8]}
+        return self.kept(folder, f"physics{cells}_{title}", settings, partial(judging.physical_properties, labels, phases, size, self.coarsening))
 
-    @staticmethod
-    def kept(folder: Path, name: str, make: Callable[[], dict]) -> dict:
-        """What `make` gives, kept as JSON in `folder`: solvers take minutes."""
+    def kept(self, folder: Path, name: str, settings: Mapping[str, Any], make: Callable[[], dict]) -> dict:
+        """What `make` gives, kept as JSON in `folder`, as solvers take minutes, with its settings; a warning where it was made with others."""
         path = folder / f"{name.replace(' ', '_')}.json"
         if not path.exists():
-            write_text(path, json.dumps(make()) + "\n")
-        return json.loads(path.read_text(encoding="utf-8"))
+            write_text(path, json.dumps({**make(), "settings": settings}) + "\n")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        self._warn(folder, found.pop("settings", None), settings)
+        return found
+
+
+def _others(was: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a file of settings tells otherwise, by name."""
+    now = json.loads(json.dumps(settings))  # as they would be read
+    return {name: f"{name} {was.get(name, 'not known')}, now {value}" for name, value in now.items() if name not in was or was[name] != value}

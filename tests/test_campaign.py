@@ -86,3 +86,14 @@ def test_each_trial_differs_in_what_it_says_and_all_are_judged_alike(tmp_path, c
 
     calls = len(commands.calls)
     assert campaign.campaign(lab, **files, phases=PHASES, names=["anew"]).splitlines()[-1] == text.splitlines()[-1] and len(commands.calls) == calls
+
+
+def test_figures_against_other_images_are_told(tmp_path, commands, caplog):
+    rng = np.random.default_rng(0)
+    write_volume(tmp_path / "lr.tif", Volume(rng.integers(0, 4, (40, 32, 32)).astype(np.uint8), (3.5,) * 3))
+    for seed in range(2):
+        write_volume(tmp_path / "hr.tif", Volume(rng.integers(0, 4, (4, 512, 512)).astype(np.uint8), None))
+        campaign.campaign(Lab(tmp_path / "lab", epochs=1, seeds=1), str(tmp_path / "lr.tif"), str(tmp_path / "hr.tif"), PHASES, ["as it is"])
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.split(" ")[0] for line in told] == [f"{tmp_path / 'lab' / name}:" for name in ("models/campaign_as_it_is", "campaign")]
+    assert all("used as it is, made with images" in line for line in told)

@@ -202,13 +202,13 @@ def test_physics_of_other_cells_is_not_that_of_the_usual_ones(lab, monkeypatch):
     assert (lab.folder / "physics_truth.json").exists()
 
 
-def test_a_training_that_was_broken_off_goes_on_with_its_own_settings_alone(tmp_path, caplog):
+def test_a_training_that_was_broken_off_goes_on_with_its_own_settings_alone(lab, tmp_path, caplog):
     result, checkpoint = tmp_path / "done", tmp_path / "checkpoint.pt"
     settings = {"epochs": 4, "options": ["--costs={}"]}
-    assert workbench.Lab.anew(tmp_path, result, settings)
+    assert lab.anew(tmp_path, result, settings)
     checkpoint.touch()
-    assert workbench.Lab.anew(tmp_path, result, settings | {"epochs": 6}) and checkpoint.exists() and not caplog.records
-    assert workbench.Lab.anew(tmp_path, result, settings | {"epochs": 6, "options": []}) and not checkpoint.exists()
+    assert lab.anew(tmp_path, result, settings | {"epochs": 6}) and checkpoint.exists() and not caplog.records
+    assert lab.anew(tmp_path, result, settings | {"epochs": 6, "options": []}) and not checkpoint.exists()
     assert "begun with options ['--costs={}'], now []; starts anew" in caplog.records[-1].getMessage()
 
 
@@ -255,3 +255,115 @@ def test_half_of_one_epoch_is_one(lab, commands):
     lab = dataclasses.replace(lab, epochs=1, realisations=1, seeds=1)
     experiments.mse_only(lab)
     assert [given["max_epochs"] for given in commands.of("training")] == ["1", "1"]
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def volumes(tmp_path) -> list[str]:
+    for i in range(2):
+        write_volume(tmp_path / f"{i}.tif", Volume(np.random.default_rng(i).integers(0, 2, (24, 8, 16)).astype(np.uint8), (2.0,) * 3))
+    return [str(tmp_path / f"{i}.tif") for i in range(2)]
+
+
+@pytest.mark.parametrize(("other", "phases", "voxel_size", "what"), [
+    (1, ["pore", "grain"], 2.0, "volume"), (0, ["pore", "quartz"], 2.0, "phases"), (0, ["pore", "grain"], 3.0, "voxel size 2.0, now 3.0"),
+])  # fmt: skip
+def test_another_volume_of_the_same_name_is_told_and_nothing_of_the_old_one_is_written_over(
+    lab, commands, caplog, volumes, other, phases, voxel_size, what
+):
+    lab = dataclasses.replace(lab, folder=lab.folder / "lab")
+    table = experiments.paired(lab, volumes[0], ["pore", "grain"], "real", 2.0)
+    made, calls = files_of(lab.folder), len(commands.calls)
+    assert experiments.paired(lab, volumes[0], ["pore", "grain"], "real", 2.0) == table and not caplog.records  # the same again: nothing to say
+    experiments.paired(lab, volumes[other], phases, "real", voxel_size)
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0].startswith(f"{lab.folder / 'real'}: used as it is, made with {what}") and "delete it or give another --output" in told[0]
+    assert len(commands.calls) == calls
+    tables = [lab.folder / f"paired_real.{suffix}" for suffix in ("md", "json", "png")]
+    assert {path: data for path, data in files_of(lab.folder).items() if path not in tables} == {k: v for k, v in made.items() if k not in tables}
+    if what == "volume":
+        assert len(told) == 1 and (lab.folder / "paired_real.md").read_text() == table
+    if what == "phases":  # rocks and weights, each once
+        assert len(told) == 2 + len(list((lab.folder / "real").glob("test_*")))
+
+
+def test_a_volume_in_another_format_is_the_same(lab, commands, caplog, volumes, tmp_path):
+    experiments.paired(lab, volumes[0], ["pore", "grain"], "real", 2.0)
+    write_volume(tmp_path / "v.mhd", Volume(read_volume(volumes[0]).array, (2.0,) * 3))
+    experiments.paired(lab, str(tmp_path / "v.mhd"), ["pore", "grain"], "real", 2.0)
+    assert not caplog.records
+
+
+def test_what_was_made_before_checksums_were_noted_is_used_with_a_warning(lab, commands, caplog, volumes):
+    lab = dataclasses.replace(lab, folder=lab.folder / "lab", realisations=1)
+    table = experiments.paired(lab, volumes[0], ["pore", "grain"], "real", 2.0)
+    weights = lab.folder / "models" / "real"
+    for path in lab.folder.rglob("*.json"):
+        if path.parent == weights:  # as it was
+            settings = json.loads(path.read_text())
+            path.write_text(json.dumps({name: settings[name] for name in ("epochs", "options", "configs", "weights to start from")}))
+        elif path.name == "settings.json":
+            path.unlink()
+        else:
+            path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "settings"}))
+    calls = len(commands.calls)
+    assert experiments.paired(dataclasses.replace(lab), volumes[1], ["pore", "grain"], "real", 2.0) == table and len(commands.calls) == calls
+    told = [record.getMessage() for record in caplog.records]
+    unknown = "used as it is; with which settings it was made is not known"
+    assert [told[0], told[2]] == [f"{lab.folder / 'real'}: {unknown}", f"{lab.folder / 'real' / 'test_0'}: {unknown}"] and len(told) == 3
+    assert told[1].startswith(f"{weights}: used as it is, made with scan not known, now ")
+
+
+def test_a_model_of_other_data_is_told(lab, commands, caplog):
+    """Of another scan, other images, or other images of one plane."""
+    for name in ("lr", "hr", "other"):
+        write_volume(lab.folder / f"{name}.tif", Volume(np.zeros((2, 4, 4), np.uint8), (2.0,) * 3))
+    planes = f"--hr_images={ {'xy': str(lab.folder / 'hr.tif'), 'xz': str(lab.folder / 'other.tif')} }"
+    lab.train("own", lab.folder, ["pore"], 2)
+    lab.train("planes", lab.folder, ["pore"], 2, planes)
+    assert not caplog.records
+    for name, models in (("lr", {"own": "scan", "planes": "scan"}), ("hr", {"own": "images", "planes": "images"}), ("other", {"planes": "images"})):
+        before = (lab.folder / f"{name}.tif").read_bytes()
+        write_volume(lab.folder / f"{name}.tif", Volume(np.ones((2, 4, 4), np.uint8), (2.0,) * 3))
+        caplog.clear()
+        for options in ((), (planes,)):
+            lab.train("planes" if options else "own", lab.folder, ["pore"], 2, *options)
+        told = [record.getMessage() for record in caplog.records]
+        assert [(Path(line.split(": used")[0]).name, line.split("made with ")[1].split(" ")[0]) for line in told] == list(models.items())
+        (lab.folder / f"{name}.tif").write_bytes(before)
+    assert len(commands.of("training")) == 2
+    with pytest.raises(InputError, match="absent.tif: cannot be read"):
+        lab.train("absent", lab.folder, ["pore"], 2, f"--hr_images={lab.folder / 'absent.tif'}")
+
+
+def test_a_super_resolution_of_another_scan_or_scale_is_told(lab, commands, caplog):
+    for label, scale, told in ((0, 2, []), (0, 2, []), (1, 2, ["scan"]), (0, 4, ["scale 2, now 4"])):
+        write_volume(lab.folder / "lr.tif", Volume(np.full((2, 2, 2), label, np.uint8), (2.0,) * 3))
+        caplog.clear()
+        assert not lab.super_resolve(experiments.SHIPPED, lab.folder / "lr.tif", scale=scale).any()  # that of the first
+        assert len(caplog.records) == len(told)
+        for record, what in zip(caplog.records, told):
+            assert record.getMessage().startswith(f"{lab.folder}: used as it is, made with {what}")
+
+
+def test_figures_of_other_input_are_told(lab, caplog):
+    assert lab.kept(lab.folder, "some figures", {"images": "a"}, lambda: {"figure": 1}) == {"figure": 1}
+    assert lab.kept(lab.folder, "some figures", {"images": "a"}, lambda: {"figure": 2}) == {"figure": 1} and not caplog.records
+    assert lab.kept(lab.folder, "some figures", {"images": "b"}, lambda: {"figure": 2}) == {"figure": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{lab.folder}: used as it is, made with images a, now b; delete it or give another --output to make it anew"
+    ]
+    (lab.folder / "before.json").write_text('{"figure": 3}')
+    assert lab.kept(lab.folder, "before", {"images": "a"}, lambda: {"figure": 4}) == {"figure": 3}
+    assert caplog.records[-1].getMessage() == f"{lab.folder}: used as it is; with which settings it was made is not known"
+
+
+def test_a_training_broken_off_before_checksums_were_noted_goes_on(lab, tmp_path, caplog):
+    assert lab.anew(tmp_path, tmp_path / "done", {"epochs": 4})
+    (tmp_path / "checkpoint.pt").touch()
+    assert lab.anew(tmp_path, tmp_path / "done", {"epochs": 4, "scan": "a"}) and (tmp_path / "checkpoint.pt").exists()
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: begun with scan not known, now a; goes on"]
+    assert lab.anew(tmp_path, tmp_path / "done", {"epochs": 4, "scan": "b"}) and not (tmp_path / "checkpoint.pt").exists()

@@ -79,3 +79,27 @@ def test_likeness_of_a_volume_to_its_own_planes(monkeypatch):
     assert same == {"statistics": 0.0, "two_point": pytest.approx(0.0, abs=1e-6), "auc": 0.5, "auc_error": 0.0, "pore": 1.0}
     other = judging.likeness(volume, np.zeros((2, 2, 2), np.uint8), 8, [image + 1], ["pore", "quartz"])
     assert other["two_point"] == pytest.approx(1.0) and other["statistics"] > 0.3
+
+
+@pytest.mark.parametrize("name", ["lr", "hr"])
+def test_another_scan_or_other_images_are_told(tmp_path, commands, caplog, name):
+    rng = np.random.default_rng(0)
+    arrays = {"lr": rng.integers(0, 4, (16, 12, 8)).astype(np.uint8), "hr": rng.integers(0, 4, (4, 64, 64)).astype(np.uint8)}
+    for file, array in arrays.items():
+        write_volume(tmp_path / f"{file}.tif", Volume(array, (3.5,) * 3 if file == "lr" else None))
+
+    def run():
+        files = {"lr_image": str(tmp_path / "lr.tif"), "hr_images": str(tmp_path / "hr.tif")}
+        factor_experiments.factors(Lab(tmp_path / "lab", epochs=3), **files, phases=PHASES, finer=(16,))
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    assert run() == run() == []
+    calls, scan = len(commands.calls), (tmp_path / "lab" / "factors" / "16x" / "test" / "lr.tif").read_bytes()
+    write_volume(tmp_path / f"{name}.tif", Volume(3 - arrays[name], (3.5,) * 3 if name == "lr" else None))
+    told = [line.removeprefix(f"{tmp_path / 'lab'}/").split(", now ")[0].rsplit(" ", 1)[0] for line in run()]
+    folders = ["factors/8x", "factors/16x"]
+    if name == "hr":
+        folders.insert(1, "models/factor_16x")
+    what = "images" if name == "hr" else "scan"
+    assert [line.split(": ")[0] for line in told] == folders and all(f"used as it is, made with {what}" in line for line in told)
+    assert len(commands.calls) == calls and (tmp_path / "lab" / "factors" / "16x" / "test" / "lr.tif").read_bytes() == scan

@@ -145,3 +145,32 @@ def test_a_scan_that_cannot_be_parted_is_refused_before_anything_is_written(tmp_
     with pytest.raises(InputError, match=re.escape(message)):
         experiment(lab_in(tmp_path), rock)
     assert not (tmp_path / "lab").exists() and not commands.calls
+
+
+@pytest.mark.parametrize("name", ["lr_image", "hr_images"])
+def test_another_scan_or_other_images_are_told_and_nothing_is_made_of_them(tmp_path, commands, judged, rock, caplog, name):
+    run = dict(others=None, phases=PHASES, left_out=1, generator_epochs=1, images=2)
+    table = image_experiments.hr_sources(lab_in(tmp_path), **rock, **run)
+    folder = tmp_path / "lab" / "hr_sources" / "without_1"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    volume = read_volume(rock[name])
+    write_volume(Path(rock[name]), Volume(3 - volume.array, volume.voxel_size))
+    caplog.clear()
+    calls = len(commands.calls)
+    assert image_experiments.hr_sources(lab_in(tmp_path), **rock, **run) == table
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith(f"{folder}: used as it is, made with {'scan' if name == 'lr_image' else 'images'} ")
+    assert len(commands.calls) == calls and {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_images_of_others_that_are_not_there_are_told_before_anything_is_made(tmp_path, commands, judged, rock):
+    with pytest.raises(InputError, match="absent.tif: cannot be read"):
+        image_experiments.hr_sources(lab_in(tmp_path), **rock, others=str(tmp_path / "absent.tif"), phases=PHASES)
+    assert not commands.calls and not (tmp_path / "lab").exists()
+
+
+def test_a_generator_of_other_epochs_is_told(tmp_path, commands, judged, rock, caplog):
+    for epochs in (1, 2):
+        image_experiments.hr_sources(lab_in(tmp_path), **rock, others=None, phases=PHASES, generator_epochs=epochs, images=2)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith(f"{tmp_path / 'lab' / 'hr_sources' / 'without_0' / 'generator'}: used as it is, made with epochs 1, now 2;")
