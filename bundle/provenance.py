@@ -151,7 +151,7 @@ class TrainingRecord:
         told = list(before.get("resumed", []))
         now = json.loads(json.dumps(self.settings, default=str))
         former = {name: value for name, value in before.get("settings", {}).items() if now.get(name) != value}
-        if former:
+        if former.keys() - {"max_epochs"}:  # a training may be made longer
             changes = ", ".join(f"{name} {value}, now {now.get(name)}" for name, value in former.items())
             logger.warning("resumed with other settings than until epoch %s: %s", before.get("epochs"), changes)
         if former or before.get("commit") != commit() and before:

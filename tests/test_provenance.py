@@ -129,6 +129,11 @@ def test_a_resumed_training_goes_on_with_its_record(tmp_path, monkeypatch, caplo
     assert other["resumed"] == [{"epochs": 2, "commit": "one", "settings": {"seed": 0}}] and other["settings"]["seed"] == 7
     assert "resumed with other settings than until epoch 2: seed 0, now 7" in caplog.text
     assert _trained(tmp_path, 2, True, {"seed": 7, "rates": (1, 2)})["resumed"] == other["resumed"]
+    caplog.clear()
+    longer = _trained(tmp_path, 2, True, {"seed": 7, "rates": (1, 2), "max_epochs": 9})
+    assert longer["resumed"] == other["resumed"]
+    assert _trained(tmp_path, 2, True, {"seed": 7, "rates": (1, 2), "max_epochs": 12})["resumed"][1]["settings"] == {"max_epochs": 9}
+    assert not caplog.records  # a training may be made longer
     assert "resumed" not in _trained(tmp_path, 1, False, {"seed": 3})  # anew in the same folder
 
 
