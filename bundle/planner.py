@@ -46,8 +46,8 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
 
     Raises:
         InputError: the generator makes voxels of another size than `scale_factor` says; there is not one box a level; a box has
-            slices smaller than a patch that is compared or than a critic takes; critics see slices whose border is no whole number of their voxels; or it is more than is
-            free: names the settings with which it fits.
+            slices smaller than a patch that is compared or than a critic takes; critics see slices whose border is no whole number of their
+            voxels; or it is more than is free: names the settings with which it fits.
             Of a generator that is spread over devices a warning says so: what each of them takes is not known.
     """
     check_network(trainer.network.scale_factor, scale_factor)
