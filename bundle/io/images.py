@@ -22,7 +22,8 @@ def read_images(
     """Read 2D images; a page of a TIFF stack is an image.
 
     Args:
-        paths: file, folder (all its .tif, .tiff and .png by name, but for the pictures that `run gating` and `run inference` leave there), pattern such as `hr/*.png`, or a list of them.
+        paths: file, folder (all its .tif, .tiff and .png by name, but for the pictures that `run gating` and `run inference` leave there), pattern such
+            as `hr/*.png`, or a list of them.
         pixel_size: µm, a number or (row, column); overrides what the files say. PNG says nothing.
 
     Returns:
