@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 16  # images at a time, always: another number would round otherwise, and change a pixel here and there
 FAR = 0.1  # error of the statistics that a choice of images should not leave
-TRIAL_SEED = 2**40  # of the images that tell what is to be kept: others than those of any usual seed
+TRIAL_SEED = 2**40  # of the images that tell what is to be kept: others than those of any usual seed, but for image 256 of seed 0
 
 
 class GeneratedImages:

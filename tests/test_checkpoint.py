@@ -65,7 +65,7 @@ def test_noise_that_a_model_did_not_learn_with_is_told(tmp_path, caplog):
     assert "model.pt: was trained with noise_std 0.0, and is given noise of 1.0" in caplog.text
 
 
-def test_files_of_before_0_9_10_do_not_say_how_they_learned(saved):
+def test_files_of_before_1_0_0_do_not_say_how_they_learned(saved):
     path, _ = saved
     content = torch.load(path, weights_only=True)
     del content["learned_with"]
