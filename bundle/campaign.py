@@ -14,6 +14,7 @@ import numpy as np
 
 from bundle import judging, report
 from bundle.factor_experiments import coarsened
+from bundle.image_experiments import parted
 from bundle.io import read_images, read_volume
 from bundle.io.images import image_files
 from bundle.io.labels import labels_sha256
@@ -82,7 +83,7 @@ def campaign(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], nam
     """
     real, _ = read_images(hr_images)
     folder = lab.folder / "campaign"
-    coarsened(lab, folder, lr_image, len(phases), FACTOR)
+    coarsened(lab, folder, parted(lr_image, len(phases)), len(phases), FACTOR)
     lr = folder / "test" / "lr.tif"
     scan = read_volume(lr)
     models: dict[str, Model | None] = {"nearest neighbour": None, "shipped": SHIPPED}

@@ -21,7 +21,7 @@ from bundle.io.scale import check_network
 
 logger = logging.getLogger(__name__)
 
-LEARNED_WITH = ("noise_std", "logit_bound", "grain_perturbation")  # the first may be varied on purpose
+FIXED = ("logit_bound", "grain_perturbation")  # settings of a generator that stay as it learned with them
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def save_model(path: str | Path, network: nn.Module, phases: Sequence[str], lr_p
         InputError: it cannot be written.
     """
     names = {"phases": [str(name) for name in phases], "lr_phases": [str(name) for name in lr_phases]}
-    learned_with = {name: float(getattr(network, name)) for name in LEARNED_WITH if hasattr(network, name)}
+    learned_with = {name: float(getattr(network, name)) for name in ("noise_std", *FIXED) if hasattr(network, name)}
     save_weights(path, network, {**names, "scale_factor": int(network.scale_factor), "learned_with": learned_with})
 
 
@@ -146,7 +146,7 @@ def load_model(
     check_network(network.scale_factor, scale_factor)
     facts = load_weights(network, path, {"phases": [*map(str, phases)], "lr_phases": [*map(str, lr_phases)], "scale_factor": scale_factor})
     learned_with = facts.get("learned_with", {})  # older files do not say
-    for name in LEARNED_WITH[1:]:
+    for name in FIXED:
         if name in learned_with and getattr(network, name) != learned_with[name]:
             raise InputError(
                 f"{path}: was trained with {name} {learned_with[name]:g}, but network_def has {getattr(network, name):g}; set it as it was in training"

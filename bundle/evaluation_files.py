@@ -11,7 +11,7 @@ import numpy as np
 
 from bundle.errors import InputError, first_line
 from bundle.io import Volume
-from bundle.io.files import open_volume, readable, stem_of
+from bundle.io.files import open_volume, readable, record_of, stem_of
 from bundle.io.volume import size_text
 from bundle.provenance import commit, sha256, versions
 from bundle.report import PLANES
@@ -133,7 +133,7 @@ def record(files: Mapping[str, Sequence[Path]], sr_image: Path) -> dict[str, Any
         for i, path in enumerate(paths):
             name = key if len(paths) == 1 else f"{key} {i + 1}"
             entries[name] = {"file": f"{path.absolute().parent.name}/{path.name}", "sha256": sha256(path) if path.is_file() else None}
-    beside_sr = sr_image.with_name(f"{stem_of(sr_image)}_provenance.json")
+    beside_sr = record_of(sr_image)
     inference = None
     if beside_sr.is_file():
         with readable(beside_sr):

@@ -180,7 +180,7 @@ def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: fl
     folder, parts = lab.folder / name, thirds(path, 4, len(phases))
     as_voxel_size(voxel_size, "--voxel-size")
     lab.check_cells(min(parts[-1].shape))
-    made_of = {"volume": labels_sha256(np.concatenate(parts))[:8], "voxel size": voxel_size, "phases": list(phases)}
+    made_of = {"volume": [labels_sha256(part)[:8] for part in parts], "voxel size": voxel_size, "phases": list(phases)}
     if lab.anew(folder, folder / "hr.tif", made_of):
         split_volume(parts, folder, 4, len(phases), voxel_size)
     tests = [test for test in (folder / f"test_{i}" for i in range(lab.realisations)) if test.exists()]

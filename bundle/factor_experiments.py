@@ -30,13 +30,14 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
         finer: factors beyond 8, each with a config of its own (`16x.yaml`).
     """
     real, _ = read_images(hr_images)
-    n, coarse = len(phases), read_volume(lr_image).voxel_size
+    n, parts = len(phases), parted(lr_image, len(phases))
+    coarse = parts[0].voxel_size
     pixel = coarse[0] / FACTOR if coarse else 1.0  # images seldom tell theirs
     known = {"phases": list(phases), "images": checksum(*image_files(hr_images))}
     found, values, curves, shown = {}, {"HR images": np.mean([statistics(image, n) for image in real], 0)}, {}, {}
     for factor in (FACTOR, *finer):
         folder = lab.folder / "factors" / f"{factor}x"
-        coarsened(lab, folder, lr_image, n, factor)
+        coarsened(lab, folder, parts, n, factor)
         model = SHIPPED
         if factor != FACTOR:
             config = (f"{factor}x.yaml",)
@@ -67,13 +68,9 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
     return lab.write("factors", "\n".join(tables))
 
 
-def coarsened(lab: Lab, folder: Path, lr_image: str, n_phases: int, factor: int) -> None:
-    """The parts of the scan to learn from and to judge on, with voxels factor / 8 times larger.
-
-    Raises:
-        InputError: the scan cannot be parted, before anything is written.
-    """
-    (learned, judged), coarsening = parted(lr_image, n_phases), factor // FACTOR
+def coarsened(lab: Lab, folder: Path, parts: tuple[Volume, Volume], n_phases: int, factor: int) -> None:
+    """The parts of the scan to learn from and to judge on, with voxels factor / 8 times larger."""
+    (learned, judged), coarsening = parts, factor // FACTOR
     if not lab.anew(folder, folder / "train" / "lr.tif", noted(learned, judged)):
         return
     for name, part in (("test", judged), ("train", learned)):

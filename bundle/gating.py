@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from bundle import report
-from bundle.errors import NULL, InputError, check_seed, switch, whole
+from bundle.errors import NULL, InputError, check_seed, names, switch, whole
 from bundle.inference import check_output_dir
 from bundle.io import check_labels, read_images, write_text
 from bundle.io.images import image_files
-from bundle.io.files import stem_of
+from bundle.io.files import record_of, stem_of
 from bundle.metrics.gates import LEVEL, cut_tiles, gate_images
 from bundle.provenance import sha256, versions
 from bundle.sheets import write_sheets
@@ -39,7 +39,7 @@ class Gating:
         edge, steps, crops, seed: see `gate_images`.
 
     Raises:
-        InputError: `edge`, `steps`, `crops` or `seed` is no such number.
+        InputError: `phases` are no names, or `edge`, `steps`, `crops` or `seed` is no such number.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Gating:
         crops: int = 24,
         seed: int = 0,
     ):
-        self.images, self.hr_images, self.held_out_images, self.phases = images, hr_images, held_out_images, list(phases)
+        self.images, self.hr_images, self.held_out_images, self.phases = images, hr_images, held_out_images, names(phases, "phases")
         self.output_dir, self.hr_labels, self.hr_voxel_size = output_dir, hr_labels, hr_voxel_size
         self.settings = {
             "edge": whole(edge, "edge", "pixels along a crop, such as 64", 8), "steps": whole(steps, "steps", "steps, such as 700", 1),
@@ -145,11 +145,8 @@ def admit(images: Any, accept_failed: bool | str = False, gates_file: str | Path
     files = image_files(images)
     if gates_file and not Path(gates_file).is_file():
         raise InputError(f"{gates_file}: no such file; give the verdict that run gating wrote, or {NULL}")
-    beside = [path for file in files for path in (verdict_path([file]), _provenance(file))]
-    for record in [Path(gates_file)] if gates_file else beside:
-        named = _phases(record)
-        if phases is not None and named is not None and named != list(phases):
-            raise InputError(f"{files[0]}: its phases are {', '.join(named)} ({record.name}), but the config has {', '.join(phases)}; correct phases")
+    if phases is not None:
+        _check_phases(files, [Path(gates_file)] if gates_file else [], phases)
     reason = _reason(Path(gates_file), files) if gates_file else _refusal(files)
     if reason is None:
         return
@@ -184,20 +181,22 @@ def _refusal(files: Sequence[Path]) -> str | None:
 
 
 def _unjudged(path: Path) -> str | None:
-    return f"{path}: generated, and not yet judged; run gating --images {path} first" if _provenance(path).is_file() else None
+    return f"{path}: generated, and not yet judged; run gating --images {path} first" if record_of(path).is_file() else None
 
 
-def _provenance(path: Path) -> Path:
-    """The record of a stack that was generated."""
-    return path.with_name(f"{stem_of(path)}_provenance.json")
+def _check_phases(files: Sequence[Path], verdicts: Sequence[Path], phases: Sequence[str]) -> None:
+    """Whether the verdicts, and what lies beside the files, call the labels as a training does, as far as they say it.
 
-
-def _phases(record: Path) -> list[str] | None:
-    """What a verdict or the record of a generated stack calls the labels; None where there is no such file, or it does not say."""
-    try:
-        return [str(name) for name in json.loads(record.read_text(encoding="utf-8"))["phases"]]
-    except (OSError, ValueError, KeyError, TypeError):  # of a verdict, `_reason` says what is wrong with it
-        return None
+    Raises:
+        InputError: one has other names.
+    """
+    for record in [*verdicts, *(path for file in files for path in (verdict_path([file]), record_of(file)))]:
+        try:
+            named = [str(name) for name in json.loads(record.read_text(encoding="utf-8"))["phases"]]
+        except (OSError, ValueError, KeyError, TypeError):  # of a verdict, `_reason` says what is wrong with it
+            continue
+        if named != list(phases):
+            raise InputError(f"{files[0]}: its phases are {', '.join(named)} ({record.name}), but the config has {', '.join(phases)}; correct phases")
 
 
 def _reason(verdict: Path, files: Sequence[Path]) -> str | None:

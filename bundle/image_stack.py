@@ -18,6 +18,7 @@ from bundle.checkpoint import load_weights
 from bundle.errors import InputError, whole
 from bundle.inference import check_output_dir
 from bundle.io import Volume, write_text, write_volume
+from bundle.io.files import record_of
 from bundle.io.volume import as_voxel_size
 from bundle.metrics import mean_relative_error, statistic_names, statistics
 from bundle.networks.stylegan2 import StyleGenerator
@@ -164,7 +165,7 @@ class ImageSynthesis:
             "model": {"file": str(self.model_file), "sha256": sha256(self.model_file)},
             "versions": versions(),
         }
-        write_text(path.with_name(f"{path.stem}_provenance.json"), json.dumps(record, indent=2) + "\n")
+        write_text(record_of(path), json.dumps(record, indent=2) + "\n")
         logger.info(f"wrote {self.n_images} images of {self.network.resolution} x {self.network.resolution} pixels to {path}")
         return path
 

@@ -128,13 +128,14 @@ class TrainingRecord:
                     "output_dir with start_from".format(*names)
                 )
         started = ancestor(self.start) if self.start else before.get("started_from")
-        resumed = self._resumed(before)
+        made_at = commit()
+        resumed = self._resumed(before, made_at)
         self.fixed = {
             "data": data,
             **({"started_from": started} if started else {}),
             **({"resumed": resumed} if resumed else {}),
             "settings": self.settings,
-            "commit": commit(),
+            "commit": made_at,
             "versions": versions(),
             "hardware": torch.cuda.get_device_name() if engine.state.device.type == "cuda" else processor(),
         }
@@ -146,7 +147,7 @@ class TrainingRecord:
         except (OSError, ValueError):
             return {}
 
-    def _resumed(self, before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _resumed(self, before: Mapping[str, Any], made_at: str | None) -> list[dict[str, Any]]:
         """What was otherwise until now, by run; a warning where it is the settings."""
         told = list(before.get("resumed", []))
         now = json.loads(json.dumps(self.settings, default=str))
@@ -154,7 +155,7 @@ class TrainingRecord:
         if former.keys() - {"max_epochs"}:  # a training may be made longer
             changes = ", ".join(f"{name} {value}, now {now.get(name)}" for name, value in former.items())
             logger.warning("resumed with other settings than until epoch %s: %s", before.get("epochs"), changes)
-        if former or before.get("commit") != commit() and before:
+        if before and (former or before.get("commit") != made_at):
             told.append({"epochs": before.get("epochs"), "commit": before.get("commit"), "settings": former})
         return told
 

@@ -300,7 +300,7 @@ def _middle(labels: np.ndarray, shown: Sequence[float]) -> np.ndarray:
 def bar_length(width: float) -> float:
     """Of a scale bar: 1, 2 or 5 x 10^k units, at most a third of the width."""
     power = 10.0 ** np.floor(np.log10(width / 3))
-    return max(step * power for step in (0.5, 1, 2, 5) if step * power <= width / 3)  # 0.5: the power itself may be a hair too large
+    return max(step * power for step in (1, 2, 5) if step * power <= width / 3 * (1 + 1e-9))  # 0.3 / 3 is a hair below 0.1
 
 
 def _scale_bar(panel, width: float, height: float, unit: str) -> None:

@@ -69,6 +69,11 @@ def test_pixels_of_another_size_are_not_compared(tmp_path, judged):
     assert not (tmp_path / "made_gates.json").exists()
 
 
+def test_phases_that_are_no_names():
+    with pytest.raises(InputError, match="phases: clay; give a list of names"):  # no four phases c, l, a and y
+        Gating("made.tif", "real.tif", "clay")
+
+
 def test_pixels_of_unseen_images_of_another_size_are_not_compared(tmp_path, judged):
     real, made, unseen = write(tmp_path / "real.tif"), write(tmp_path / "made.tif"), write(tmp_path / "unseen.tif", pixel=1.0)
     with pytest.raises(InputError, match=r"held_out_images \(.*unseen.tif\): pixels of 1 µm, but those of hr_images are 0.5 µm"):
@@ -151,8 +156,10 @@ def test_a_set_of_other_phases_is_never_taken(tmp_path, judged):
             admit_groups({"xy": made}, ["xy"], accept, phases=PHASES[::-1])
     with pytest.raises(InputError, match="its phases are pore, solid"):
         admit(write(tmp_path / "renamed.tif"), gates_file=tmp_path / "made_gates.json", phases=["pore", "grain"])
-    (tmp_path / "made_gates.json").unlink()
     (tmp_path / "made_provenance.json").write_text('{"phases": ["solid", "pore"]}')
+    with pytest.raises(InputError, match=r"made_provenance.json"):  # whatever a verdict elsewhere says
+        admit(made, gates_file=tmp_path / "made_gates.json", phases=PHASES)
+    (tmp_path / "made_gates.json").unlink()
     with pytest.raises(InputError, match=r"its phases are solid, pore \(made_provenance.json\)"):
         admit(made, True, phases=PHASES)
 

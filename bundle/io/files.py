@@ -33,6 +33,11 @@ def stem_of(path: str | Path) -> str:
     return re.sub(r"(\.nii|\.ome)?\.[^.]+$", "", Path(path).name, flags=re.IGNORECASE)
 
 
+def record_of(path: str | Path) -> Path:
+    """The record beside a result that the program made: `<name>_provenance.json`."""
+    return Path(path).with_name(f"{stem_of(path)}_provenance.json")
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn whatever reading a missing, empty or damaged file raises into one line.

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from bundle.errors import InputError
-from bundle.io.files import readable, suffix_of
+from bundle.io.files import readable, record_of, suffix_of
 from bundle.io.tiff import read_tiff_series
 from bundle.io.volume import as_voxel_size
 
@@ -84,7 +84,7 @@ def _is_a_look_at_them(path: Path) -> bool:
     """Whether a file is a picture that the program made of the images of its folder: beside a verdict, or beside a stack that it generated."""
     if path.name.endswith(PICTURES):
         return True
-    return suffix_of(path) == ".png" and path.with_suffix(".tif").is_file() and path.with_name(f"{path.stem}_provenance.json").is_file()
+    return suffix_of(path) == ".png" and path.with_suffix(".tif").is_file() and record_of(path).is_file()
 
 
 def _read_png(path: Path) -> list[np.ndarray]:
