@@ -525,7 +525,7 @@ def test_what_is_counted_of_absent_phases_goes_on_where_it_was(parse, rock, tmp_
 
 
 def test_the_record_says_how_the_model_was_trained(parse, rock, tmp_path):
-    """What README calls keys of the rock, and what the trials of docs/training.md changed: without them nobody can train the model again."""
+    """What README calls keys of the rock, and what the trials of docs/trials.md changed: without them nobody can train the model again."""
     given = {"seen": ["pore"], "noise_std": 0.5, "patches#borders": 0.25, "feedback#fractions": 7.0, "lr_region": [[0, 20], [1, 20], [0, 20]]}
     train(parse(**TINY | rock | given))
     found = json.loads((tmp_path / "output" / "model.json").read_text())["settings"]

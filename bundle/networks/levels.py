@@ -80,7 +80,7 @@ class Level(nn.Module):
         self.head = nn.Conv3d(channels, out_channels, 1)
         self.head_gain = 4.0  # Adam moves all weights alike: with the gain a head changes its mind in hundreds of steps, not thousands
         # Noise must show in the labels from the start: the gradient that a critic sends into a uniform region is uniform, so specks
-        # never appear there by themselves; those that are there are shaped or removed (docs/training.md).
+        # never appear there by themselves; those that are there are shaped or removed (docs/trials.md).
         nn.init.normal_(self.head.weight, std=texture / channels**0.5 / self.head_gain)
         nn.init.zeros_(self.head.bias)
         self.perturbed = perturbation > 0
