@@ -177,6 +177,7 @@ def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: fl
         InputError: the volume cannot be read, is too small, or has other labels; no voxel size; cells of the physics that do not fill a cube of it; before
             anything is written.
     """
+    name = f"paired_{name}"  # the rocks of our own have folders and models of theirs
     folder, parts = lab.folder / name, thirds(path, 4, len(phases))
     as_voxel_size(voxel_size, "--voxel-size")
     lab.check_cells(min(parts[-1].shape))
@@ -186,4 +187,4 @@ def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: fl
     tests = [test for test in (folder / f"test_{i}" for i in range(lab.realisations)) if test.exists()]
     options = (f"--hr_images={folder / 'hr.tif'}", "--scale_factor=4", "--feedback_weight=0.5", "--feedback#fractions=60")
     model = lab.train(name, folder / "train", phases, lab.epochs, *options)
-    return lab.judge(f"paired_{name}", tests, phases, {"SR": model}, scale=4, physics=lab.physics)
+    return lab.judge(name, tests, phases, {"SR": model}, scale=4, physics=lab.physics)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,8 +186,20 @@ def needed_flops(channels: tuple[int, ...], phases: int = 4, blocks: int = 2) ->
 
 def in_a_process(*words: object) -> dict[str, float]:
     """The numbers that this script prints as its last line, run with other words."""
-    command = [sys.executable, __file__, *map(str, words)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.splitlines()[-1])
+    return numbers(start(words))
+
+
+def start(words: Sequence[object]) -> subprocess.Popen:
+    """This script in another process, with other words."""
+    return subprocess.Popen([sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def numbers(process: subprocess.Popen) -> dict[str, float]:
+    """The last line of what it prints. Where it failed it has said why, and this ends likewise."""
+    printed = process.communicate()[0]
+    if process.returncode:
+        sys.exit(process.returncode)
+    return json.loads(printed.splitlines()[-1])
 
 
 def report_training(steps: int, full_paper: bool, quick: bool, plot: str | None) -> None:
@@ -250,9 +263,7 @@ def report_inference(lr_image: str, quick: bool) -> None:
 
 def two_processes(words: list[object]) -> dict[str, float]:
     """The slower of two processes that share the work, and the memory of both."""
-    command = [sys.executable, __file__, *map(str, words)]
-    running = [subprocess.Popen([*command, "--rank", str(rank)], stdout=subprocess.PIPE, text=True, cwd=ROOT) for rank in range(2)]
-    both = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    both = [numbers(process) for process in [start([*words, "--rank", rank]) for rank in range(2)]]
     return {
         "seconds": max(r["seconds"] for r in both),
         "memory": sum(r["memory"] for r in both),

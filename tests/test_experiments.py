@@ -134,11 +134,15 @@ def test_two_points_of_repeated_voxels_err_as_the_scan(lab, commands):
 def test_a_real_volume_is_split_and_judged(lab, commands, tmp_path):
     labels = np.random.default_rng(0).integers(0, 2, (48, 32, 32)).astype(np.uint8)
     write_volume(tmp_path / "v.tif", Volume(labels, (2.0,) * 3))
-    commands_table = experiments.paired(lab, str(tmp_path / "v.tif"), ["pore", "grain"], "real", 2.0)
+    lab.training_data("berea")
+    ours = files_of(lab.folder)
+    commands_table = experiments.paired(lab, str(tmp_path / "v.tif"), ["pore", "grain"], "berea", 2.0)  # named as a rock of our own, which it is not
     assert "wrong voxels" in rows(commands_table)
+    assert {path: data for path, data in files_of(lab.folder).items() if path in ours} == ours
+    assert np.unique(read_volume(lab.folder / "paired_berea" / "train" / "lr.tif").array).tolist() == [0, 1]
     training = commands.of("training")[0]
     assert training["scale_factor"] == "4" and Path(training["hr_images"]).exists()
-    assert (lab.folder / "paired_real.md").exists()
+    assert (lab.folder / "paired_berea.md").exists()
 
 
 def test_other_weights_are_judged_anew_and_what_started_from_others_is_told(lab, commands, caplog):
@@ -280,14 +284,14 @@ def test_another_volume_of_the_same_name_is_told_and_nothing_of_the_old_one_is_w
     assert experiments.paired(lab, volumes[0], ["pore", "grain"], "real", 2.0) == table and not caplog.records  # the same again: nothing to say
     experiments.paired(lab, volumes[other], phases, "real", voxel_size)
     told = [record.getMessage() for record in caplog.records]
-    assert told[0].startswith(f"{lab.folder / 'real'}: used as it is, made with {what}") and "delete it or give another --output" in told[0]
+    assert told[0].startswith(f"{lab.folder / 'paired_real'}: used as it is, made with {what}") and "delete it or give another --output" in told[0]
     assert len(commands.calls) == calls
     tables = [lab.folder / f"paired_real.{suffix}" for suffix in ("md", "json", "png")]
     assert {path: data for path, data in files_of(lab.folder).items() if path not in tables} == {k: v for k, v in made.items() if k not in tables}
     if what == "volume":
         assert len(told) == 1 and (lab.folder / "paired_real.md").read_text() == table
     if what == "phases":  # rocks and weights, each once
-        assert len(told) == 2 + len(list((lab.folder / "real").glob("test_*")))
+        assert len(told) == 2 + len(list((lab.folder / "paired_real").glob("test_*")))
 
 
 def test_a_volume_in_another_format_is_the_same(lab, commands, caplog, volumes, tmp_path):
@@ -300,7 +304,7 @@ def test_a_volume_in_another_format_is_the_same(lab, commands, caplog, volumes, 
 def test_what_was_made_before_checksums_were_noted_is_used_with_a_warning(lab, commands, caplog, volumes):
     lab = dataclasses.replace(lab, folder=lab.folder / "lab", realisations=1)
     table = experiments.paired(lab, volumes[0], ["pore", "grain"], "real", 2.0)
-    weights = lab.folder / "models" / "real"
+    weights = lab.folder / "models" / "paired_real"
     for path in lab.folder.rglob("*.json"):
         if path.parent == weights:  # as it was
             settings = json.loads(path.read_text())

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from bundle.errors import InputError
-from bundle.io.files import read_volume
+from bundle.io.files import Volume, read_volume, write_volume
 from bundle.lab import ARTEFACTS, plant, split_volume, thirds, write_phantom
 from bundle.phantom import Phantom, VOXEL, sections
 
@@ -109,6 +109,13 @@ def test_benchmarks_tell_a_missing_scan_in_one_line(bundle_root, tmp_path):
     command = [sys.executable, str(bundle_root / "scripts" / "benchmark.py"), "inference", "--lr-image", str(tmp_path / "absent.tif")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and ended.stderr == f"error: {tmp_path / 'absent.tif'}: no such file; check the path\n"
+
+
+def test_what_a_case_of_the_benchmarks_refuses_ends_them_in_its_line(bundle_root, tmp_path):
+    write_volume(tmp_path / "other.tif", Volume(np.full((32, 32, 32), 9, np.uint8), (3.5,) * 3))
+    command = [sys.executable, str(bundle_root / "scripts" / "benchmark.py"), "inference", "--quick", "--lr-image", str(tmp_path / "other.tif")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and ended.stderr.startswith(f"error: {tmp_path / 'other.tif'}: ") and ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("given", "message"), [

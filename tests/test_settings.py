@@ -68,14 +68,17 @@ IMAGES = [
     ("watch_interval", -1, "0 or more"), ("epoch_length", 0, "1 or more"), ("phases", "clay", "a list of names"), ("start_from", "null", "'$None'"),
     ("device", "cuda:99", "is not there"),
 ]  # fmt: skip
-STACK = [("seed", -1, "a whole number"), ("seed", "abc", "a whole number"), ("truncation", "x", "a share"), ("channels", 0, "1 or more")]
+STACK = [("seed", -1, "a whole number"), ("seed", "abc", "a whole number"), ("truncation", "x", "a share"), ("channels", 0, "1 or more"),
+         ("device", "cuda:99", "is not there")]  # fmt: skip
+INFERENCE = [("device", "cuda:99", "is not there"), ("device", "gpu", "is not there"), ("phases", "clay", "a list of names"), ("lr_phases", "clay", "a list of")]
 
 
 @pytest.mark.parametrize(
     ("config", "run", "name", "value", "words"),
     [("train.yaml", "training", *case) for case in SPOILING + TRACEBACKS]
     + [("hr_synthesis.yaml", "training", *case) for case in IMAGES]
-    + [("hr_synthesis_inference.yaml", "inference", *case) for case in STACK],
+    + [("hr_synthesis_inference.yaml", "inference", *case) for case in STACK]
+    + [("inference.yaml", "inference", *case) for case in INFERENCE],
 )
 def test_a_setting_that_cannot_be_is_one_line_and_nothing_is_written(parse, tmp_path, config, run, name, value, words):
     message = line_of(parse([config], **{name: value}), run)
