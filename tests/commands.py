@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle import workbench
+from bundle.arguments import check_arguments
 from bundle.io import Volume, write_volume
 from bundle.io.files import read_volume
 from bundle.metrics import upsample_nearest
@@ -22,6 +23,8 @@ class Commands:
         monkeypatch.setattr(workbench, "load_checkpoint", lambda path: {"phases": ["pore", "quartz", "feldspar", "clay"]})
 
     def run(self, run: str, configs, *options: str) -> None:
+        files = [str(workbench.ROOT / "configs" / name) for name in configs]
+        check_arguments(["monai/bundle/__main__.py", "run", run, f"--config_file={files}", *options])
         given = dict(option.removeprefix("--").split("=", 1) for option in options)
         self.calls.append((run, tuple(configs), given))
         output = Path(given["output_dir"])

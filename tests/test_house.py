@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from bundle.arguments import check_arguments
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "docs/README.md"]
+ALL_PAGES = ["README.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 FOLDERS = r"(?:configs|docs|scripts|models|bundle|tests|\.ci)"
 
 
@@ -21,7 +25,7 @@ def test_every_file_a_page_names_exists(page: str, bundle_root: Path):
     assert not missing
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize("page", ALL_PAGES)
 def test_every_link_of_a_page_leads_somewhere(page: str):
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text())
     missing = []
@@ -49,3 +53,22 @@ def test_every_config_file_of_a_page_exists(page: str, bundle_root: Path):
     assert configs
     missing = sorted(name for name in configs if not (bundle_root / name).exists())
     assert not missing
+
+
+@pytest.mark.parametrize("page", [page for page in ALL_PAGES if page != "CHANGELOG.md"])
+def test_every_setting_of_a_command_is_one(page: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "separator.yaml").write_text("{}")  # a user's own
+    checked = 0
+    for block in re.findall(r"^ *```(?:bash)?\n(.*?)^ *```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL):
+        lines = block.replace("\\\n", " ").splitlines()
+        variables = dict(match.groups() for line in lines if (match := re.fullmatch(r'(\w+)="(.*)"', line)))
+        for line in lines:
+            for command in re.findall(r"-m monai\.bundle (run .*?)(?:$|&&|>)", line):
+                command = command.rstrip("'") if command.count("'") % 2 else command  # the end of bash -c '...'
+                for name, value in reversed(variables.items()):
+                    command = command.replace(f"${name}", value)
+                check_arguments(["monai/bundle/__main__.py", *shlex.split(command, comments=True)])
+                checked += 1
+    assert checked or page in ("docs/release.md", "docs/benchmarks.md", "docs/experiments.md", "docs/trials.md", "docs/data.md")

@@ -1,0 +1,62 @@
+"""What is written on the command line: MONAI takes any name, so a misspelt one would be a training of hours without the setting that was meant."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from ast import literal_eval
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, run
+
+from bundle.errors import InputError
+
+MONAI = set(inspect.signature(run).parameters)
+"""Names that belong to `python -m monai.bundle run`, not to a config."""
+
+
+def check_arguments(arguments: Sequence[str] | None = None) -> None:
+    """Checks that every setting on the command line of `python -m monai.bundle run` is one of the config files that it names.
+
+    Args:
+        arguments: program and its arguments; those of this process unless given. Nothing is checked where another program runs the config.
+
+    Raises:
+        InputError: a name that no config file has, with the most similar one that there is.
+    """
+    program, *words = sys.argv if arguments is None else arguments
+    if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py") or words[:1] != ["run"]:
+        return
+    given = _given(words)
+    if "args_file" in given:  # what is given beside it counts more
+        given = ConfigParser.load_config_file(given["args_file"]) | given
+    files = given.get("config_file") or []
+    config = ConfigParser.load_config_files(files)
+    for name in given:
+        key = name.replace("::", "#").split("#")[0].lstrip("+")
+        if key not in MONAI and key not in config:
+            shown = files if isinstance(files, str) else ", ".join(map(str, files))
+            similar = get_close_matches(key, [known for known in config if isinstance(known, str)], n=1)
+            meant = f"did you mean --{similar[0]}?" if similar else "see the file for those that there are"
+            raise InputError(f"--{name}: {shown} has no such setting; {meant}")
+
+
+def _given(words: Sequence[str]) -> Mapping[str, Any]:
+    """Options, as python-fire takes them, and what follows each: a list where it is written as one, else a text."""
+    given = {}
+    for word, following in zip(words, [*words[1:], ""]):
+        if word.startswith("--") and word != "--":
+            name, equals, value = word[2:].partition("=")
+            given[name.replace("-", "_")] = _value(value if equals else following)
+    return given
+
+
+def _value(text: str) -> Any:
+    try:
+        value = literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+    return value if isinstance(value, (list, tuple)) else text

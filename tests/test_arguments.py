@@ -1,0 +1,66 @@
+"""What is written on the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bundle.arguments import check_arguments
+from bundle.errors import InputError
+
+PROGRAM = ["/somewhere/monai/bundle/__main__.py", "run", "training"]
+
+
+@pytest.fixture
+def config(tmp_path) -> str:
+    (tmp_path / "first.yaml").write_text("max_epochs: 2\nnetwork_def: {channels: [1]}\n")
+    (tmp_path / "second.yaml").write_text("critics: 1\n")
+    (tmp_path / "args.yaml").write_text(f"config_file: {tmp_path / 'first.yaml'}\n")
+    return str(tmp_path / "first.yaml")
+
+
+def test_what_the_files_have_and_what_is_monais_is_taken(config):
+    both = str([config, str(Path(config).with_name("second.yaml"))])
+    check_arguments([*PROGRAM, "--config_file", both, "--max_epochs", "3", "--critics=2", "--logging_file", "a.conf", "--meta_file=b"])
+    check_arguments([*PROGRAM, f"--config_file={both}", "--max-epochs", "-3", "--network_def#channels", "[2]", "--network_def::blocks=2"])  # as fire takes them
+    check_arguments([*PROGRAM, "--config_file", both.strip("[]").replace("'", "").replace(" ", ""), "--critics", "--max_epochs", "3"])  # MONAI parts them
+    check_arguments([*PROGRAM, "--args_file", str(Path(config).with_name("args.yaml")), "--max_epochs", "3"])
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--max_epoch", "3"], r"--max_epoch: {} has no such setting; did you mean --max_epochs\?"),
+    (["--max_epochs", "3", "--max-epoch=3"], r"--max_epoch: {} has no such setting; did you mean --max_epochs\?"),
+    (["--critics", "2"], r"--critics: {} has no such setting"), (["--network#channels", "[2]"], r"--network#channels: {} has no such"),
+    (["--zzz"], r"--zzz: {} has no such setting; see the file for those that there are"),
+])  # fmt: skip
+@pytest.mark.parametrize("by", ["config_file", "args_file"])
+def test_another_name_is_refused(config, words, message, by):
+    path = config if by == "config_file" else str(Path(config).with_name("args.yaml"))
+    with pytest.raises(InputError, match=message.format(config)):
+        check_arguments([*PROGRAM, f"--{by}", path, *words])
+
+
+def test_of_a_config_in_args_file_the_one_given_beside_it_counts(config):
+    second = str(Path(config).with_name("second.yaml"))
+    with pytest.raises(InputError, match=f"--max_epochs: {second} has no such setting"):
+        check_arguments([*PROGRAM, "--args_file", str(Path(config).with_name("args.yaml")), "--config_file", second, "--max_epochs", "3"])
+
+
+@pytest.mark.parametrize("arguments", [["/bin/pytest", "run", "--zzz"], ["monai/bundle/__main__.py", "ckpt_export", "network_def", "--filepath", "a"]])
+def test_other_programs_have_arguments_of_their_own(arguments):
+    check_arguments(arguments)
+
+
+@pytest.mark.parametrize(("workflow", "run", "wrong"), [
+    ("train", "training", "max_epoch"), ("inference", "inference", "hidden"), ("evaluate", "evaluating", "sr_imagez"),
+    ("gates", "gating", "imagez"), ("hr_synthesis", "training", "resolutions"), ("hr_synthesis_inference", "inference", "n_image"),
+])  # fmt: skip
+def test_every_workflow_refuses_a_name_before_anything_is_written(bundle_root, tmp_path, workflow, run, wrong):
+    file = bundle_root / "configs" / f"{workflow}.yaml"
+    command = [sys.executable, "-m", "monai.bundle", "run", run, "--config_file", str(file), "--output_dir", str(tmp_path / "out"), f"--{wrong}", "3"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=bundle_root, check=False)
+    assert ended.returncode == 1 and f"\nerror: --{wrong}: {file} has no such setting" in "\n" + ended.stderr
+    assert "Traceback" not in ended.stderr and not list(tmp_path.iterdir())
