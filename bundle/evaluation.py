@@ -12,11 +12,12 @@ import numpy as np
 from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError, check_seed, names, number, whole
-from bundle.evaluation_files import Doubt, check_alike, common_voxel_size, find_sr, open_percent, record
+from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, open_percent, part_of_sr, record
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, read_volume, write_text
 from bundle.io.images import image_files
+from bundle.io.files import in_memory, open_volume
 from bundle.io.labels import labels_sha256
 from bundle.io.region import region_slices
 from bundle.io.volume import size_text
@@ -35,6 +36,8 @@ ZOOMS = (3, 9)  # of pictures of parts beside the whole
 
 Images = str | os.PathLike | Sequence[str | os.PathLike]
 VoxelSize = float | Sequence[float]
+Place = tuple[tuple[int, ...], tuple[slice, ...]]
+"""Shape of the whole LR, and the region of it that is evaluated."""
 
 
 class Evaluation:
@@ -53,7 +56,8 @@ class Evaluation:
         hr_labels: the same for the HR images.
         lr_voxel_size: µm, number or (z, y, x); null reads it from the file.
         hr_voxel_size: the same for the HR images, or (row, column).
-        lr_region: ((z0, z1), (y0, y1), (x0, x1)) in LR voxels that SR covers; null = all.
+        lr_region: ((z0, z1), (y0, y1), (x0, x1)) in LR voxels: what SR was made from, or a part to evaluate of an SR that was made from the whole LR,
+            of which only this part is kept in memory; null = all.
         max_lag: largest distance of the two-point correlation in µm (in SR voxels where no file and no setting tells the voxel size).
         seed: of the bootstrap.
         sr_images: further SR volumes of the same LR, made with other seeds of the noise: they tell how much of SR is chance; null = none.
@@ -110,17 +114,18 @@ class Evaluation:
         Raises:
             InputError: shapes, voxel sizes or labels do not fit each other.
         """
-        lr, sr, groups, unit, provenance = self._read()
+        lr, sr, groups, unit, provenance, place = self._read()
         assessed = (lr, sr, groups, self.phases, self.scale_factor, unit)
         truth = self.assessment.prepare(*assessed) if self.assessment else None
         check_output_dir(self.output_dir)  # before the work, and after what may be refused
-        trust = open_percent(None, TRUST, self.sr_image, self.output_dir, sr.array.shape)
+        part = self._part(self.sr_image, *place)
+        trust = open_percent(None, TRUST, self.sr_image, self.output_dir, part)
         doubt = trust is not None and not self.uncertainty_image
-        overlay = Doubt(trust) if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, sr.array.shape)
+        overlay = 100 - trust if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, part)
         shown = sections(lr, sr, groups, len(self.phases), overlay)
         n, rows = len(self.phases), statistic_names(self.phases)
         lr_size, sr_size = lr.voxel_size, sr.voxel_size
-        seeds, diversity = self._seeds(sr, groups, provenance["files"])
+        seeds, diversity = self._seeds(sr, groups, provenance["files"], place)
         summaries, curves = {}, {}
         for group, images in groups.items():
             axes = report.PLANES.get(group, (0, 1, 2))
@@ -183,15 +188,16 @@ class Evaluation:
             logger.warning("report.html is without a 3D view: %s", error)
             return None
 
-    def _read(self) -> tuple[Volume, Volume, dict[str, list[np.ndarray]], str, dict]:
-        """LR and SR volumes with labels and voxel sizes that fit, HR images by group, the unit of the voxel sizes, and where it all comes from."""
+    def _read(self) -> tuple[Volume, Volume, dict[str, list[np.ndarray]], str, dict, Place]:
+        """LR and SR volumes with labels and voxel sizes that fit, HR images by group, the unit of the voxel sizes, where it all comes from, and the
+        place in LR."""
         n = len(self.phases)
         lr = read_volume(self.lr_image, self.lr_voxel_size)
-        region = region_slices(lr.array.shape, self.lr_region)
-        array = check_labels(lr.array[region], len(self.lr_phases), str(self.lr_image), self.lr_labels, "lr_labels")
-        lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array]
-        shape = tuple(size * self.scale_factor for size in lr_array.shape)
-        sr = self._read_sr(self.sr_image, shape)
+        place = lr.array.shape, region_slices(lr.array.shape, self.lr_region)
+        sr, of_all = self._read_sr(self.sr_image, *place)
+        seen = lr.array if of_all else lr.array[place[1]]  # by the inference
+        array = check_labels(seen, len(self.lr_phases), str(self.lr_image), self.lr_labels, "lr_labels")
+        lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array[place[1]] if of_all else array]
         groups, pixels = {}, {}
         for group, paths in self.hr_images.items():
             size = self.hr_voxel_size
@@ -205,24 +211,23 @@ class Evaluation:
         provenance = record(files, self.sr_image)
         for key, labels in (("lr_image", array), ("sr_image", sr.array)):  # LR as the inference takes it, before it is matched by name
             provenance["files"][key]["labels_sha256"] = labels_sha256(labels)
-        return Volume(lr_array, tuple(self.scale_factor * v for v in size)), Volume(sr.array, size), groups, unit, provenance
+        return Volume(lr_array, tuple(self.scale_factor * v for v in size)), Volume(sr.array, size), groups, unit, provenance, place
 
-    def _read_sr(self, path: Path, shape: tuple[int, ...]) -> Volume:
-        """An SR volume of the shape that LR asks for, with labels."""
-        volume = read_volume(path)
-        if tuple(volume.array.shape) != shape:
-            coarse = tuple(size // self.scale_factor for size in shape)
-            raise InputError(
-                f"{path} has shape {tuple(volume.array.shape)}, but LR {coarse} x {self.scale_factor} is {shape}: "
-                "set lr_region to the part of lr_image that was super-resolved, and scale_factor"
-            )
+    def _part(self, path: Path, lr_shape: Sequence[int], region: Sequence[slice]) -> tuple[slice, ...]:
+        return part_of_sr(path, open_volume(path).array.shape, lr_shape, region, self.scale_factor)
+
+    def _read_sr(self, path: Path, lr_shape: Sequence[int], region: Sequence[slice]) -> tuple[Volume, bool]:
+        """What an SR volume has of the region, with labels; whether it was made from more of LR."""
+        opened = open_volume(path)
+        stored, part = opened.array.shape, self._part(path, lr_shape, region)
+        volume = in_memory(path, opened, part)
         if path.suffix == ".zarr" and (volume.array == NOT_MADE).any():
             raise InputError(f"{path}: is not finished; run the same inference again, it goes on")
         volume.array = check_labels(volume.array, len(self.phases), str(path))
-        return volume
+        return volume, tuple(stored) != volume.array.shape
 
     def _seeds(
-        self, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], files: dict[str, dict]
+        self, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], files: dict[str, dict], place: Place
     ) -> tuple[list[dict[str, tuple[np.ndarray, dict]]], dict[str, dict]]:
         """Of SR, then of each of `sr_images`, one at a time in memory: group -> statistics and two-point curve; and how each of `sr_images` differs
         from SR. Their checksums go to `files`.
@@ -233,7 +238,7 @@ class Evaluation:
         known = {files["sr_image"]["labels_sha256"]: self.sr_image}
         found, differing = [self._measure(sr.array, groups, sr.voxel_size)], {}
         for i, path in enumerate(self.sr_images):
-            volume = self._read_sr(path, sr.array.shape)
+            volume, _ = self._read_sr(path, *place)
             check_alike(path, volume, self.sr_image, sr)
             checksum = labels_sha256(volume.array)
             if checksum in known:

@@ -11,12 +11,12 @@ import numpy as np
 
 from bundle.errors import InputError, first_line
 from bundle.io import Volume
-from bundle.io.files import open_volume, readable, record_of, stem_of
+from bundle.io.files import in_memory, open_volume, readable, record_of, stem_of
 from bundle.io.volume import size_text
 from bundle.provenance import commit, sha256, versions
 from bundle.report import PLANES
 from bundle.shards import TRUST, UNCERTAINTY, beside
-from bundle.store import FINGERPRINT, SUFFIX, store_path
+from bundle.store import FINGERPRINT, NOT_MADE, SUFFIX, store_path
 
 logger = logging.getLogger(__name__)
 
@@ -71,47 +71,68 @@ def common_voxel_size(
     return size, "µm"
 
 
-class Doubt:
-    """The chance that a label is wrong, 100 less its trust, per cent (z, y, x), read where it is sliced; 255, not made yet, stays."""
+def part_of_sr(path: Path, shape: Sequence[int], lr_shape: Sequence[int], region: Sequence[slice], scale: int) -> tuple[slice, ...]:
+    """Slices (z, y, x) of an SR volume that cover a region of LR: all of it where it was made from this region alone, else the part of what was made
+    from the whole LR.
 
-    def __init__(self, trust: Any):
-        self.trust, self.shape = trust, trust.shape
+    Args:
+        path: of the SR volume, for the message.
+        shape: of the SR volume.
+        lr_shape: of the whole LR.
+        region: slices of LR.
+        scale: SR voxels along the edge of an LR voxel.
 
-    def __getitem__(self, box: Any) -> np.ndarray:
-        percent = np.asarray(self.trust[box])
-        return np.where(percent <= 100, 100 - np.minimum(percent, 100), percent)
+    Raises:
+        InputError: it was made from neither.
+    """
+    edges = tuple(part.stop - part.start for part in region)
+    if tuple(shape) == tuple(scale * n for n in edges):
+        return tuple(slice(0, n) for n in shape)
+    if tuple(shape) == tuple(scale * n for n in lr_shape):
+        return tuple(slice(scale * part.start, scale * part.stop) for part in region)
+    wanted = f"LR {edges} x {scale} is {tuple(scale * n for n in edges)}"
+    raise InputError(f"{path} has shape {tuple(shape)}, but {wanted}: set lr_region to the part that was super-resolved, or one of it, and scale_factor")
 
 
-def open_percent(given: str | Path | None, what: str, sr_image: Path, output_dir: Path, shape: Sequence[int]) -> Any:
-    """The uncertainty or the trust on the grid of SR, per cent (z, y, x), read where it is sliced; None where there is none.
+def open_percent(given: str | Path | None, what: str, sr_image: Path, output_dir: Path, part: tuple[slice, ...]) -> np.ndarray | None:
+    """The uncertainty or the trust of a part of SR, per cent (z, y, x); None where there is none.
 
     Args:
         given: its file; None looks for `<name of sr_image>_<what>.ome.zarr` beside SR and in `output_dir`. One found there that is of another
-            shape or was made from something else is left out, with a warning.
+            shape, was made from something else, is not finished or cannot be read is left out, with a warning: nobody asked for it.
         what: "uncertainty" or "trust".
         sr_image: the SR volume.
         output_dir: folder of the results.
-        shape: of SR.
+        part: slices of the SR volume that are evaluated.
 
     Raises:
-        InputError: the file given cannot be read or has another shape.
+        InputError: the file given cannot be read, has another shape or is not finished.
     """
     if given:
-        array = open_volume(given).array
-        if tuple(array.shape) != tuple(shape):
-            raise InputError(f"{given} has shape {tuple(array.shape)}, SR {tuple(shape)}: give the {what}_image of the same result")
-        return array
+        return _percent(Path(given), what, sr_image, part)
     name = beside(stem_of(sr_image) + SUFFIX, what)
     for path in dict.fromkeys([sr_image.parent / name, output_dir / name]):
         if not path.is_dir():
             continue
-        array = open_volume(path).array
-        other = tuple(array.shape) != tuple(shape) and "its shape" or _made_otherwise(path, sr_image)
+        other = _made_otherwise(path, sr_image)
         if other:
             logger.warning("%s is left out: %s is not that of %s", path, other, sr_image)
             continue
-        return array
+        try:
+            return _percent(path, what, sr_image, part)
+        except InputError as error:
+            logger.warning("left out of the report: %s", error)
     return None
+
+
+def _percent(path: Path, what: str, sr_image: Path, part: tuple[slice, ...]) -> np.ndarray:
+    volume, shape = open_volume(path), open_volume(sr_image).array.shape
+    if tuple(volume.array.shape) != tuple(shape):
+        raise InputError(f"{path} has shape {tuple(volume.array.shape)}, SR {tuple(shape)}: give the {what}_image of the same result")
+    array = in_memory(path, volume, part).array
+    if (array == NOT_MADE).any():
+        raise InputError(f"{path}: holds parts that are not made yet ({NOT_MADE}); run the same inference again, it goes on")
+    return array
 
 
 def record(files: Mapping[str, Sequence[Path]], sr_image: Path) -> dict[str, Any]:

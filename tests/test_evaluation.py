@@ -13,7 +13,6 @@ from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError
 from bundle.evaluation import Evaluation, find_sr
-from bundle.evaluation_files import Doubt
 from bundle.io.source import LabelSource
 from bundle.metrics import mean_relative_error, statistics
 from bundle.provenance import sha256
@@ -85,6 +84,28 @@ def test_region_is_cut_from_lr(files, no_pictures):
     region = [[1, 5], [2, 8], [0, 4]]
     result = evaluation(files, sr_image=files / "part.tif", lr_region=region).run()
     assert result["lr_agreement"]["all"] == 1.0 and result["shape"]["lr"] == [4, 6, 4]
+
+
+def test_a_region_is_cut_from_an_sr_of_all(files, stored, monkeypatch):
+    """As if it had been made from the region alone, seeds and overlay too; but for where it comes from, which is the whole LR."""
+    seen = []
+    monkeypatch.setattr("bundle.evaluation.sections", lambda lr, sr, groups, n, overlay: seen.append(overlay) or {})
+    monkeypatch.setattr(html_report, "write", lambda *args: None)
+    region, box = [[1, 5], [2, 8], [0, 4]], (slice(4, 20), slice(8, 32), slice(0, 16))
+    sr = tifffile.imread(files / "rock_3.5um_sr.tif")
+    percent = (np.arange(sr.size).reshape(sr.shape) % 101).astype(np.uint8)
+    stored(percent=percent)
+    tifffile.imwrite(files / "part.tif", sr[box])
+    tifffile.imwrite(files / "other.tif", np.roll(sr, 3, 1))
+    tifffile.imwrite(files / "other_part.tif", np.roll(sr, 3, 1)[box])
+    whole = evaluation(files, lr_region=region, sr_images=[files / "other.tif"]).run()
+    alone = evaluation(files, lr_region=region, sr_image=files / "part.tif", sr_images=[files / "other_part.tif"]).run()
+    for key in ("groups", "two_point", "lr_agreement", "shape", "mean_relative_error", "staircase"):
+        assert whole[key] == alone[key], key
+    assert whole["shape"]["sr"] == [16, 24, 16] and list(whole["diversity"].values()) == list(alone["diversity"].values())
+    assert np.array_equal(seen[0], percent[box]) and seen[1] is None
+    checksums = [result["provenance"]["files"]["lr_image"]["labels_sha256"] for result in (whole, alone, evaluation(files).run())]
+    assert checksums[0] == checksums[2] != checksums[1]
 
 
 def test_each_plane_is_compared_along_its_own_axes(files, no_pictures):
@@ -161,7 +182,7 @@ def test_voxel_size_per_axis(files, no_pictures):
     ("changes", "says"),
     [
         ({"scale_factor": 2}, "scale_factor"),
-        ({"lr_region": [[0, 2], [0, 8], [0, 8]]}, "lr_region"),
+        ({"lr_region": [[0, 2], [0, 8], [0, 8]], "sr_image": "part.tif"}, "part.tif has shape .* lr_region"),
         ({"lr_region": [[0, 7], [0, 8], [0, 8]]}, "not .* inside"),
         ({"hr_voxel_size": 0.4}, "voxel sizes do not fit"),
         ({"hr_images": {"zz": "hr.tif"}}, "unknown plane zz"),
@@ -185,8 +206,10 @@ def test_voxel_size_per_axis(files, no_pictures):
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(files, changes, says):
+    tifffile.imwrite(files / "part.tif", np.zeros((4, 32, 32), np.uint8))
+    sr = files / changes.get("sr_image", "rock_3.5um_sr.tif")
     with pytest.raises(InputError, match=says) as error:
-        evaluation(files, **changes, output_dir=files / "out", sr_image=files / "rock_3.5um_sr.tif").run()
+        evaluation(files, **changes | {"output_dir": files / "out", "sr_image": sr}).run()
     assert "\n" not in str(error.value) and not (files / "out").exists()
 
 
@@ -269,9 +292,10 @@ def stored(files):
     made_of = {"seed": 0, "model": "a"}
     LabelStore(files / "rock_3.5um_sr.ome.zarr", fingerprint=made_of, **place).write((0, 0, 0), tifffile.imread(files / "rock_3.5um_sr.tif"))
 
-    def uncertainty(**changes):
+    def uncertainty(percent=np.full((24, 32, 32), 40, np.uint8), **changes):
         store = PercentStore(files / "rock_3.5um_sr_uncertainty.ome.zarr", fingerprint={**made_of, "uncertainty": 4, **changes}, **place)
-        store.write((0, 0, 0), np.full((24, 32, 32), 40, np.uint8))
+        if percent is not None:
+            store.write((0, 0, 0), percent)
 
     return uncertainty
 
@@ -318,8 +342,19 @@ def test_trust_beside_sr_is_told_and_laid_over_as_doubt(files, stored, monkeypat
     assert np.array_equal(seen[1], percent)
 
 
-def test_doubt_of_what_is_not_made_yet_stays():
-    assert Doubt(np.array([0, 100, 255], np.uint8))[:].tolist() == [100, 0, 255]
+@pytest.mark.parametrize(("damage", "says"), [(None, "parts that are not made yet"), (b"no chunk", "cannot be read")])
+def test_votes_that_are_not_finished_or_damaged_are_left_out_unless_they_are_given(files, stored, drawn, caplog, damage, says):
+    """As after a plain run, and one with `--uncertainty 8` that was killed."""
+    stored(**{} if damage else {"percent": None})
+    if damage:
+        chunks = [path for path in (files / "rock_3.5um_sr_uncertainty.ome.zarr").rglob("*") if path.is_file() and path.suffix != ".json"]
+        for path in chunks:
+            path.write_bytes(damage)
+        assert chunks
+    evaluation(files).run()
+    assert drawn == [{"lr", "sr", "hr"}] and says in caplog.text and "left out" in caplog.text
+    with pytest.raises(InputError, match=says):
+        evaluation(files, uncertainty_image=files / "rock_3.5um_sr_uncertainty.ome.zarr").run()
 
 
 def test_uncertainty_given(files, drawn):

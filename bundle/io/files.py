@@ -61,9 +61,17 @@ def readable(path: Path) -> Iterator[None]:
 
 def read_volume(path: str | Path, voxel_size: float | Sequence[float] | None = None) -> Volume:
     """Read a 3D volume: `open_volume`, with all of its values in memory and in native byte order."""
-    volume = open_volume(path, voxel_size)
+    return in_memory(path, open_volume(path, voxel_size))
+
+
+def in_memory(path: str | Path, volume: Volume, part: tuple[slice, ...] = (slice(None),) * 3) -> Volume:
+    """A volume that was opened, or a part of it (z, y, x), with its values in memory and in native byte order.
+
+    Raises:
+        InputError: they cannot be read.
+    """
     with readable(Path(path)):
-        array = np.asarray(volume.array[:, :, :])
+        array = np.asarray(volume.array[part])
         volume.array = array.astype(array.dtype.newbyteorder("="))
     return volume
 
