@@ -144,7 +144,8 @@ class StoreInferer(Inferer):
         scale = int(network.scale_factor)
         made_of = {
             **self.fingerprint,
-            "lr_sha256": inputs.checksum,
+            "lr_sha256": inputs.checksum_around(network.halo),
+            "start in lr": list(inputs.start),  # on which the noise depends
             "seed": self.window.seed,
             "noise_std": self.window.noise_std,
             "precision (amp)": self.window.precision(next(network.parameters()).device),
@@ -181,9 +182,10 @@ class StoreInferer(Inferer):
         if self.probabilities:
             made[PROBABILITIES] = np.empty((phases, *fine), np.uint8)
         votes = np.zeros((phases, *fine), np.uint8) if self.uncertainty else None
+        place = [a + b for a, b in zip(inputs.start, start)]  # in the volume: a region is the same rock as there
         for i in range(max(1, self.uncertainty)):
             first = i == 0
-            for window in self.window.windows(inputs.read, network, start, shape, self.window.seed + i, first and self.probabilities):
+            for window in self.window.windows(inputs.read, network, place, shape, self.window.seed + i, first and self.probabilities):
                 labels = window.labels.cpu().numpy()
                 if first:
                     made[LABELS][window.place] = labels

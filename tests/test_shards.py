@@ -139,6 +139,18 @@ def test_another_run_does_not_mix_in(source, tmp_path, changes, words):
     assert shard_files(tmp_path) == before
 
 
+@pytest.mark.parametrize("region", [[[3, 7], [0, 7], [2, 9]], [[0, 1], [6, 7], [4, 5]]])
+def test_a_region_is_the_same_rock_as_in_the_whole(source, tmp_path, region):
+    """Labels around it and noise are those of its place: parts that are made one by one meet without a seam."""
+    trust = Trust(PHASES, np.random.default_rng(0).random((3, 2, 4)).cumsum(2) / 4)
+    whole = stores(source, tmp_path / "whole", uncertainty=3, trust=trust)
+    part = stores(LabelSource(source.path, 3, region=region), tmp_path / "part", uncertainty=3, trust=trust)
+    box = tuple(slice(SCALE * a, SCALE * b) for a, b in region)
+    for name in ("labels", "uncertainty", "majority", "trust"):
+        arrays = [zarr.open_array(str(store[name].path / "0"), mode="r") for store in (whole, part)]
+        np.testing.assert_array_equal(arrays[0][box], arrays[1][:], err_msg=name)
+
+
 @pytest.mark.parametrize("place", [{"voxel_size": 5.0}, {"region": [[1, 10], [0, 7], [0, 9]]}])
 def test_another_place_does_not_mix_in(source, tmp_path, place):
     """A corrected voxel size would leave the old one in the store."""

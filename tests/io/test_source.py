@@ -12,6 +12,7 @@ from bundle.errors import InputError
 from bundle.io import Volume, write_volume
 from bundle.io import labels as label_files
 from bundle.io.source import LabelSource
+from bundle.store import LabelStore
 
 SHAPE, SIZE, ORIGIN = (9, 11, 13), (3.5, 3.0, 2.0), (10.0, 20.0, 30.0)
 WRITTEN = {"labels.tif": {}, "lzw.tif": {"compression": "lzw"}, "labels.nii": {}, "labels.nii.gz": {}, "labels.raw": {}, "labels.mhd": {}}
@@ -60,13 +61,34 @@ def test_the_checksum_is_of_the_labels(tmp_path, labels, monkeypatch):
 
 
 def test_a_region(tmp_path, labels):
-    """Its border is repeated, though the volume goes on."""
+    """Places are those of the volume, which goes on around it."""
     found = LabelSource(write(tmp_path / "labels.nii", labels), 3, region=[[2, 7], [0, 11], [5, 6]])
-    assert found.shape == (5, 11, 1) and found.origin == pytest.approx((17.0, 20.0, 40.0))
-    padded = np.pad(labels[2:7, :, 5:6], 3, mode="edge")
-    np.testing.assert_array_equal(found.read((-3, -3, -3), (8, 14, 4)), padded)
+    assert found.shape == (5, 11, 1) and found.start == (2, 0, 5) and found.origin == pytest.approx((17.0, 20.0, 40.0))
+    np.testing.assert_array_equal(found[0:5, 3:11, 0:1], labels[2:7, 3:11, 5:6])
+    padded = np.pad(labels, 3, mode="edge")
+    np.testing.assert_array_equal(found.read((-1, -3, 2), (8, 14, 9)), padded[2:11, :17, 5:12])
     alone = write(tmp_path / "alone.nii", labels[2:7, :, 5:6].copy())
     assert found.checksum == LabelSource(alone, 3).checksum
+
+
+def test_what_a_region_is_made_from_has_a_checksum_of_its_own(tmp_path, labels):
+    region = [[2, 7], [0, 11], [5, 6]]
+    found = LabelSource(write(tmp_path / "labels.nii", labels), 3, region=region)
+    around = write(tmp_path / "around.nii", labels[0:9, :, 3:8].copy())
+    assert found.checksum_around(2) == LabelSource(around, 3).checksum != found.checksum
+    assert found.checksum_around(0) == found.checksum and found.checksum_around(99) == LabelSource(tmp_path / "labels.nii", 3).checksum
+    for place, same in (((4, 4, 4), False), ((4, 4, 9), True)):
+        changed = labels.copy()
+        changed[place] = (changed[place] + 1) % 3
+        other = LabelSource(write(tmp_path / "changed.nii", changed), 3, region=region)
+        assert other.checksum == found.checksum and (other.checksum_around(2) == found.checksum_around(2)) == same
+
+
+def test_a_label_beside_a_region_that_is_none_shows_before_the_work(tmp_path, labels):
+    labels[0, 0, 5] = 7
+    found = LabelSource(write(tmp_path / "labels.nii", labels), 3, region=[[2, 7], [0, 11], [5, 6]])
+    with pytest.raises(InputError, match="labels.nii: holds values .7. where"):
+        found.checksum_around(2)
 
 
 def test_only_what_is_asked_for_is_read(tmp_path, labels, monkeypatch):
@@ -121,4 +143,23 @@ def test_a_file_that_changes_under_way(tmp_path, labels, change):
     else:
         os.utime(path, ns=(1, 1))
     with pytest.raises(InputError, match="labels.tif: has changed"):
+        found.read((0, 0, 0), (2, 2, 2))
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed", "added"])
+def test_a_chunk_that_changes_under_way(tmp_path, labels, change):
+    place = {"shard": 8, "voxel_size": SIZE, "origin": ORIGIN, "phases": ["a", "b", "c"], "levels": 1}
+    store = LabelStore(tmp_path / "labels.ome.zarr", shape=SHAPE, fingerprint={}, **place)
+    for start, shape in store.shards():
+        store.write(start, labels[tuple(slice(a, a + n) for a, n in zip(start, shape))])
+    found = LabelSource(tmp_path / "labels.ome.zarr", 3)
+    found.read((0, 0, 0), (2, 2, 2))
+    chunk = next(path for path in (tmp_path / "labels.ome.zarr" / "0").rglob("*") if path.suffix != ".json" and path.is_file())
+    if change == "removed":
+        chunk.unlink()
+    elif change == "replaced":
+        os.utime(chunk, ns=(1, 2**62))
+    else:
+        (chunk.parent / "more").write_bytes(b"0")
+    with pytest.raises(InputError, match="labels.ome.zarr: has changed"):
         found.read((0, 0, 0), (2, 2, 2))
