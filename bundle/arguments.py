@@ -8,6 +8,7 @@ from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from monai.bundle import ConfigParser, run
@@ -35,13 +36,36 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
         given = ConfigParser.load_config_file(given["args_file"]) | given
     files = given.get("config_file") or []
     config = ConfigParser.load_config_files(files)
+    shown = files if isinstance(files, str) else ", ".join(map(str, files))
     for name in given:
-        key = name.replace("::", "#").split("#")[0].lstrip("+")
-        if key not in MONAI and key not in config:
-            shown = files if isinstance(files, str) else ", ".join(map(str, files))
-            similar = get_close_matches(key, [known for known in config if isinstance(known, str)], n=1)
-            meant = f"did you mean --{similar[0]}?" if similar else "see the file for those that there are"
-            raise InputError(f"--{name}: {shown} has no such setting; {meant}")
+        first, *parts = name.lstrip("+").replace("::", "#").split("#")
+        if first in MONAI:
+            continue
+        place, known = config, set(config)
+        for part in (first, *parts):
+            if known is not None and part not in known:
+                similar = get_close_matches(part, map(str, known), n=1)
+                meant = f"did you mean {similar[0]}?" if similar else "see the file for those that there are"
+                raise InputError(f"--{name}: {shown} has no such setting; {meant}")
+            place, known = _within(place, part)
+
+
+def _within(place: Any, part: str) -> tuple[Any, set[str] | None]:
+    """What a part of a config holds under a name, and the names that may be given within that; None where any may."""
+    if isinstance(place, Mapping):
+        place = place.get(part)
+    else:
+        place = place[int(part)] if isinstance(place, Sequence) and not isinstance(place, str) else None
+    if isinstance(place, Mapping):
+        if "_target_" not in str(place):
+            return place, None  # a table, such as that of the costs
+        target = locate(place["_target_"]) if isinstance(place.get("_target_"), str) else None
+        arguments = inspect.signature(target).parameters.values() if callable(target) else ()
+        anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in arguments) or ("_target_" in place and target is None)
+        return place, None if anything else {*place, *(one.name for one in arguments), "_target_", "_disabled_", "_mode_"}
+    if isinstance(place, Sequence) and not isinstance(place, str):
+        return place, {str(i) for i in range(len(place))}
+    return place, None if isinstance(place, str) else set()  # an expression may make anything
 
 
 def _given(words: Sequence[str]) -> Mapping[str, Any]:
