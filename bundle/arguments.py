@@ -38,7 +38,7 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
     config = ConfigParser.load_config_files(files)
     shown = files if isinstance(files, str) else ", ".join(map(str, files))
     for name in given:
-        first, *parts = name.lstrip("+").replace("::", "#").split("#")
+        first, *parts = name.replace("::", "#").split("#")
         if first in MONAI:
             continue
         place, known = config, set(config)
