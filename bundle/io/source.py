@@ -104,10 +104,10 @@ class LabelSource:
         if self._file_state() != self._state:
             raise InputError(f"{self.path}: has changed while it was read; leave it as it is and start again with another output_dir")
 
-    def _file_state(self) -> tuple[int, ...] | None:
+    def _file_state(self) -> tuple[int, int] | None:
         files = [self.path] if self.path.is_file() else (path for path in self.path.rglob("*") if path.is_file())  # an OME-Zarr: its chunks
         try:
             states = [(status.st_size, status.st_mtime_ns) for status in (path.stat() for path in files)]
         except OSError:
             return None
-        return (len(states), sum(size for size, _ in states), max((time for _, time in states), default=0))
+        return sum(size for size, _ in states), max((time for _, time in states), default=0)
