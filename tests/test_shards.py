@@ -151,6 +151,26 @@ def test_a_region_is_the_same_rock_as_in_the_whole(source, tmp_path, region):
         np.testing.assert_array_equal(arrays[0][box], arrays[1][:], err_msg=name)
 
 
+def test_what_lies_around_a_region_is_a_part_of_what_it_is_made_from(tmp_path):
+    labels = np.random.default_rng(1).integers(3, size=(60, 4, 4), dtype=np.uint8)
+    reach, region = generator().halo, [[1, 3], [0, 2], [0, 2]]
+    assert 3 + reach < 59
+
+    def infer_with(changed=None, first=1, origin=0.0):
+        array = labels.copy()
+        if changed is not None:
+            array[changed] = (array[changed] + 1) % 3
+        write_volume(tmp_path / "rock.nii", Volume(array, (4.0,) * 3, (origin, 0.0, 0.0)))
+        infer(LabelSource(tmp_path / "rock.nii", 3, region=[[first, first + 2], *region[1:]]), tmp_path)
+
+    infer_with()
+    infer_with((3 + reach, 0, 0))
+    with pytest.raises(InputError, match="lr_sha256"):
+        infer_with((2 + reach, 0, 0))
+    with pytest.raises(InputError, match="start in lr"):  # the same place in µm, other noise
+        infer_with(first=2, origin=-4.0)
+
+
 @pytest.mark.parametrize("place", [{"voxel_size": 5.0}, {"region": [[1, 10], [0, 7], [0, 9]]}])
 def test_another_place_does_not_mix_in(source, tmp_path, place):
     """A corrected voxel size would leave the old one in the store."""
