@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 ALL_PLANES = "all planes"
 ZOOMS = (3, 9)  # of pictures of parts beside the whole
+PICTURES = ("slices.png", *(f"slices_{zoom}x.png" for zoom in ZOOMS), "two_point.png", "statistics.png")  # beside evaluation.json
 
 Images = str | os.PathLike | Sequence[str | os.PathLike]
 VoxelSize = float | Sequence[float]
@@ -278,11 +279,11 @@ class Evaluation:
         lr_title, sr_title = (f"{n}, {size_text(v.voxel_size)} {unit}" if unit == "µm" else n for n, v in (("LR", lr), ("SR", sr)))
         whole = (report.middle_slices(lr.array), report.middle_slices(sr.array), hr)
         titles, sizes = (lr_title, sr_title, "HR images (elsewhere in the rock)"), (lr.voxel_size, sr.voxel_size, sr.voxel_size)
-        shown = {"slices": whole} | {f"slices_{zoom}x": enlarged(*whole, self.scale_factor, zoom) for zoom in ZOOMS}
-        for name, parts in shown.items():
-            report.plot_slices(self.output_dir / f"{name}.png", dict(zip(titles, zip(parts, sizes))), self.phases, unit)
-        report.plot_two_point(self.output_dir / "two_point.png", curves, self.phases, unit)
-        report.plot_statistics(self.output_dir / "statistics.png", result["groups"], self.phases)
+        *slices, two_points, bars = (self.output_dir / name for name in PICTURES)
+        for path, parts in zip(slices, [whole, *(enlarged(*whole, self.scale_factor, zoom) for zoom in ZOOMS)], strict=True):
+            report.plot_slices(path, dict(zip(titles, zip(parts, sizes))), self.phases, unit)
+        report.plot_two_point(two_points, curves, self.phases, unit)
+        report.plot_statistics(bars, result["groups"], self.phases)
 
 
 def _add_spread(summary: dict, hr: np.ndarray, sr: np.ndarray) -> None:
