@@ -1,5 +1,7 @@
 """Read and write a volume in any format, chosen by the suffix."""
 
+import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +15,9 @@ from bundle.io.nifti import check_nifti_shape, open_nifti, write_nifti
 from bundle.io.ome_zarr import open_ome_zarr
 from bundle.io.raw import open_raw, write_raw
 from bundle.io.tiff import open_tiff, write_tiff
-from bundle.io.volume import Volume, as_voxel_size
+from bundle.io.volume import Volume, as_voxel_size, significant, size_text
+
+logger = logging.getLogger(__name__)
 
 READERS = {".tif": open_tiff, ".tiff": open_tiff, ".nii": open_nifti, ".nii.gz": open_nifti, ".nrrd": read_itk, ".mha": read_itk,
            ".mhd": read_itk, ".raw": open_raw, ".zarr": open_ome_zarr}  # fmt: skip
@@ -73,7 +77,8 @@ def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
 
     Args:
         path: file, of OME-Zarr the folder; the suffix names the format.
-        voxel_size: µm, a number or (z, y, x); overrides what the file says.
+        voxel_size: µm, a number or (z, y, x); overrides what the file says. Where it is the file's by one factor, as of a wrong unit, the origin is
+            taken by that, too; else the origin is dropped.
 
     Returns:
         Volume whose `array` has a shape, a dtype and gives NumPy arrays for slices along z, y and x. TIFF, .nii, raw and OME-Zarr are read only where
@@ -94,10 +99,25 @@ def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
     if volume.array.size == 0:
         raise InputError(f"{path}: an empty volume ({shape}); export it again")
     if voxel_size is not None:
-        volume.voxel_size = as_voxel_size(voxel_size)
+        given = as_voxel_size(voxel_size)
+        volume.origin = _origin(path, volume, given)
+        volume.voxel_size = given
     elif volume.voxel_size is not None:
         volume.voxel_size = as_voxel_size(volume.voxel_size, str(path))
     return volume
+
+
+def _origin(path: Path, volume: Volume, given: Sequence[float]) -> tuple[float, ...]:
+    """The origin of a volume where another voxel size is given than its file says."""
+    if volume.voxel_size is None or not any(volume.origin):  # without a size only raw has an origin, which is µm by its name
+        return volume.origin
+    factors = [one / other for one, other in zip(given, volume.voxel_size)]
+    if all(math.isclose(factor, factors[0], rel_tol=1e-6) for factor in factors):
+        unchanged = math.isclose(factors[0], 1.0, rel_tol=1e-6)
+        return volume.origin if unchanged else tuple(significant(o * factors[0]) for o in volume.origin)
+    sizes = size_text(volume.voxel_size), size_text(given)
+    logger.warning("%s: voxels of %s µm, but %s µm are given, which is no change of unit; its origin is dropped", path, *sizes)
+    return (0.0, 0.0, 0.0)
 
 
 def check_fits(path: str | Path, shape: Sequence[int]) -> None:
