@@ -16,6 +16,7 @@ from bundle.evaluation_files import Doubt, check_alike, common_voxel_size, find_
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, read_volume, write_text
+from bundle.io.files import format_of
 from bundle.io.images import image_files
 from bundle.io.labels import labels_sha256
 from bundle.io.region import region_slices
@@ -217,7 +218,7 @@ class Evaluation:
                 f"{path} has shape {tuple(volume.array.shape)}, but LR {coarse} x {self.scale_factor} is {shape}: "
                 "set lr_region to the part of lr_image that was super-resolved, and scale_factor"
             )
-        if path.suffix == ".zarr" and (volume.array == NOT_MADE).any():
+        if format_of(path) == ".zarr" and (volume.array == NOT_MADE).any():
             raise InputError(f"{path}: is not finished; run the same inference again, it goes on")
         volume.array = check_labels(volume.array, len(self.phases), str(path))
         return volume

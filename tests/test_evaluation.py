@@ -295,6 +295,15 @@ def stored(files):
     return uncertainty
 
 
+@pytest.mark.parametrize("name", ["rock_3.5um_sr.ome.zarr", "result"])
+def test_a_store_that_is_not_finished(files, name):
+    """Whatever its folder is called: 255 in place of a shard is no label."""
+    place = {"shape": (24, 32, 32), "shard": 16, "voxel_size": (0.5,) * 3, "origin": (0.0,) * 3, "phases": PHASES, "levels": 2}
+    LabelStore(files / name, fingerprint={}, **place).write((0, 0, 0), tifffile.imread(files / "rock_3.5um_sr.tif")[:16, :16, :16])
+    with pytest.raises(InputError, match=f"{name}: is not finished; run the same inference again"):
+        evaluation(files, sr_image=files / name).run()
+
+
 @pytest.fixture
 def drawn(monkeypatch):
     """The columns of the sections that the page gets."""

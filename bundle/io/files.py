@@ -23,6 +23,7 @@ READERS = {".tif": open_tiff, ".tiff": open_tiff, ".nii": open_nifti, ".nii.gz":
            ".mhd": read_itk, ".raw": open_raw, ".zarr": open_ome_zarr}  # fmt: skip
 WRITERS = {".tif": write_tiff, ".tiff": write_tiff, ".nii": write_nifti, ".nii.gz": write_nifti, ".mha": write_metaimage,
            ".mhd": write_metaimage, ".raw": write_raw}  # fmt: skip
+ZARR = (".zattrs", ".zgroup", ".zarray", "zarr.json")  # one of these lies in every folder of a Zarr hierarchy
 WRITTEN_DTYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64")
 
 
@@ -32,9 +33,15 @@ def suffix_of(path: str | Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
+def format_of(path: str | Path) -> str:
+    """The suffix that names the format of a file or folder: `.zarr` of a folder that holds Zarr, such as scan.zarr/labels/rock, whatever its name."""
+    return ".zarr" if any((Path(path) / name).is_file() for name in ZARR) else suffix_of(path)
+
+
 def stem_of(path: str | Path) -> str:
-    """Name of a file or folder without its suffix, and without `.nii` or `.ome` before that."""
-    return re.sub(r"(\.nii|\.ome)?\.[^.]+$", "", Path(path).name, flags=re.IGNORECASE)
+    """Name of a file or folder without its suffix, and without `.nii` or `.ome` before that; of Zarr within a hierarchy the whole name."""
+    name = Path(path).name
+    return re.sub(r"(\.nii|\.ome)?\.[^.]+$", "", name, flags=re.IGNORECASE) if format_of(path) == suffix_of(path) else name
 
 
 def record_of(path: str | Path) -> Path:
@@ -51,8 +58,10 @@ def readable(path: Path) -> Iterator[None]:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
-    if path.is_dir() != (suffix_of(path) == ".zarr"):
-        raise InputError(f"{path}: not a file; give the file itself" if path.is_dir() else f"{path}: a file; give the folder of the OME-Zarr")
+    if path.is_dir() and format_of(path) != ".zarr":
+        raise InputError(f"{path}: not a file; give the file itself, and of a folder of slices save them as one stack")
+    if path.is_file() and suffix_of(path) == ".zarr":
+        raise InputError(f"{path}: a file; give the folder of the OME-Zarr")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: an empty file (0 bytes); copy or export it again")
     try:
@@ -76,7 +85,7 @@ def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
     """Open a 3D volume: TIFF stack, NIfTI, NRRD, MHA, MHD, raw with a JSON file, or OME-Zarr.
 
     Args:
-        path: file, of OME-Zarr the folder; the suffix names the format.
+        path: file, whose suffix names the format; of OME-Zarr the folder of the image, which may lie in another.
         voxel_size: µm, a number or (z, y, x); overrides what the file says. Where it is the file's by one factor, as of a wrong unit, the origin is
             taken by that, too; else the origin is dropped.
 
@@ -88,10 +97,10 @@ def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
         InputError: missing, empty, damaged or truncated file; unknown format; not 3D.
     """
     path = Path(path)
-    reader = READERS.get(suffix_of(path))
-    if reader is None:
-        raise InputError(f"{path}: format {suffix_of(path) or 'without suffix'} is not read; use one of {', '.join(READERS)}")
     with readable(path):
+        reader = READERS.get(format_of(path))
+        if reader is None:
+            raise InputError(f"{path}: format {suffix_of(path) or 'without suffix'} is not read; use one of {', '.join(READERS)}")
         volume = reader(path)
     shape = " x ".join(str(n) for n in volume.array.shape)
     if volume.array.ndim != 3:
