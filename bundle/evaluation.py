@@ -16,7 +16,7 @@ from bundle.evaluation_files import Doubt, check_alike, common_voxel_size, find_
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, read_volume, write_text
-from bundle.io.files import format_of
+from bundle.io.files import format_of, lone_path
 from bundle.io.images import image_files
 from bundle.io.labels import labels_sha256
 from bundle.io.region import region_slices
@@ -86,8 +86,8 @@ class Evaluation:
         view3d: bool | str = False,
         assessment: Assessment | None = None,
     ):
-        self.lr_image, self.output_dir = Path(lr_image), Path(output_dir)
-        self.sr_image = Path(sr_image) if sr_image else find_sr(self.lr_image, self.output_dir)
+        self.lr_image, self.output_dir = lone_path(lr_image, "lr_image"), Path(output_dir)
+        self.sr_image = lone_path(sr_image, "sr_image") if sr_image else find_sr(self.lr_image, self.output_dir)
         self.hr_images = dict(hr_images) if isinstance(hr_images, Mapping) else {ALL_PLANES: hr_images}
         self.phases, self.lr_phases = names(phases, "phases"), names(lr_phases or phases, "lr_phases")
         self.scale_factor = whole(scale_factor, "scale_factor", "SR voxels along the edge of an LR voxel, such as 8", 1)

@@ -98,6 +98,12 @@ def test_an_evaluation_may_be_written_beside_its_images_and_run_again(files, mon
     assert image_files(folder) == [folder / "hr.tif", *sorted(folder / name for name in PICTURES)]
 
 
+@pytest.mark.parametrize("key", ["lr_image", "sr_image"])
+def test_several_volumes_in_place_of_one(files, key):
+    with pytest.raises(InputError, match=rf"{key}: \['a.tif', 'b.tif'\]; one volume is read at a time: give one path"):
+        evaluation(files, **{key: ["a.tif", "b.tif"]})
+
+
 def test_region_is_cut_from_lr(files, no_pictures):
     sr = tifffile.imread(files / "rock_3.5um_sr.tif")
     tifffile.imwrite(files / "part.tif", sr[4:20, 8:32, :16])

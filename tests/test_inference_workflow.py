@@ -238,6 +238,7 @@ def long(folder: Path) -> None:
 
 BAD = {
     "volume missing": (nothing, {"lr_image": "{}/no.tif"}, "no.tif: no such file"),
+    "several volumes": (nothing, {"lr_image": ["a.tif", "b.tif"]}, "lr_image: ['a.tif', 'b.tif']; one volume is read at a time: give one path"),
     "volume truncated": (truncated, {}, "rock.tif: "),
     "NaN": (float_volume, {"lr_voxel_size": 3.5}, "NaN"),
     "unknown label": (unknown_label, {"lr_voxel_size": 3.5}, "lr_labels"),
@@ -274,7 +275,7 @@ def test_bad_input_is_one_line_and_nothing_written(case, name, monkeypatch):
     assert sorted(case.folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["volume missing", "model of other phases", "output folder"])
+@pytest.mark.parametrize("name", ["volume missing", "several volumes", "model of other phases", "output folder"])
 def test_bad_input_by_the_command_line(case, name):
     spoil, changes, words = BAD[name]
     spoil(case.folder)

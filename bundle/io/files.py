@@ -2,10 +2,12 @@
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +49,21 @@ def stem_of(path: str | Path) -> str:
 def record_of(path: str | Path) -> Path:
     """The record beside a result that the program made: `<name>_provenance.json`."""
     return Path(path).with_name(f"{stem_of(path)}_provenance.json")
+
+
+def lone_path(value: Any, name: str) -> Path:
+    """A setting that is the path of one volume.
+
+    Args:
+        value: as it was given.
+        name: of the setting, for the message.
+
+    Raises:
+        InputError: something else, such as a list.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"{name}: {value}; one volume is read at a time: give one path")
+    return Path(value)
 
 
 @contextmanager
