@@ -129,6 +129,28 @@ def small(tmp_path) -> Path:
     return root
 
 
+@pytest.mark.parametrize("git", ["tracked", "nothing tracked", "no checkout", "no git"])
+def test_of_a_checkout_what_git_tracks_is_packed(small, tmp_path, monkeypatch, caplog, git):
+    """Weights of a trial or notes beside the bundle stay here; what the command makes itself goes along."""
+    own = {path.relative_to(small).as_posix() for path in small.rglob("*") if path.is_file()}
+    if git != "no checkout":
+        subprocess.run(["git", "-C", str(small), "init", "-q"], check=True)
+    if git in ("tracked", "no git"):
+        subprocess.run(["git", "-C", str(small), "add", "."], check=True)
+    others = {"models/trial.pt", "docs/notes/a.md", "configs/train.json", "scripts/mine.py"}
+    for name in others:
+        (small / name).parent.mkdir(exist_ok=True)
+        (small / name).write_text("{}")
+    if git == "no git":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    folder = package(tmp_path / "dist", small)
+    packed = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert packed == own | {"configs/train.json", "configs/inference.json"} | (set() if git == "tracked" else others)
+    assert json.loads((folder / "configs" / "train.json").read_text()) == {"a": 1}
+    told = ("scripts", "configs/train.json", "docs/notes", "models/trial.pt") if git == "tracked" else ()
+    assert [record.getMessage().split(": ")[0] for record in caplog.records] == [str(small / name) for name in told]
+
+
 def test_large_files_are_left_out_and_listed(small, tmp_path, monkeypatch):
     monkeypatch.setattr(packaging, "LARGEST", 1000)
     (small / "models" / "large.bin").write_bytes(b"a" * 1001)
