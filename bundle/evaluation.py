@@ -16,8 +16,8 @@ from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, ope
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, read_volume, write_text
+from bundle.io.files import format_of, in_memory, lone_path, open_volume
 from bundle.io.images import image_files
-from bundle.io.files import in_memory, open_volume
 from bundle.io.labels import labels_sha256
 from bundle.io.region import region_slices
 from bundle.io.volume import size_text
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 ALL_PLANES = "all planes"
 ZOOMS = (3, 9)  # of pictures of parts beside the whole
+PICTURES = ("slices.png", *(f"slices_{zoom}x.png" for zoom in ZOOMS), "two_point.png", "statistics.png")  # beside evaluation.json
 
 Images = str | os.PathLike | Sequence[str | os.PathLike]
 VoxelSize = float | Sequence[float]
@@ -88,8 +89,8 @@ class Evaluation:
         view3d: bool | str = False,
         assessment: Assessment | None = None,
     ):
-        self.lr_image, self.output_dir = Path(lr_image), Path(output_dir)
-        self.sr_image = Path(sr_image) if sr_image else find_sr(self.lr_image, self.output_dir)
+        self.lr_image, self.output_dir = lone_path(lr_image, "lr_image"), Path(output_dir)
+        self.sr_image = lone_path(sr_image, "sr_image") if sr_image else find_sr(self.lr_image, self.output_dir)
         self.hr_images = dict(hr_images) if isinstance(hr_images, Mapping) else {ALL_PLANES: hr_images}
         self.phases, self.lr_phases = names(phases, "phases"), names(lr_phases or phases, "lr_phases")
         self.scale_factor = whole(scale_factor, "scale_factor", "SR voxels along the edge of an LR voxel, such as 8", 1)
@@ -221,7 +222,7 @@ class Evaluation:
         opened = open_volume(path)
         stored, part = opened.array.shape, self._part(path, lr_shape, region)
         volume = in_memory(path, opened, part)
-        if path.suffix == ".zarr" and (volume.array == NOT_MADE).any():
+        if format_of(path) == ".zarr" and (volume.array == NOT_MADE).any():
             raise InputError(f"{path}: is not finished; run the same inference again, it goes on")
         volume.array = check_labels(volume.array, len(self.phases), str(path))
         return volume, tuple(stored) != volume.array.shape
@@ -283,11 +284,11 @@ class Evaluation:
         lr_title, sr_title = (f"{n}, {size_text(v.voxel_size)} {unit}" if unit == "µm" else n for n, v in (("LR", lr), ("SR", sr)))
         whole = (report.middle_slices(lr.array), report.middle_slices(sr.array), hr)
         titles, sizes = (lr_title, sr_title, "HR images (elsewhere in the rock)"), (lr.voxel_size, sr.voxel_size, sr.voxel_size)
-        shown = {"slices": whole} | {f"slices_{zoom}x": enlarged(*whole, self.scale_factor, zoom) for zoom in ZOOMS}
-        for name, parts in shown.items():
-            report.plot_slices(self.output_dir / f"{name}.png", dict(zip(titles, zip(parts, sizes))), self.phases, unit)
-        report.plot_two_point(self.output_dir / "two_point.png", curves, self.phases, unit)
-        report.plot_statistics(self.output_dir / "statistics.png", result["groups"], self.phases)
+        *slices, two_points, bars = (self.output_dir / name for name in PICTURES)
+        for path, parts in zip(slices, [whole, *(enlarged(*whole, self.scale_factor, zoom) for zoom in ZOOMS)], strict=True):
+            report.plot_slices(path, dict(zip(titles, zip(parts, sizes))), self.phases, unit)
+        report.plot_two_point(two_points, curves, self.phases, unit)
+        report.plot_statistics(bars, result["groups"], self.phases)
 
 
 def _add_spread(summary: dict, hr: np.ndarray, sr: np.ndarray) -> None:

@@ -15,7 +15,8 @@ from ignite.engine import Engine, Events
 from bundle import report
 from bundle.errors import InputError
 from bundle.io import Volume, write_text, write_volume
-from bundle.io.files import check_fits
+from bundle.io.atomic import left_partials
+from bundle.io.files import WRITERS, check_fits
 from bundle.io.source import LabelSource
 from bundle.io.volume import size_text
 from bundle.provenance import sha256, versions
@@ -57,7 +58,7 @@ def check_format(output_ext: str | None, shape: Sequence[int], scale_factor: int
 class InferenceRecord:
     """When all shards are there: writes the formats asked for, `<name>_sr.png` (middle slices of LR and SR) and `<name>_sr_provenance.json`.
 
-    Of several processes the last one does it.
+    Of several processes the last one does it. What a killed run left of these files is removed.
 
     Args:
         output_dir: folder of the results.
@@ -101,6 +102,10 @@ class InferenceRecord:
         for one in stores.values():
             one.tidy()
         base, sr = str(store.path).removesuffix(SUFFIX), store.volume()
+        if engine.inferer.world_size == 1 or not engine.inferer.made:  # else another process may be done at the same moment, and write, too
+            for suffix in {*WRITERS, *self.formats, ".json", ".png", "_provenance.json"}:  # .json: beside .raw
+                for partial in left_partials(Path(base + suffix)):
+                    partial.unlink(missing_ok=True)
         for suffix in self.formats:
             write_volume(base + suffix, sr)
         write_text(f"{base}_provenance.json", json.dumps(self._provenance(source, store), indent=2, default=str) + "\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
@@ -19,6 +21,8 @@ from bundle.inference import check_output_dir
 from bundle.io.atomic import atomic_path
 from bundle.provenance import ROOT, sha256
 
+logger = logging.getLogger(__name__)
+
 NAME = "rock_microct_super_resolution"
 PARTS = ("LICENSE", "pyproject.toml", "constraints.txt", "bundle", "configs", "docs", "models", "scripts")
 NEEDED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md", "docs/data_license.txt")
@@ -28,7 +32,7 @@ TEXT = {".py", ".yaml", ".json", ".md", ".txt", ".toml", ".conf", ".css", ".js",
 
 
 def package(output: Path, root: Path = ROOT, exports: bool = False, url: str | None = None) -> Path:
-    """Write `<output>/<NAME>/` and `<output>/<NAME>.zip`.
+    """Write `<output>/<NAME>/` and `<output>/<NAME>.zip`, of a Git checkout with the files that Git tracks alone.
 
     Beside the YAML of training and inference lies the same as JSON, as `monai.bundle.load` asks for `configs/train.json` or `configs/inference.json`.
 
@@ -44,17 +48,26 @@ def package(output: Path, root: Path = ROOT, exports: bool = False, url: str | N
     Raises:
         InputError: something that the zoo asks for is missing, or a file is too large and there is no `url`.
     """
-    folder = output / NAME
+    folder, tracked = output / NAME, _tracked(root)
+    unwanted = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info")
+
+    def ignored(source: str, names: Iterable[str]) -> set[str]:
+        usual = unwanted(source, names)
+        unknown = {name for name in names if tracked and Path(source, name).relative_to(root) not in tracked} - usual
+        for name in sorted(unknown):
+            logger.warning("%s: not packed, as Git does not track it", Path(source, name))
+        return usual | unknown
+
     check_output_dir(output)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as beside:
         partial = Path(beside) / NAME
         partial.mkdir()
-        for part in PARTS:
-            source = root / part
-            if source.is_dir():
-                shutil.copytree(source, partial / part, ignore=shutil.ignore_patterns("__pycache__", ".*", "*.egg-info"))
-            elif source.is_file():
-                shutil.copy2(source, partial / part)
+        there = [part for part in PARTS if (root / part).exists()]
+        for part in sorted(set(there) - ignored(str(root), there)):
+            if (root / part).is_dir():
+                shutil.copytree(root / part, partial / part, ignore=ignored)
+            else:
+                shutil.copy2(root / part, partial / part)
         for name in ("train", "inference"):
             config = ConfigParser.load_config_file(str(partial / "configs" / f"{name}.yaml"))
             (partial / "configs" / f"{name}.json").write_text(json.dumps(config, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -97,6 +110,16 @@ def problems(folder: Path) -> list[str]:
             if person:
                 found.append(f"{name} names a path of a machine ({person[0]})")
     return found
+
+
+def _tracked(root: Path) -> set[Path]:
+    """Files that Git tracks under a folder, and the folders that hold them; none where it is no checkout, or there is no Git."""
+    try:
+        listed = subprocess.run(["git", "-C", str(root), "ls-files", "-z"], capture_output=True, encoding="utf-8", check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return set()
+    files = {Path(name) for name in listed.split("\0") if name}
+    return files.union(*(file.parents for file in files))
 
 
 def _leave_out_large(folder: Path, url: str | None) -> None:

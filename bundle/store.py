@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from bundle.errors import InputError, first_line
+from bundle.io.atomic import left_partials, partial_path
 from bundle.io.files import stem_of
 from bundle.io.region import boxes
 from bundle.io.volume import Volume
@@ -126,7 +126,7 @@ class ShardStore:
         """Removes what killed processes left of this store; for when nobody writes to it any more."""
         for partial in self.path.rglob("*.partial"):
             partial.unlink(missing_ok=True)
-        for partial in self.path.parent.glob(f".partial-*-{self.path.name}"):
+        for partial in left_partials(self.path):
             shutil.rmtree(partial, ignore_errors=True)
 
     def volume(self) -> Volume:
@@ -164,7 +164,7 @@ class ShardStore:
         import zarr
         from zarr.codecs import ZstdCodec
 
-        partial = self.path.with_name(f".partial-{uuid4().hex[:12]}-{self.path.name}")
+        partial = partial_path(self.path)
         try:
             group = zarr.open_group(str(partial), mode="w", zarr_format=3)
             for level in range(self.levels + 1):

@@ -12,7 +12,8 @@ from monai.bundle import ConfigParser
 from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError
-from bundle.evaluation import Evaluation, find_sr
+from bundle.evaluation import PICTURES, Evaluation, find_sr
+from bundle.io.images import image_files
 from bundle.io.source import LabelSource
 from bundle.metrics import mean_relative_error, statistics
 from bundle.provenance import sha256
@@ -76,6 +77,30 @@ def test_nearest_neighbour_has_the_errors_of_lr_and_keeps_all(files, caplog):
     # Repeating voxels keeps S2 at the multiples of the LR voxel, up to the ends of the lines.
     np.testing.assert_allclose(np.array(curves["SR"]["mean"])[:, ::4], curves["LR"]["mean"], atol=0.03)
     assert np.array(curves["HR"]["min"]).shape == (3, 9) and len(curves["SR"]["axes"]) == 3 and len(curves["HR"]["axes"]) == 2
+
+
+def test_an_evaluation_may_be_written_beside_its_images_and_run_again(files, monkeypatch):
+    """Of SR and pictures in the folder of the HR images none is one of them; without evaluation.json beside them, their names say nothing."""
+    folder = files / "images"
+    folder.mkdir()
+    for name in ("hr.tif", "rock_3.5um_sr.tif"):
+        (files / name).rename(folder / name)
+    (folder / "rock_3.5um_sr_provenance.json").write_text("{}")
+    for name in ("plot_slices", "plot_two_point", "plot_statistics"):
+        monkeypatch.setattr(report, name, lambda path, *args: path.write_bytes(b"a picture"))
+    monkeypatch.setattr(html_report, "write", lambda *args: None)
+    results = [evaluation(files, hr_images=folder, output_dir=folder).run() for _ in range(2)]
+    assert results[0] == results[1] and results[0]["files"]["hr_images"] == {"all planes": 2}
+    assert {path.name for path in folder.glob("*.png")} == set(PICTURES)
+    assert image_files(folder) == [folder / "hr.tif"]
+    (folder / "evaluation.json").unlink()
+    assert image_files(folder) == [folder / "hr.tif", *sorted(folder / name for name in PICTURES)]
+
+
+@pytest.mark.parametrize("key", ["lr_image", "sr_image"])
+def test_several_volumes_in_place_of_one(files, key):
+    with pytest.raises(InputError, match=rf"{key}: \['a.tif', 'b.tif'\]; one volume is read at a time: give one path"):
+        evaluation(files, **{key: ["a.tif", "b.tif"]})
 
 
 def test_region_is_cut_from_lr(files, no_pictures):
@@ -298,6 +323,15 @@ def stored(files):
             store.write((0, 0, 0), percent)
 
     return uncertainty
+
+
+@pytest.mark.parametrize("name", ["rock_3.5um_sr.ome.zarr", "result"])
+def test_a_store_that_is_not_finished(files, name):
+    """Whatever its folder is called: 255 in place of a shard is no label."""
+    place = {"shape": (24, 32, 32), "shard": 16, "voxel_size": (0.5,) * 3, "origin": (0.0,) * 3, "phases": PHASES, "levels": 2}
+    LabelStore(files / name, fingerprint={}, **place).write((0, 0, 0), tifffile.imread(files / "rock_3.5um_sr.tif")[:16, :16, :16])
+    with pytest.raises(InputError, match=f"{name}: is not finished; run the same inference again"):
+        evaluation(files, sr_image=files / name).run()
 
 
 @pytest.fixture

@@ -149,12 +149,28 @@ def test_processes_share_the_work_and_the_last_writes_the_rest(case):
     assert 0 < len(before) < 4 * 3 * 2 * 3
     (case.out / "rock_sr.ome.zarr" / "0" / "c" / "0.abc.partial").parent.mkdir(parents=True, exist_ok=True)
     (case.out / "rock_sr.ome.zarr" / "0" / "c" / "0.abc.partial").write_text("of a killed process")
-    (case.out / ".partial-1-rock_sr.ome.zarr").mkdir()
+    (case.out / ".partial-0123456789ab-rock_sr.ome.zarr").mkdir()
     in_process(case, shard=2, rank=0, world_size=2)
     assert (case.out / "rock_sr.png").exists() and (case.out / "rock_sr.tif").exists()
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert not list(case.out.rglob("*.partial")) and not list(case.out.glob(".partial*"))
     assert (tifffile.imread(case.out / "rock_sr.tif") != super_resolved(case, case.labels)).mean() < 1e-3
+
+
+def test_what_a_killed_run_left_of_other_formats_goes_with_the_next(case):
+    """Also of a format that is no longer asked for; not what may be of another process that is done at the same moment, nor of another volume."""
+    left = [case.out / f".partial-0123456789ab-rock_sr{end}" for end in (".tif", ".mhd", ".raw", ".json", ".png", "_provenance.json")]
+    others = [case.out / f".partial-0123456789ab-{name}" for name in ("a-rock_sr.tif", "rock_sr_sr.tif", "rock.tif")]
+    in_process(case, shard=2, rank=0, world_size=2)
+    for path in [*left, *others]:
+        path.write_text("half")
+    in_process(case, shard=2, rank=1, world_size=2)
+    assert (case.out / "rock_sr.tif").exists() and all(path.exists() for path in left)
+    in_process(case, shard=2, rank=0, world_size=2)
+    assert sorted(case.out.glob(".partial*")) == sorted(others)
+    left[0].write_text("half")
+    in_process(case, shard=2, uncertainty=2)  # alone, also where it has made something
+    assert sorted(case.out.glob(".partial*")) == sorted(others)
 
 
 def test_when_all_was_there_before_the_first_process_writes_what_lacks(case):
@@ -238,6 +254,7 @@ def long(folder: Path) -> None:
 
 BAD = {
     "volume missing": (nothing, {"lr_image": "{}/no.tif"}, "no.tif: no such file"),
+    "several volumes": (nothing, {"lr_image": ["a.tif", "b.tif"]}, "lr_image: ['a.tif', 'b.tif']; one volume is read at a time: give one path"),
     "volume truncated": (truncated, {}, "rock.tif: "),
     "NaN": (float_volume, {"lr_voxel_size": 3.5}, "NaN"),
     "unknown label": (unknown_label, {"lr_voxel_size": 3.5}, "lr_labels"),
@@ -274,7 +291,7 @@ def test_bad_input_is_one_line_and_nothing_written(case, name, monkeypatch):
     assert sorted(case.folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["volume missing", "model of other phases", "output folder"])
+@pytest.mark.parametrize("name", ["volume missing", "several volumes", "model of other phases", "output folder"])
 def test_bad_input_by_the_command_line(case, name):
     spoil, changes, words = BAD[name]
     spoil(case.folder)

@@ -1,9 +1,13 @@
 """Read and write a volume in any format, chosen by the suffix."""
 
+import logging
+import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +17,15 @@ from bundle.io.nifti import check_nifti_shape, open_nifti, write_nifti
 from bundle.io.ome_zarr import open_ome_zarr
 from bundle.io.raw import open_raw, write_raw
 from bundle.io.tiff import open_tiff, write_tiff
-from bundle.io.volume import Volume, as_voxel_size
+from bundle.io.volume import Volume, as_voxel_size, significant, size_text
+
+logger = logging.getLogger(__name__)
 
 READERS = {".tif": open_tiff, ".tiff": open_tiff, ".nii": open_nifti, ".nii.gz": open_nifti, ".nrrd": read_itk, ".mha": read_itk,
            ".mhd": read_itk, ".raw": open_raw, ".zarr": open_ome_zarr}  # fmt: skip
 WRITERS = {".tif": write_tiff, ".tiff": write_tiff, ".nii": write_nifti, ".nii.gz": write_nifti, ".mha": write_metaimage,
            ".mhd": write_metaimage, ".raw": write_raw}  # fmt: skip
+ZARR = (".zattrs", ".zgroup", ".zarray", "zarr.json")  # one of these lies in every folder of a Zarr hierarchy
 WRITTEN_DTYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64")
 
 
@@ -28,14 +35,35 @@ def suffix_of(path: str | Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
 
 
+def format_of(path: str | Path) -> str:
+    """The suffix that names the format of a file or folder: `.zarr` of a folder that holds Zarr, such as scan.zarr/labels/rock, whatever its name."""
+    return ".zarr" if any((Path(path) / name).is_file() for name in ZARR) else suffix_of(path)
+
+
 def stem_of(path: str | Path) -> str:
-    """Name of a file or folder without its suffix, and without `.nii` or `.ome` before that."""
-    return re.sub(r"(\.nii|\.ome)?\.[^.]+$", "", Path(path).name, flags=re.IGNORECASE)
+    """Name of a file or folder without its suffix, and without `.nii` or `.ome` before that; of Zarr within a hierarchy the whole name."""
+    name = Path(path).name
+    return re.sub(r"(\.nii|\.ome)?\.[^.]+$", "", name, flags=re.IGNORECASE) if format_of(path) == suffix_of(path) else name
 
 
 def record_of(path: str | Path) -> Path:
     """The record beside a result that the program made: `<name>_provenance.json`."""
     return Path(path).with_name(f"{stem_of(path)}_provenance.json")
+
+
+def lone_path(value: Any, name: str) -> Path:
+    """A setting that is the path of one volume.
+
+    Args:
+        value: as it was given.
+        name: of the setting, for the message.
+
+    Raises:
+        InputError: something else, such as a list.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"{name}: {value}; one volume is read at a time: give one path")
+    return Path(value)
 
 
 @contextmanager
@@ -47,8 +75,10 @@ def readable(path: Path) -> Iterator[None]:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
-    if path.is_dir() != (suffix_of(path) == ".zarr"):
-        raise InputError(f"{path}: not a file; give the file itself" if path.is_dir() else f"{path}: a file; give the folder of the OME-Zarr")
+    if path.is_dir() and format_of(path) != ".zarr":
+        raise InputError(f"{path}: not a file; give the file itself, and of a folder of slices save them as one stack")
+    if path.is_file() and suffix_of(path) == ".zarr":
+        raise InputError(f"{path}: a file; give the folder of the OME-Zarr")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: an empty file (0 bytes); copy or export it again")
     try:
@@ -80,8 +110,9 @@ def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
     """Open a 3D volume: TIFF stack, NIfTI, NRRD, MHA, MHD, raw with a JSON file, or OME-Zarr.
 
     Args:
-        path: file, of OME-Zarr the folder; the suffix names the format.
-        voxel_size: µm, a number or (z, y, x); overrides what the file says.
+        path: file, whose suffix names the format; of OME-Zarr the folder of the image, which may lie in another.
+        voxel_size: µm, a number or (z, y, x); overrides what the file says. Where it is the file's by one factor, as of a wrong unit, the origin is
+            taken by that, too; else the origin is dropped.
 
     Returns:
         Volume whose `array` has a shape, a dtype and gives NumPy arrays for slices along z, y and x. TIFF, .nii, raw and OME-Zarr are read only where
@@ -91,10 +122,10 @@ def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
         InputError: missing, empty, damaged or truncated file; unknown format; not 3D.
     """
     path = Path(path)
-    reader = READERS.get(suffix_of(path))
-    if reader is None:
-        raise InputError(f"{path}: format {suffix_of(path) or 'without suffix'} is not read; use one of {', '.join(READERS)}")
     with readable(path):
+        reader = READERS.get(format_of(path))
+        if reader is None:
+            raise InputError(f"{path}: format {suffix_of(path) or 'without suffix'} is not read; use one of {', '.join(READERS)}")
         volume = reader(path)
     shape = " x ".join(str(n) for n in volume.array.shape)
     if volume.array.ndim != 3:
@@ -102,10 +133,25 @@ def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
     if volume.array.size == 0:
         raise InputError(f"{path}: an empty volume ({shape}); export it again")
     if voxel_size is not None:
-        volume.voxel_size = as_voxel_size(voxel_size)
+        given = as_voxel_size(voxel_size)
+        volume.origin = _origin(path, volume, given)
+        volume.voxel_size = given
     elif volume.voxel_size is not None:
         volume.voxel_size = as_voxel_size(volume.voxel_size, str(path))
     return volume
+
+
+def _origin(path: Path, volume: Volume, given: Sequence[float]) -> tuple[float, ...]:
+    """The origin of a volume where another voxel size is given than its file says."""
+    if volume.voxel_size is None or not any(volume.origin):  # without a size only raw has an origin, which is µm by its name
+        return volume.origin
+    factors = [one / other for one, other in zip(given, volume.voxel_size)]
+    if all(math.isclose(factor, factors[0], rel_tol=1e-6) for factor in factors):
+        unchanged = math.isclose(factors[0], 1.0, rel_tol=1e-6)
+        return volume.origin if unchanged else tuple(significant(o * factors[0]) for o in volume.origin)
+    sizes = size_text(volume.voxel_size), size_text(given)
+    logger.warning("%s: voxels of %s µm, but %s µm are given, which is no change of unit; its origin is dropped", path, *sizes)
+    return (0.0, 0.0, 0.0)
 
 
 def check_fits(path: str | Path, shape: Sequence[int]) -> None:

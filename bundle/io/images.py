@@ -1,6 +1,7 @@
 """High-resolution 2D label images: a TIFF stack, TIFF or PNG images, a folder, a list or a pattern."""
 
 import glob
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def read_images(
     """Read 2D images; a page of a TIFF stack is an image.
 
     Args:
-        paths: file, folder (all its .tif, .tiff and .png by name, but for the pictures that `run gating` and `run inference` leave there), pattern such
-            as `hr/*.png`, or a list of them.
+        paths: file, folder (all its .tif, .tiff and .png by name, but for what the runs of this program leave there beside generated images: pictures
+            and super-resolved volumes), pattern such as `hr/*.png`, or a list of them.
         pixel_size: µm, a number or (row, column); overrides what the files say. PNG says nothing.
 
     Returns:
@@ -58,7 +59,7 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """The files that a file, folder, pattern or list of them stands for, in order.
 
     Raises:
-        InputError: an empty list or folder, or a pattern that nothing fits.
+        InputError: an empty list or folder, a pattern that nothing fits, or a record beside an image that cannot be read.
     """
     if not isinstance(paths, (str, Path)):
         if not isinstance(paths, Sequence):
@@ -68,9 +69,9 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         return [file for path in paths for file in image_files(path)]
     path = Path(paths).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if suffix_of(p) in IMAGE_SUFFIXES and not p.name.startswith(".") and not _is_a_look_at_them(p))
+        files = sorted(p for p in path.iterdir() if suffix_of(p) in IMAGE_SUFFIXES and not p.name.startswith(".") and not _is_none_of_them(p))
         if not files:
-            raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} in this folder; check hr_images")
+            raise InputError(f"{path}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder, results of this program aside; check hr_images")
         return files
     if not path.exists() and glob.has_magic(str(path)):
         files = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
@@ -80,11 +81,21 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return [path]
 
 
-def _is_a_look_at_them(path: Path) -> bool:
-    """Whether a file is a picture that the program made of the images of its folder: beside a verdict, or beside a stack that it generated."""
+def _is_none_of_them(path: Path) -> bool:
+    """Whether a file in a folder of images is another result of this program: a picture of the gates, of generated images or of an evaluation, or a
+    super-resolved volume or its picture."""
     if path.name.endswith(PICTURES):
         return True
-    return suffix_of(path) == ".png" and path.with_suffix(".tif").is_file() and record_of(path).is_file()
+    record = record_of(path)
+    if record.is_file():
+        with readable(record):
+            made_from_scan = "input" in json.loads(record.read_text(encoding="utf-8")).keys()
+        return made_from_scan or (suffix_of(path) == ".png" and path.with_suffix(".tif").is_file())
+    if path.with_name("evaluation.json").is_file():
+        from bundle.evaluation import PICTURES as EVALUATED  # which reads its images here
+
+        return path.name in EVALUATED
+    return False
 
 
 def _read_png(path: Path) -> list[np.ndarray]:

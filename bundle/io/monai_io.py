@@ -9,7 +9,7 @@ from monai.data import ImageReader, ImageWriter
 from monai.utils import ImageMetaKey, MetaKeys, convert_data_type, ensure_tuple
 
 from bundle.errors import InputError
-from bundle.io.files import READERS, read_volume, suffix_of, write_volume
+from bundle.io.files import READERS, format_of, read_volume, write_volume
 from bundle.io.volume import Volume, as_voxel_size
 
 
@@ -26,7 +26,7 @@ class VolumeReader(ImageReader):
         self.key = key
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        return all(suffix_of(name) in READERS for name in ensure_tuple(filename))
+        return all(format_of(name) in READERS for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs) -> tuple[PathLike, ...]:
         """Only take the name: where `read` fails LoadImage goes on to other readers, which read one page of a stack or a broken file."""

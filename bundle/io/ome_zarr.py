@@ -1,4 +1,4 @@
-"""OME-Zarr (0.4 and 0.5): the finest level of an image or label image, read where it is sliced."""
+"""OME-Zarr (0.3 to 0.5): the finest level of an image or label image, read where it is sliced."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from bundle.errors import InputError
 from bundle.io.volume import Volume, micrometres, significant
+
+KINDS = {"t": "time", "c": "channel"}  # of axes whose metadata tell only the name; the others are of space
 
 
 def open_ome_zarr(path: Path) -> Volume:
@@ -27,9 +29,9 @@ def open_ome_zarr(path: Path) -> Volume:
     attributes = dict(found.attrs)
     scales = attributes.get("ome", attributes).get("multiscales")
     if not scales:
-        raise InputError(f"{path}: holds no OME-Zarr image; give the folder that has its multiscales")
+        raise InputError(f"{path}: holds no OME-Zarr image; give the folder in it that has multiscales, such as 0 or labels/<name>")
     image, dataset = scales[0], scales[0]["datasets"][0]
-    array, axes = found[dataset["path"]], image["axes"]
+    array, axes = found[dataset["path"]], [{"name": axis} if isinstance(axis, str) else axis for axis in image["axes"]]  # 0.3 has names alone
     transformations = [*dataset.get("coordinateTransformations", []), *image.get("coordinateTransformations", [])]
     size, origin = np.ones(len(axes)), np.zeros(len(axes))
     for one in transformations:
@@ -37,7 +39,7 @@ def open_ome_zarr(path: Path) -> Volume:
             size, origin = size * one["scale"], origin * one["scale"]
         elif one["type"] == "translation":
             origin = origin + one["translation"]
-    spatial = [i for i, axis in enumerate(axes) if axis.get("type", "space") == "space"]
+    spatial = [i for i, axis in enumerate(axes) if (axis.get("type") or KINDS.get(axis.get("name"), "space")) == "space"]
     places = {axes[i].get("name"): i for i in spatial}
     if places.keys() == {"z", "y", "x"}:
         spatial = [places[name] for name in "zyx"]

@@ -32,6 +32,8 @@ def open_raw(path: Path) -> Volume:
         dtype = np.dtype(header["dtype"]).newbyteorder({"little": "<", "big": ">"}[header.get("byte_order", "little")])
         size = header.get("voxel_size_um")
         origin = tuple(float(v) for v in header.get("origin_um", (0, 0, 0)))
+        if len(origin) != 3 or not all(map(math.isfinite, origin)):
+            raise ValueError(f"origin_um {header['origin_um']}: not three finite numbers")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{sidecar}: not usable ({error!r}); write it as {_EXAMPLE}") from error
     expected, actual = math.prod(shape) * dtype.itemsize, path.stat().st_size

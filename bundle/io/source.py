@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle.errors import InputError
-from bundle.io.files import open_volume, readable
+from bundle.io.files import lone_path, open_volume, readable
 from bundle.io.labels import check_labels, labels_sha256
 from bundle.io.region import region_slices, replicated
 from bundle.io.volume import as_voxel_size
@@ -45,7 +45,7 @@ class LabelSource:
         checksum: SHA-256 of the region's labels, hexadecimal: the same in every format.
 
     Raises:
-        InputError: as `open_volume` and `check_labels`; no voxel size; a region outside the volume.
+        InputError: as `open_volume` and `check_labels`; a list of files; no voxel size; a region outside the volume.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LabelSource:
         voxel_size: float | Sequence[float] | None = None,
         region: Sequence[Sequence[int]] | None = None,
     ):
-        self.path, self.n_labels, self.table = Path(path), n_labels, table
+        self.path, self.n_labels, self.table = lone_path(path, "lr_image"), n_labels, table
         volume = open_volume(path, None if voxel_size is None else as_voxel_size(voxel_size, "lr_voxel_size"))
         if volume.voxel_size is None:
             raise InputError(f"{path}: does not state its voxel size; set lr_voxel_size in µm")

@@ -1,7 +1,10 @@
+from contextlib import ExitStack
+
 import pytest
 
 from bundle.errors import InputError
 from bundle.io import atomic_path
+from bundle.io.atomic import left_partials
 
 
 def test_moves_into_place_and_makes_the_folder(tmp_path):
@@ -33,3 +36,15 @@ def test_unwritable_place_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"taken\.txt: cannot be written"), atomic_path(tmp_path / "taken.txt") as temporary:
         temporary.write_text("")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken.txt"]
+
+
+def test_what_is_on_its_way_is_found_by_the_name_of_its_target(tmp_path):
+    """Not that of another target whose name ends or begins alike, or that fits this one as a pattern."""
+    names = ["rock[1]_sr.tif", "a-rock[1]_sr.tif", "rock[1]_sr.tiff", "rock1_sr.tif", "0123456789ab-rock[1]_sr.tif"]
+    with ExitStack() as stack:
+        made = [stack.enter_context(atomic_path(tmp_path / name)) for name in names]
+        for path in [*made, tmp_path / ".partial-rock[1]_sr.tif"]:
+            path.write_text("half")
+        assert [left_partials(tmp_path / name) for name in names] == [[path] for path in made]
+        assert left_partials(tmp_path / "other.tif") == []
+    assert [left_partials(tmp_path / name) for name in names] == [[]] * len(names)

@@ -38,6 +38,38 @@ def test_given_voxel_size_overrides_the_file(tmp_path, array, suffix):
     assert read_volume(tmp_path / f"a{suffix}", voxel_size=7).voxel_size == (7.0, 7.0, 7.0)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".mhd", ".raw"])
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [(SIZE, (10.0, 20.0, -30.0)), ([3e-3, 2.5e-3, 0.4375e-3], (0.01, 0.02, -0.03)), ([6.0, 5.0, 0.875], (20.0, 40.0, -60.0)), (3.0, (0.0, 0.0, 0.0))],
+)
+def test_a_given_voxel_size_takes_the_origin_along(tmp_path, array, caplog, suffix, given, origin):
+    """A wrong unit is wrong of both; a change of the axes' relation tells nothing of the origin."""
+    write_volume(tmp_path / f"a{suffix}", Volume(array, SIZE, (10.0, 20.0, -30.0)))
+    assert read_volume(tmp_path / f"a{suffix}", voxel_size=given).origin == pytest.approx(origin)
+    warned = f"a{suffix}: voxels of 3 x 2.5 x 0.4375 µm, but 3 µm are given, which is no change of unit; its origin is dropped" in caplog.text
+    assert warned == (given == 3.0) and len(caplog.records) == warned
+
+
+def test_millimetres_that_are_micrometres(tmp_path, array):
+    """A NIfTI whose unit is wrong, written by nibabel: its affine holds the numbers that are meant."""
+    image = nib.Nifti1Image(array.T, np.array([[3.5, 0, 0, 350], [0, 3.5, 0, 700], [0, 0, 3.5, 1050], [0, 0, 0, 1]]))
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii")
+    volume = read_volume(tmp_path / "a.nii", voxel_size=3.5)
+    assert volume.voxel_size == (3.5, 3.5, 3.5) and volume.origin == pytest.approx((1050.0, 700.0, 350.0))
+
+
+def test_no_warning_where_there_is_no_origin(tmp_path, array, caplog):
+    write_volume(tmp_path / "a.tif", Volume(array, SIZE))
+    assert read_volume(tmp_path / "a.tif", voxel_size=7).origin == (0.0, 0.0, 0.0) and not caplog.records
+
+
+def test_the_origin_of_raw_without_a_voxel_size_is_in_micrometres(tmp_path, array):
+    write_volume(tmp_path / "a.raw", Volume(array, None, (10.0, 20.0, -30.0)))
+    assert read_volume(tmp_path / "a.raw", voxel_size=7).origin == (10.0, 20.0, -30.0)
+
+
 def test_float_values_survive(tmp_path):
     array = np.random.default_rng(0).random((5, 7, 11)).astype(np.float32)
     for suffix in WRITERS:

@@ -63,9 +63,35 @@ def test_the_picture_beside_a_generated_stack_is_none_of_its_images(tmp_path, st
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "hr_generated.png")
     with pytest.raises(InputError, match="hr_generated.png: a colour image"):
         read_images(tmp_path)
-    (tmp_path / "hr_generated_provenance.json").write_text("{}")
+    (tmp_path / "hr_generated_provenance.json").write_text('{"generated": true}')
     assert len(read_images(tmp_path)[0]) == 3
     assert len(read_images([tmp_path / "hr_generated.tif"])[0]) == 3
+
+
+def test_a_super_resolved_volume_is_none_of_the_images_of_its_folder(tmp_path, stack):
+    """Nor is the picture beside it, also where it lies in an OME-Zarr alone; who names the file means it."""
+    save(tmp_path / "hr.tif", stack[:2])
+    save(tmp_path / "rock_sr.tif", stack)
+    save(tmp_path / "scan.tif", stack[:1])
+    (tmp_path / "scan_provenance.json").write_text('{"microscope": "a"}')  # somebody else's record
+    for name in ("rock_sr", "alone_sr"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}_provenance.json").write_text('{"input": {}, "result": {}}')
+    np.testing.assert_array_equal(read_images(tmp_path)[0], [*stack[:2], stack[0]])
+    np.testing.assert_array_equal(read_images(tmp_path / "rock_sr.tif")[0], stack)
+    (tmp_path / "hr.tif").unlink()
+    (tmp_path / "scan.tif").unlink()
+    with pytest.raises(InputError, match=r"no images \(.tif, .tiff, .png\) in this folder, results of this program aside"):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_record_that_is_none_is_one_line(tmp_path, stack, text):
+    save(tmp_path / "a.tif", stack)
+    (tmp_path / "a_provenance.json").write_text(text)
+    with pytest.raises(InputError, match="a_provenance.json: cannot be read") as caught:
+        read_images(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_file_whose_name_looks_like_a_pattern(tmp_path, stack):

@@ -9,8 +9,10 @@ import pytest
 import zarr
 
 from bundle.errors import InputError
-from bundle.io import read_volume
-from bundle.io.files import open_volume
+from bundle.io import Volume, VolumeReader, read_volume, write_volume
+from bundle.io.files import open_volume, stem_of
+from bundle.io.source import LabelSource
+from bundle.store import store_path
 
 LABELS = np.random.default_rng(0).integers(3, size=(5, 6, 7), dtype=np.uint8)
 
@@ -32,6 +34,61 @@ def test_both_versions(tmp_path, version):
     volume = read_volume(write(tmp_path / "a.ome.zarr", LABELS, "zyx", version=version))
     np.testing.assert_array_equal(volume.array, LABELS)
     assert volume.voxel_size == (2.0, 3.0, 4.0) and volume.origin == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("version", "within"), [("0.4", "labels/rock_3.5um"), ("0.5", "labels/rock_3.5um"), ("0.4", "0"), ("0.5", "0")])
+def test_an_image_within_a_hierarchy(tmp_path, version, within):
+    """Labels of another image, or what bioformats2raw writes; its own name is that of the results."""
+    outer = zarr.open_group(str(tmp_path / "scan.zarr"), mode="w", zarr_format=3 if version == "0.5" else 2)
+    outer.attrs["bioformats2raw.layout"] = 3
+    path = write(tmp_path / "scan.zarr" / within, LABELS[None, None], "tczyx", version=version)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array, LABELS)
+    assert volume.voxel_size == (2.0, 3.0, 4.0) and VolumeReader().verify_suffix(path)
+    np.testing.assert_array_equal(LabelSource(path, 3).read((0, 0, 0), LABELS.shape), LABELS)
+    name = within.split("/")[-1]
+    assert stem_of(path) == name and store_path(path, "out") == Path("out") / f"{name}_sr.ome.zarr"
+    assert stem_of(tmp_path / "scan.zarr") == "scan" and stem_of(write(tmp_path / "a_1.5.ome.zarr", LABELS, "zyx", version=version)) == "a_1.5"
+    with pytest.raises(InputError, match="scan.zarr: .*multiscales, such as 0 or labels/"):
+        read_volume(tmp_path / "scan.zarr")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_an_array_within_a_hierarchy(tmp_path, zarr_format):
+    group = zarr.open_group(str(tmp_path / "scan.zarr"), mode="w", zarr_format=zarr_format)
+    group.create_array("labels", data=LABELS)
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.zarr" / "labels").array, LABELS)
+
+
+def test_axes_without_a_type(tmp_path):
+    """0.4 wants it, and not all write it: then the names tell, here of time and channel before space."""
+    path = write(tmp_path / "a.zarr", LABELS[None, None], "tczyx", version="0.4")
+    group = zarr.open_group(str(path), mode="r+")
+    (image,) = group.attrs["multiscales"]
+    for axis in image["axes"]:
+        del axis["type"]
+    group.attrs["multiscales"] = [image]
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array, LABELS)
+    assert volume.voxel_size == (2.0, 3.0, 4.0)
+
+
+def test_axes_that_are_names_alone(tmp_path):
+    """As in 0.3, which has no units and no sizes either."""
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    group.create_array("0", data=LABELS[None, None])
+    group.attrs["multiscales"] = [{"version": "0.3", "axes": ["t", "c", "z", "y", "x"], "datasets": [{"path": "0"}]}]
+    volume = read_volume(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(volume.array, LABELS)
+    assert volume.voxel_size is None
+
+
+def test_a_folder_of_slices_is_one_line(tmp_path):
+    for i, plane in enumerate(LABELS):
+        write_volume(tmp_path / "slices" / f"{i}.tif", Volume(plane[None]))
+    for read in (read_volume, lambda path: LabelSource(path, 3)):
+        with pytest.raises(InputError, match="slices: not a file; .*slices save them as one stack"):
+            read(tmp_path / "slices")
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("nanometer", 1e-3), ("micrometer", 1.0), ("millimeter", 1e3)])

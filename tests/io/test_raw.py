@@ -73,6 +73,16 @@ def test_wrong_voxel_size(tmp_path, array):
         read_volume(tmp_path / "a.raw")
 
 
+@pytest.mark.parametrize("origin", [[1, 2], [1, 2, 3, 4], ["nan", 2, 3], [1, float("inf"), 3], [[1, 2, 3]], 5, None])
+def test_an_origin_that_is_none_is_one_line(tmp_path, array, origin):
+    write_volume(tmp_path / "a.raw", Volume(array, (1.0, 1.0, 1.0)))
+    header = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps(header | {"origin_um": origin}))
+    with pytest.raises(InputError, match=r"a\.json: not usable \(.*\); write it as {\"shape\"") as caught:
+        read_volume(tmp_path / "a.raw")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("most", "depth"), [(1 << 30, 5), (3 * 77, 3), (1, 1)])
 def test_large_planes_are_read_a_few_at_a_time(tmp_path, array, monkeypatch, most, depth):
     read = []
