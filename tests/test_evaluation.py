@@ -85,7 +85,7 @@ def test_an_evaluation_may_be_written_beside_its_images_and_run_again(files, mon
     folder.mkdir()
     for name in ("hr.tif", "rock_3.5um_sr.tif"):
         (files / name).rename(folder / name)
-    (folder / "rock_3.5um_sr_provenance.json").write_text("{}")
+    (folder / "rock_3.5um_sr_provenance.json").write_text('{"input": {}}')
     for name in ("plot_slices", "plot_two_point", "plot_statistics"):
         monkeypatch.setattr(report, name, lambda path, *args: path.write_bytes(b"a picture"))
     monkeypatch.setattr(html_report, "write", lambda *args: None)
