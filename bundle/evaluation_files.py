@@ -12,6 +12,7 @@ import numpy as np
 from bundle.errors import InputError, first_line
 from bundle.io import Volume
 from bundle.io.files import in_memory, open_volume, readable, record_of, stem_of
+from bundle.io.scale import check_one_set
 from bundle.io.volume import size_text
 from bundle.provenance import commit, sha256, versions
 from bundle.report import PLANES
@@ -51,7 +52,7 @@ def common_voxel_size(
         scale: SR voxels along the edge of an LR voxel.
 
     Raises:
-        InputError: the sizes differ by more than 1 %.
+        InputError: the sizes differ by more than 1 %, or images of no plane meet voxels that are no cubes.
     """
     told = [(f"lr_image ({size_text(lr)} µm) / {scale}", tuple(v / scale for v in lr), (0, 1, 2))] if lr else []
     told += [(f"sr_image ({size_text(sr)} µm)", sr, (0, 1, 2))] if sr else []
@@ -63,8 +64,11 @@ def common_voxel_size(
     if not told:
         return (1.0, 1.0, 1.0), "SR voxels"
     first, size, axes = told[0]
-    if len(axes) == 2:  # only the images tell: their pixels are taken for cubes
-        size = (size[0],) * 3
+    if len(axes) == 2:  # only the images tell: what they do not is taken to be as long as their rows are apart
+        told_by_axis = dict(zip(axes, size, strict=True))
+        size = tuple(told_by_axis.get(axis, size[0]) for axis in range(3))
+    for group in pixels.keys() - PLANES.keys():
+        check_one_set(size, "SR", f"hr_images, {group}")
     for other, values, axes in told[1:]:
         if not all(np.isclose(value, size[axis], rtol=0.01) for value, axis in zip(values, axes, strict=True)):
             raise InputError(f"voxel sizes do not fit: {first} against {other}; set lr_voxel_size, hr_voxel_size or scale_factor")

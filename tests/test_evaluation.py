@@ -178,6 +178,20 @@ def test_voxel_size_per_axis(files, no_pictures):
     np.testing.assert_allclose(z_axis[:, 1], (z_axis[:, 0] + z_axis[:, 2]) / 2, atol=1e-5)  # between voxels: interpolated
 
 
+def test_pixels_that_alone_tell_a_size_need_not_be_squares(files, no_pictures):
+    result = evaluation(files, lr_voxel_size=None, hr_images={"xy": files / "hr.tif"}, hr_voxel_size=[1.0, 0.5]).run()
+    assert result["voxel_size"]["sr"] == [1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("size", [0.5, None])  # told, or not
+def test_one_set_of_images_is_no_sample_of_planes_of_other_voxels(files, no_pictures, size):
+    with pytest.raises(InputError, match=r"hr_images, all planes: one set .* SR voxels are 1 x 0.5 x 0.5 µm; give one set a plane \(\{xy: "):
+        evaluation(files, lr_voxel_size=[4.0, 2.0, 2.0], hr_voxel_size=size).run()
+    evaluation(files, lr_voxel_size=[2.01, 2.0, 2.0], hr_voxel_size=size).run()  # what programs round
+    with pytest.raises(InputError, match="all planes: one set .* SR voxels are 1 x 1 x 0.5 µm"):
+        evaluation(files, lr_voxel_size=None, hr_voxel_size=[1.0, 0.5]).run()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

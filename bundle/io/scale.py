@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bundle.errors import InputError
-from bundle.io.volume import as_voxel_size
+from bundle.io.volume import are_cubes, as_voxel_size, size_text
 
 FACTORS = (2, 4, 8, 16, 32)
 """Scale factors that the levels of x2 can make."""
@@ -44,6 +44,24 @@ def check_ratio(lr_voxel_size: Sequence[float], hr_voxel_size: Sequence[float], 
         raise InputError(
             f"{name}: the LR voxels ({_size(lr_voxel_size)} µm) are {_size(ratio)} times the HR pixels ({_size(hr_voxel_size)} µm), "
             f"but scale_factor is {scale_factor}; correct lr_voxel_size, hr_voxel_size or scale_factor"
+        )
+
+
+def check_one_set(voxel_size: Sequence[float], of: str, name: str) -> None:
+    """One set of images shows planes across every axis alike, so voxels (z, y, x) must be cubes.
+
+    Args:
+        voxel_size: µm.
+        of: what the voxels are of, for the message: LR or SR.
+        name: of the images, for the message.
+
+    Raises:
+        InputError: they are not.
+    """
+    if not are_cubes(voxel_size):
+        raise InputError(
+            f"{name}: one set of images stands for all planes, but {of} voxels are {size_text(voxel_size)} µm; "
+            "give one set a plane ({xy: .., xz: .., yz: ..})"
         )
 
 

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 
 from bundle.errors import NULL, InputError
 from bundle.io import check_labels, read_images
-from bundle.io.scale import check_ratio
+from bundle.io.scale import check_one_set, check_ratio
 from bundle.transforms.slices import check_axes
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,8 @@ class LoadSlicesd(MapTransform):
     Each entry becomes a list of (row, column) uint8 label images.
 
     Raises:
-        InputError: unreadable, wrong labels, a pixel size that does not fit the scale factor, an image smaller than a crop, or voxels that the symmetries
-            would turn into others.
+        InputError: unreadable, wrong labels, a pixel size that does not fit the scale factor, an image smaller than a crop, voxels that the symmetries
+            would turn into others, or voxels that are no cubes where one set of images teaches all planes.
     """
 
     def __init__(
@@ -111,6 +111,8 @@ class LoadSlicesd(MapTransform):
         for group, planes in self.groups.items():
             images, pixel = read_images(result[group], self.pixel_size)
             name = f"hr_images ({result[group]})"
+            if len(planes) > 1:  # whatever size the images tell, or none
+                check_one_set([float(edge) for edge in voxel], "LR", name)
             smallest = min(images, key=lambda image: min(image.shape))
             if min(smallest.shape) < self.edge:  # now, before a run begins to write
                 raise InputError(f"{name}: an image of {smallest.shape} pixels, but the critics' crops take {self.edge}; use larger images or smaller boxes")
