@@ -55,7 +55,7 @@ class Evaluation:
         lr_labels: {value in the LR file: label}; null = the values are labels.
         hr_labels: the same for the HR images.
         lr_voxel_size: µm, number or (z, y, x); null reads it from the file.
-        hr_voxel_size: the same for the HR images, or (row, column).
+        hr_voxel_size: the same for the HR images, or (row, column) of them.
         lr_region: ((z0, z1), (y0, y1), (x0, x1)) in LR voxels: what SR was made from, or a part to evaluate of an SR that was made from the whole LR,
             of which only this part is kept in memory; null = all.
         max_lag: largest distance of the two-point correlation in µm (in SR voxels where no file and no setting tells the voxel size).
@@ -200,10 +200,7 @@ class Evaluation:
         lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array[place[1]] if of_all else array]
         groups, pixels = {}, {}
         for group, paths in self.hr_images.items():
-            size = self.hr_voxel_size
-            if isinstance(size, Sequence) and len(size) == 3:
-                size = [size[axis] for axis in report.PLANES.get(group, (1, 2))]
-            images, pixels[group] = read_images(paths, size)
+            images, pixels[group] = read_images(paths, self.hr_voxel_size, report.PLANES.get(group))
             groups[group] = [check_labels(image, n, f"hr_images, {group}", self.hr_labels, "hr_labels") for image in images]
         size, unit = common_voxel_size(lr.voxel_size, sr.voxel_size, pixels, self.scale_factor)
         files = {"lr_image": [self.lr_image], "sr_image": [self.sr_image], "sr_images": self.sr_images}

@@ -199,6 +199,7 @@ def test_one_set_of_images_is_no_sample_of_planes_of_other_voxels(files, no_pict
         ({"lr_region": [[0, 2], [0, 8], [0, 8]], "sr_image": "part.tif"}, "part.tif has shape .* lr_region"),
         ({"lr_region": [[0, 7], [0, 8], [0, 8]]}, "not .* inside"),
         ({"hr_voxel_size": 0.4}, "voxel sizes do not fit"),
+        ({"hr_voxel_size": [1.0, 0.5, 0.5]}, "hr_voxel_size: .* differs between axes, but one set"),  # LR voxels are cubes
         ({"hr_images": {"zz": "hr.tif"}}, "unknown plane zz"),
         ({"lr_region": [1, 2, 3]}, "lr_region"),
         ({"lr_region": [[0.5, 3.9], [0, 8], [0, 8]]}, "lr_region"),

@@ -245,6 +245,7 @@ BAD = {
     "region no region": (nothing, {"lr_region": [4, 4, 4]}, "lr_region"),
     "voxel size no size": (nothing, {"lr_voxel_size": -1}, "lr_voxel_size"),
     "ratio": (nothing, {"hr_voxel_size": 0.5}, "7 times the HR pixels (0.5 µm), but scale_factor is 8"),
+    "ratio of pixels": (nothing, {"hr_voxel_size": [0.4375, 0.5]}, "8 x 7 times the HR pixels (0.4375 x 0.5 µm), but scale_factor is 8"),
     "model missing": (nothing, {"model_file": "{}/no.pt"}, "no.pt: no such file"),
     "model corrupt": (corrupt_model, {}, "damaged or incomplete"),
     "model of another network": (nothing, {"network_def#channels": [5, 3, 2, 2]}, "another network than network_def"),

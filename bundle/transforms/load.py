@@ -77,7 +77,7 @@ class LoadSlicesd(MapTransform):
         n_phases: labels that the images may hold.
         scale_factor: LR voxel size / HR pixel size.
         table: file value -> label, or None.
-        pixel_size: µm; overrides what the files say.
+        pixel_size: µm, a number, (row, column) or (z, y, x); overrides what the files say.
         edge: pixels of the largest crop that is taken from them.
         symmetries: that may turn patches and crops (see `allowed_symmetries`).
 
@@ -109,10 +109,10 @@ class LoadSlicesd(MapTransform):
         voxel = result[self.image].pixdim
         check_axes(self.symmetries, [float(edge) for edge in voxel], "the voxels of lr_image")
         for group, planes in self.groups.items():
-            images, pixel = read_images(result[group], self.pixel_size)
             name = f"hr_images ({result[group]})"
             if len(planes) > 1:  # whatever size the images tell, or none
                 check_one_set([float(edge) for edge in voxel], "LR", name)
+            images, pixel = read_images(result[group], self.pixel_size, PLANE_AXES[planes[0]] if len(planes) == 1 else None)
             smallest = min(images, key=lambda image: min(image.shape))
             if min(smallest.shape) < self.edge:  # now, before a run begins to write
                 raise InputError(f"{name}: an image of {smallest.shape} pixels, but the critics' crops take {self.edge}; use larger images or smaller boxes")

@@ -103,6 +103,7 @@ def test_rows_and_columns_of_a_plane_have_the_voxel_size_of_their_axes(images, p
     voxel = (8.0, 16.0, 32.0)  # z, y, x
     fitting = [voxel[row] / 8, voxel[column] / 8]
     load(images[0], {f"hr_{plane}": [plane]}, voxel, pixel_size=fitting)
+    load(images[0], {f"hr_{plane}": [plane]}, voxel, pixel_size=[edge / 8 for edge in voxel])
     with pytest.raises(InputError, match="scale_factor"):
         load(images[0], {f"hr_{plane}": [plane]}, voxel, pixel_size=fitting[::-1])
 
