@@ -163,9 +163,16 @@ def record(files: Mapping[str, Sequence[Path]], sr_image: Path) -> dict[str, Any
     if beside_sr.is_file():
         with readable(beside_sr):
             inference = json.loads(beside_sr.read_text(encoding="utf-8"))
-        if not isinstance(inference, dict):
+        if not _is_record(inference):
             raise InputError(f"{beside_sr}: no record of an inference; run the inference again, or take the file away")
     return {"files": entries, "commit": commit(), "versions": versions(), "inference": inference}
+
+
+def _is_record(found: Any) -> bool:
+    """Whether what was read is a record of an inference, as far as something is made of it: its parts are tables, its checksum is a text."""
+    if not isinstance(found, dict) or not all(isinstance(found.get(part, {}), dict) for part in ("input", "model", "settings")):
+        return False
+    return isinstance(found.get("input", {}).get("labels_sha256", ""), str)
 
 
 def check_alike(path: Path, one: Volume, first: Path, other: Volume) -> None:

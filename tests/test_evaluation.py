@@ -228,8 +228,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(files, changes, says):
     assert "\n" not in str(error.value) and not (files / "out").exists()
 
 
-def test_a_record_of_the_inference_that_is_none(files):
-    (files / "rock_3.5um_sr_provenance.json").write_text("[1]")
+@pytest.mark.parametrize("content", ["[1]", '{"input": "x"}', '{"input": {"labels_sha256": 5}}', '{"settings": [1]}', '{"model": null}'])
+def test_a_record_of_the_inference_that_is_none(files, content):
+    (files / "rock_3.5um_sr_provenance.json").write_text(content)
     with pytest.raises(InputError, match="rock_3.5um_sr_provenance.json: no record of an inference"):
         evaluation(files, output_dir=files / "out", sr_image=files / "rock_3.5um_sr.tif").run()
     assert not (files / "out").exists()
