@@ -87,7 +87,7 @@ class Assessment:
         truth = read_volume(self.truth_image).array
         if truth.shape != tuple(shape):
             raise InputError(f"{self.truth_image} has shape {truth.shape}, SR {tuple(shape)}: give the truth of the same place on the grid of SR")
-        return check_labels(truth, n_phases, str(self.truth_image))
+        return check_labels(truth, n_phases, str(self.truth_image), key=None)
 
     def prepare(
         self, lr: Volume, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], scale: int, unit: str

@@ -220,7 +220,7 @@ class Evaluation:
         volume = in_memory(path, opened, part)
         if path.suffix == ".zarr" and (volume.array == NOT_MADE).any():
             raise InputError(f"{path}: is not finished; run the same inference again, it goes on")
-        volume.array = check_labels(volume.array, len(self.phases), str(path))
+        volume.array = check_labels(volume.array, len(self.phases), str(path), key=None)
         return volume, tuple(stored) != volume.array.shape
 
     def _seeds(

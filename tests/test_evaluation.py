@@ -228,6 +228,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(files, changes, says):
     assert "\n" not in str(error.value) and not (files / "out").exists()
 
 
+def test_labels_of_sr_that_no_table_can_map(files):
+    """lr_labels and hr_labels are of other files."""
+    tifffile.imwrite(files / "hundreds_sr.tif", tifffile.imread(files / "rock_3.5um_sr.tif") * 100)
+    with pytest.raises(InputError, match=r"hundreds_sr.tif: holds values \(100, 200\) where 0, 1, 2 are known; save it with 0 to 2, or correct the phases"):
+        evaluation(files, sr_image=files / "hundreds_sr.tif").run()
+
+
 @pytest.mark.parametrize("content", ["[1]", '{"input": "x"}', '{"input": {"labels_sha256": 5}}', '{"settings": [1]}', '{"model": null}'])
 def test_a_record_of_the_inference_that_is_none(files, content):
     (files / "rock_3.5um_sr_provenance.json").write_text(content)
