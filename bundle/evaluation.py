@@ -117,11 +117,13 @@ class Evaluation:
         lr, sr, groups, unit, provenance, place = self._read()
         assessed = (lr, sr, groups, self.phases, self.scale_factor, unit)
         truth = self.assessment.prepare(*assessed) if self.assessment else None
-        check_output_dir(self.output_dir)  # before the work, and after what may be refused
+        for path in self.sr_images:
+            self._part(path, *place)  # that it is there and fits; its labels are read when SR is measured
         part = self._part(self.sr_image, *place)
         trust = open_percent(None, TRUST, self.sr_image, self.output_dir, part)
         doubt = trust is not None and not self.uncertainty_image
         overlay = 100 - trust if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, part)
+        check_output_dir(self.output_dir)  # before the work, and after what may be refused
         shown = sections(lr, sr, groups, len(self.phases), overlay)
         n, rows = len(self.phases), statistic_names(self.phases)
         lr_size, sr_size = lr.voxel_size, sr.voxel_size

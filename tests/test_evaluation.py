@@ -287,10 +287,15 @@ def test_the_same_seed_twice_is_refused(files, no_pictures):
             evaluation(files, sr_images=paths).run()
 
 
-def test_another_seed_of_another_volume_is_refused(files, no_pictures):
+@pytest.mark.parametrize("key", ["sr_images", "uncertainty_image"])
+def test_another_volume_on_another_grid_is_refused_before_anything_is_measured_or_made(files, monkeypatch, key):
     tifffile.imwrite(files / "small.tif", np.zeros((5, 6, 7), np.uint8))
-    with pytest.raises(InputError, match="small.tif has shape"):
-        evaluation(files, sr_images=[files / "small.tif"]).run()
+    monkeypatch.setattr("bundle.evaluation.statistics", lambda *args: pytest.fail("measured"))
+    sr = {"sr_image": files / "rock_3.5um_sr.tif", "output_dir": files / "out"}
+    for name, says in (("small.tif", r"small.tif has shape \(5, 6, 7\), .*\(24, 32, 32\)"), ("no.tif", "no.tif: no such file")):
+        with pytest.raises(InputError, match=says):
+            evaluation(files, **sr, **{key: str(files / name)}).run()
+    assert not (files / "out").exists()
 
 
 def test_provenance_names_the_files_and_their_checksums(files, no_pictures):
