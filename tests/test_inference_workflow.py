@@ -211,6 +211,19 @@ def test_each_process_takes_a_gpu_of_its_own(case, monkeypatch):
     assert parser.get_parsed_content("device") == torch.device("cpu")
 
 
+@pytest.mark.parametrize(("device", "sharing"), [("cpu", 5), (torch.device("cpu"), 5), ("cuda:1", 3), (None, 3)])  # None: as the config has it
+def test_memory_is_shared_by_the_processes_on_the_same_device(case, monkeypatch, device, sharing):
+    """Five on a machine with two GPUs, three of them on the first."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    parser = ConfigParser()
+    parser.read_config(case.config)
+    if device:
+        parser["device"] = device
+    assert parser.get_parsed_content("window").processes == sharing
+
+
 def float_volume(folder: Path) -> None:
     tifffile.imwrite(folder / "rock.tif", np.full(SHAPE, np.nan, np.float32), photometric="minisblack")
 
