@@ -3,10 +3,12 @@
 import inspect
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from monai.bundle import ConfigParser
 
 from bundle import html_report, report
@@ -235,7 +237,7 @@ def test_labels_of_sr_that_no_table_can_map(files):
         evaluation(files, sr_image=files / "hundreds_sr.tif").run()
 
 
-@pytest.mark.parametrize("content", ["[1]", '{"input": "x"}', '{"input": {"labels_sha256": 5}}', '{"settings": [1]}', '{"model": null}'])
+@pytest.mark.parametrize("content", ["[1]", '{"input": "x"}', '{"input": {"labels_sha256": 5}}', '{"fingerprint": "x"}'])
 def test_a_record_of_the_inference_that_is_none(files, content):
     (files / "rock_3.5um_sr_provenance.json").write_text(content)
     with pytest.raises(InputError, match="rock_3.5um_sr_provenance.json: no record of an inference"):
@@ -349,6 +351,30 @@ def test_uncertainty_of_another_model_is_left_out_with_a_warning(files, stored, 
     stored(model="b")
     evaluation(files).run()
     assert "uncertainty" not in drawn[0] and "left out: model is not that of" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told", "reason"),
+    [
+        ({}, {}, None),
+        ({"seed": 1}, {}, "seed is not that of .*_sr.tif"),
+        ({"model": "b"}, {"noise_std": 0.5}, "model, noise_std is not that of .*_sr.tif"),
+        ({}, None, "_sr_provenance.json is missing, or does not tell what rock_3.5um_sr.tif was made from"),  # a record of an earlier version
+        ({}, False, "_sr_provenance.json is missing, or does not tell what rock_3.5um_sr.tif was made from"),
+    ],
+)
+def test_uncertainty_beside_a_tiff_is_taken_where_its_record_tells_the_same(files, stored, drawn, caplog, changes, told, reason):
+    stored(**changes)
+    record = {"settings": {"seed": 0}}
+    if told is not None:
+        made_of = dict(zarr.open_group(files / "rock_3.5um_sr.ome.zarr", mode="r").attrs["rock_super_resolution"])
+        record["fingerprint"] = made_of | (told or {})
+    if told is not False:
+        (files / "rock_3.5um_sr_provenance.json").write_text(json.dumps(record))
+    evaluation(files, sr_image=files / "rock_3.5um_sr.tif").run()
+    assert ("uncertainty" in drawn[0]) == (reason is None)
+    warnings = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(warnings) == (reason is not None) and (reason is None or re.search(f"_uncertainty.ome.zarr is left out: .*{reason}", warnings[0]))
 
 
 def test_trust_beside_sr_is_told_and_laid_over_as_doubt(files, stored, monkeypatch):

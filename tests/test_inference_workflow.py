@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from bundle.checkpoint import save_model
 from bundle.errors import find_input_error
+from bundle.evaluation_files import open_percent
 from bundle.inferer import WindowInferer
 from bundle.io import read_volume
 from bundle.io.source import LabelSource
@@ -177,6 +178,13 @@ def test_probabilities_uncertainty_and_trust(case, tmp_path):
     assert percent.voxel_size == pytest.approx([3.5 / 8] * 3) and 0 < percent.array.mean() < 100
     record = json.loads((case.out / "rock_sr_provenance.json").read_text())
     assert record["settings"]["uncertainty"] == 3 and record["settings"]["precision"] in ("bfloat16", "float32")
+    # The record beside the TIFF tells the stores of the same inference from those of another.
+    whole = (slice(None),) * 3
+    for what in ("uncertainty", "trust"):
+        assert open_percent(None, what, case.out / "rock_sr.tif", case.out, whole) is not None
+    record["fingerprint"]["seed"] = 1
+    (case.out / "rock_sr_provenance.json").write_text(json.dumps(record))
+    assert open_percent(None, "trust", case.out / "rock_sr.tif", case.out, whole) is None
 
 
 def test_single_precision_by_the_command_line(case):
