@@ -87,7 +87,7 @@ class Assessment:
         truth = read_volume(self.truth_image).array
         if truth.shape != tuple(shape):
             raise InputError(f"{self.truth_image} has shape {truth.shape}, SR {tuple(shape)}: give the truth of the same place on the grid of SR")
-        return check_labels(truth, n_phases, str(self.truth_image))
+        return check_labels(truth, n_phases, str(self.truth_image), key=None)
 
     def prepare(
         self, lr: Volume, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], phases: Sequence[str], scale: int, unit: str
@@ -151,7 +151,7 @@ class Assessment:
         """
         found: dict[str, Any] = {}
         if truth is not None:
-            found["truth"] = self._truth(lr.array, sr, truth, phases, scale)
+            found["truth"] = self._truth(lr.array, sr, truth, phases, scale, unit)
         if self.morphology:
             found["morphology"] = self._morphology(lr, sr, truth, groups, phases, unit)
         if self.physics:
@@ -161,10 +161,10 @@ class Assessment:
             found["two_sample"] = self._two_sample(lr.array, sr, images, len(phases), scale)
         return found
 
-    def _truth(self, lr: np.ndarray, sr: Volume, truth: np.ndarray, phases: Sequence[str], scale: int) -> dict[str, dict]:
+    def _truth(self, lr: np.ndarray, sr: Volume, truth: np.ndarray, phases: Sequence[str], scale: int, unit: str) -> dict[str, dict]:
         size = cube_edge(sr.voxel_size, "the comparison with the truth")
         candidates = {"nearest": upsample_nearest(lr, scale), "trilinear": upsample_trilinear(lr, scale, len(phases)), "SR": sr.array}
-        errors = {title: judging.geometry_errors(volume, truth, phases, size) for title, volume in candidates.items()}
+        errors = {title: judging.geometry_errors(volume, truth, phases, size, unit) for title, volume in candidates.items()}
         return {row: {title: column[row] for title, column in errors.items()} for row in errors["SR"]}
 
     def _morphology(

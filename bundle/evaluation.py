@@ -56,7 +56,7 @@ class Evaluation:
         lr_labels: {value in the LR file: label}; null = the values are labels.
         hr_labels: the same for the HR images.
         lr_voxel_size: µm, number or (z, y, x); null reads it from the file.
-        hr_voxel_size: the same for the HR images, or (row, column).
+        hr_voxel_size: the same for the HR images, or (row, column) of them.
         lr_region: ((z0, z1), (y0, y1), (x0, x1)) in LR voxels: what SR was made from, or a part to evaluate of an SR that was made from the whole LR,
             of which only this part is kept in memory; null = all.
         max_lag: largest distance of the two-point correlation in µm (in SR voxels where no file and no setting tells the voxel size).
@@ -118,11 +118,13 @@ class Evaluation:
         lr, sr, groups, unit, provenance, place = self._read()
         assessed = (lr, sr, groups, self.phases, self.scale_factor, unit)
         truth = self.assessment.prepare(*assessed) if self.assessment else None
-        check_output_dir(self.output_dir)  # before the work, and after what may be refused
+        for path in self.sr_images:
+            self._part(path, *place)  # that it is there and fits; its labels are read when SR is measured
         part = self._part(self.sr_image, *place)
         trust = open_percent(None, TRUST, self.sr_image, self.output_dir, part)
         doubt = trust is not None and not self.uncertainty_image
         overlay = 100 - trust if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, part)
+        check_output_dir(self.output_dir)  # before the work, and after what may be refused
         shown = sections(lr, sr, groups, len(self.phases), overlay)
         n, rows = len(self.phases), statistic_names(self.phases)
         lr_size, sr_size = lr.voxel_size, sr.voxel_size
@@ -201,10 +203,7 @@ class Evaluation:
         lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array[place[1]] if of_all else array]
         groups, pixels = {}, {}
         for group, paths in self.hr_images.items():
-            size = self.hr_voxel_size
-            if isinstance(size, Sequence) and len(size) == 3:
-                size = [size[axis] for axis in report.PLANES.get(group, (1, 2))]
-            images, pixels[group] = read_images(paths, size)
+            images, pixels[group] = read_images(paths, self.hr_voxel_size, report.PLANES.get(group))
             groups[group] = [check_labels(image, n, f"hr_images, {group}", self.hr_labels, "hr_labels") for image in images]
         size, unit = common_voxel_size(lr.voxel_size, sr.voxel_size, pixels, self.scale_factor)
         files = {"lr_image": [self.lr_image], "sr_image": [self.sr_image], "sr_images": self.sr_images}
@@ -224,7 +223,7 @@ class Evaluation:
         volume = in_memory(path, opened, part)
         if format_of(path) == ".zarr" and (volume.array == NOT_MADE).any():
             raise InputError(f"{path}: is not finished; run the same inference again, it goes on")
-        volume.array = check_labels(volume.array, len(self.phases), str(path))
+        volume.array = check_labels(volume.array, len(self.phases), str(path), key=None)
         return volume, tuple(stored) != volume.array.shape
 
     def _seeds(

@@ -12,6 +12,7 @@ import numpy as np
 from bundle.errors import InputError, first_line
 from bundle.io import Volume
 from bundle.io.files import in_memory, open_volume, readable, record_of, stem_of
+from bundle.io.scale import check_one_set
 from bundle.io.volume import size_text
 from bundle.provenance import commit, sha256, versions
 from bundle.report import PLANES
@@ -51,7 +52,7 @@ def common_voxel_size(
         scale: SR voxels along the edge of an LR voxel.
 
     Raises:
-        InputError: the sizes differ by more than 1 %.
+        InputError: the sizes differ by more than 1 %, or images of no plane meet voxels that are no cubes.
     """
     told = [(f"lr_image ({size_text(lr)} µm) / {scale}", tuple(v / scale for v in lr), (0, 1, 2))] if lr else []
     told += [(f"sr_image ({size_text(sr)} µm)", sr, (0, 1, 2))] if sr else []
@@ -63,8 +64,11 @@ def common_voxel_size(
     if not told:
         return (1.0, 1.0, 1.0), "SR voxels"
     first, size, axes = told[0]
-    if len(axes) == 2:  # only the images tell: their pixels are taken for cubes
-        size = (size[0],) * 3
+    if len(axes) == 2:  # only the images tell: what they do not is taken to be as long as their rows are apart
+        told_by_axis = dict(zip(axes, size, strict=True))
+        size = tuple(told_by_axis.get(axis, size[0]) for axis in range(3))
+    for group in pixels.keys() - PLANES.keys():
+        check_one_set(size, "SR", f"hr_images, {group}")
     for other, values, axes in told[1:]:
         if not all(np.isclose(value, size[axis], rtol=0.01) for value, axis in zip(values, axes, strict=True)):
             raise InputError(f"voxel sizes do not fit: {first} against {other}; set lr_voxel_size, hr_voxel_size or scale_factor")
@@ -99,7 +103,8 @@ def open_percent(given: str | Path | None, what: str, sr_image: Path, output_dir
 
     Args:
         given: its file; None looks for `<name of sr_image>_<what>.ome.zarr` beside SR and in `output_dir`. One found there that is of another
-            shape, was made from something else, is not finished or cannot be read is left out, with a warning: nobody asked for it.
+            shape, was made from something else (or could be, for all that is known), is not finished or cannot be read is left out, with a warning:
+            nobody asked for it.
         what: "uncertainty" or "trust".
         sr_image: the SR volume.
         output_dir: folder of the results.
@@ -114,9 +119,9 @@ def open_percent(given: str | Path | None, what: str, sr_image: Path, output_dir
     for path in dict.fromkeys([sr_image.parent / name, output_dir / name]):
         if not path.is_dir():
             continue
-        other = _made_otherwise(path, sr_image)
-        if other:
-            logger.warning("%s is left out: %s is not that of %s", path, other, sr_image)
+        reason = _made_otherwise(path, sr_image)
+        if reason:
+            logger.warning("%s is left out: %s", path, reason)
             continue
         try:
             return _percent(path, what, sr_image, part)
@@ -154,14 +159,30 @@ def record(files: Mapping[str, Sequence[Path]], sr_image: Path) -> dict[str, Any
         for i, path in enumerate(paths):
             name = key if len(paths) == 1 else f"{key} {i + 1}"
             entries[name] = {"file": f"{path.absolute().parent.name}/{path.name}", "sha256": sha256(path) if path.is_file() else None}
-    beside_sr = record_of(sr_image)
-    inference = None
-    if beside_sr.is_file():
-        with readable(beside_sr):
-            inference = json.loads(beside_sr.read_text(encoding="utf-8"))
-        if not isinstance(inference, dict):
-            raise InputError(f"{beside_sr}: no record of an inference; run the inference again, or take the file away")
-    return {"files": entries, "commit": commit(), "versions": versions(), "inference": inference}
+    return {"files": entries, "commit": commit(), "versions": versions(), "inference": _inference_of(sr_image)}
+
+
+def _inference_of(sr_image: Path) -> dict[str, Any] | None:
+    """The record beside an SR volume, or None where there is none.
+
+    Raises:
+        InputError: it cannot be read, or is no such record.
+    """
+    path = record_of(sr_image)
+    if not path.is_file():
+        return None
+    with readable(path):
+        inference = json.loads(path.read_text(encoding="utf-8"))
+    if not _is_record(inference):
+        raise InputError(f"{path}: no record of an inference; run the inference again, or take the file away")
+    return inference
+
+
+def _is_record(found: Any) -> bool:
+    """Whether what was read is a record of an inference, as far as something is made of it: its parts are tables, its checksum is a text."""
+    if not isinstance(found, dict) or not all(isinstance(found.get(part, {}), dict) for part in ("input", "fingerprint")):
+        return False
+    return isinstance(found.get("input", {}).get("labels_sha256", ""), str)
 
 
 def check_alike(path: Path, one: Volume, first: Path, other: Volume) -> None:
@@ -175,14 +196,20 @@ def check_alike(path: Path, one: Volume, first: Path, other: Volume) -> None:
 
 
 def _made_otherwise(path: Path, sr_image: Path) -> str:
-    """What tells that a store of votes is not of this SR store; nothing where they fit, or where SR is no store and cannot tell."""
-    if not sr_image.name.endswith(SUFFIX):
-        return ""
+    """Why a store of votes is not taken for that of SR: what the two are made from differs, or is not known; nothing where they fit."""
+    try:
+        votes = _fingerprint(path)
+        made_of = _fingerprint(sr_image) if sr_image.name.endswith(SUFFIX) else (_inference_of(sr_image) or {}).get("fingerprint")
+    except Exception as error:  # of zarr and of the system, each their own
+        return f"its record ({first_line(error)}) is not that of {sr_image}"
+    if made_of is None:
+        return f"{record_of(sr_image)} is missing, or does not tell what {sr_image.name} was made from"
+    keys = [key for key in {**votes, **made_of} if key not in (UNCERTAINTY, TRUST) and votes.get(key) != made_of.get(key)]
+    return f"{', '.join(keys)} is not that of {sr_image}" if keys else ""
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """What a store is made from."""
     import zarr
 
-    try:
-        made = [dict(zarr.open_group(str(one), mode="r").attrs.get(FINGERPRINT, {})) for one in (path, sr_image)]
-    except Exception as error:  # of zarr and of the system, each their own
-        return f"its record ({first_line(error)})"
-    keys = [key for key in {**made[0], **made[1]} if key not in (UNCERTAINTY, TRUST) and made[0].get(key) != made[1].get(key)]
-    return ", ".join(keys)
+    return dict(zarr.open_group(str(path), mode="r").attrs.get(FINGERPRINT, {}))

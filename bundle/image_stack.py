@@ -19,7 +19,7 @@ from bundle.errors import InputError, whole
 from bundle.inference import check_output_dir
 from bundle.io import Volume, write_text, write_volume
 from bundle.io.files import record_of
-from bundle.io.volume import as_voxel_size
+from bundle.io.scale import as_pixel_size
 from bundle.metrics import mean_relative_error, statistic_names, statistics
 from bundle.networks.stylegan2 import StyleGenerator
 from bundle.provenance import sha256, versions
@@ -190,4 +190,4 @@ class ImageSynthesis:
     def _pixel_size(self, trained: Any) -> tuple[float, float] | None:
         if self.pixel_size is None:
             return trained and (float(trained[0]), float(trained[1]))
-        return as_voxel_size(self.pixel_size, "hr_voxel_size", n_axes=2)
+        return as_pixel_size(self.pixel_size)

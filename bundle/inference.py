@@ -127,6 +127,7 @@ class InferenceRecord:
             "result": {**_grid(store.volume()), "phases": self.phases},
             "model": {"file": str(self.model_file), "sha256": sha256(self.model_file)},
             "settings": self.settings,
+            "fingerprint": store.fingerprint,  # for a volume that left its store: to find what belongs to it
             "versions": versions(),
         }
 

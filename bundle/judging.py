@@ -20,17 +20,20 @@ LAGS = 147  # pixels, 64 µm of the Berea images
 PHYSICAL = ("permeability", "formation_factor", "bulk_modulus", "shear_modulus")
 
 
-def geometry_errors(volume: np.ndarray, truth: np.ndarray, phases: Sequence[str], voxel_size: float) -> dict[str, float | None]:
+def geometry_errors(
+    volume: np.ndarray, truth: np.ndarray, phases: Sequence[str], voxel_size: float, unit: str = "µm"
+) -> dict[str, float | None]:
     """Errors of one volume against the truth by name, 0 = perfect; None where there is no such number (a phase is absent).
 
     Args:
         volume: (z, y, x) labels.
         truth: the same shape.
         phases: names of the labels; the first is the pore.
-        voxel_size: µm.
+        voxel_size: in `unit`, like the longest distance of the two-point curves, 64.
+        unit: as the names tell it.
     """
     lag = max(voxel_size, min(64.0, voxel_size * (truth.shape[0] // 2)))
-    found = fidelity(volume, truth, phases, voxel_size, phases[0], lag)
+    found = fidelity(volume, truth, phases, voxel_size, phases[0], lag, unit)
     by_name = found["statistics"]
     areas = [by_name[name]["error"] for name in by_name if name not in phases and by_name[name]["error"] is not None]
     connected = found["pore"]["connected_fraction"]
@@ -38,7 +41,7 @@ def geometry_errors(volume: np.ndarray, truth: np.ndarray, phases: Sequence[str]
     return {
         "wrong voxels": 1 - found["accuracy"],
         **{f"1 - Dice, {name}": _one_minus(found["dice"].get(name)) for name in phases},
-        **{f"boundary distance, {name}, µm": (distance[name] or {}).get("mean") for name in phases},
+        **{f"boundary distance, {name}, {unit}": (distance[name] or {}).get("mean") for name in phases},
         **{f"fraction, {name}": by_name[name]["error"] for name in phases},
         **{f"area, {name}": by_name[name]["error"] for name in by_name if name not in phases},
         "areas, mean": float(np.mean(areas)) if areas else None,

@@ -15,7 +15,7 @@ from bundle.io import write_text
 from bundle.io.files import readable
 from bundle.metrics.fractions import slabs
 from bundle.provenance import sha256
-from bundle.votes import agreeing
+from bundle.votes import agreeing, in_slabs
 
 FORMAT = "rock-super-resolution trust 1"
 WITHOUT = 'set trust_file to null (on the command line to "")'
@@ -59,7 +59,8 @@ class Trust:
         """
         shares = np.arange(number + 1) / number
         table = np.stack([[np.interp(shares, np.arange(self.seeds + 1) / self.seeds, row) for row in phase] for phase in self.table])
-        return np.rint(100 * table[labels, same.astype(np.uint8), agreeing(labels, votes)]).astype(np.uint8)
+        percent = np.rint(100 * table).astype(np.uint8)
+        return in_slabs(lambda own, cast, like: percent[own, like.astype(np.uint8), agreeing(own, cast)], labels, votes, same)
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON.

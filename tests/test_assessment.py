@@ -58,9 +58,22 @@ def test_truth_stands_beside_the_baselines(volumes, slits, tmp_path):
     assert found["1 - Dice, pore"]["SR"] == pytest.approx(1 - 2 * 9216 / (9216 + 9216 + 64))  # 16 planes of 24 x 24 are pore
 
 
+@pytest.mark.parametrize(("unit", "edge"), [("µm", 0.5), ("SR voxels", 1.0)])
+def test_errors_against_the_truth_are_in_the_unit_of_the_voxels(volumes, slits, tmp_path, unit, edge):
+    """Both slits are a plane too thick on one side, so half of the planes on each side of a boundary are one plane off."""
+    pytest.importorskip("skimage")
+    write_volume(tmp_path / "truth.tif", Volume(slits, None))
+    thick = slits.copy()
+    thick[12] = thick[28] = 0
+    lr, sr = Volume(volumes[0].array, (4 * edge,) * 3), Volume(thick, (edge,) * 3)
+    found = measured(Assessment(truth_image=tmp_path / "truth.tif"), lr, sr, images(), PHASES, 4, unit)["truth"]
+    assert [name for name in found if "distance" in name] == [f"boundary distance, {phase}, {unit}" for phase in PHASES]
+    assert found[f"boundary distance, pore, {unit}"]["SR"] == pytest.approx(edge / 2)
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (lambda labels: labels[:-4], r"truth.tif has shape \(28, 24, 24\), SR \(32, 24, 24\): give the truth of the same place"),
-    (lambda labels: labels + 4, "truth.tif.*phases"),
+    (lambda labels: labels + 4, r"truth.tif: holds values \(4, 5\) where 0, 1 are known; save it with 0 to 1, or correct the phases"),
 ])  # fmt: skip
 def test_a_truth_that_does_not_fit_is_refused(volumes, slits, tmp_path, change, message):
     write_volume(tmp_path / "truth.tif", Volume(change(slits), (0.5,) * 3))

@@ -3,10 +3,12 @@
 import inspect
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from monai.bundle import ConfigParser
 
 from bundle import html_report, report
@@ -203,6 +205,20 @@ def test_voxel_size_per_axis(files, no_pictures):
     np.testing.assert_allclose(z_axis[:, 1], (z_axis[:, 0] + z_axis[:, 2]) / 2, atol=1e-5)  # between voxels: interpolated
 
 
+def test_pixels_that_alone_tell_a_size_need_not_be_squares(files, no_pictures):
+    result = evaluation(files, lr_voxel_size=None, hr_images={"xy": files / "hr.tif"}, hr_voxel_size=[1.0, 0.5]).run()
+    assert result["voxel_size"]["sr"] == [1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("size", [0.5, None])  # told, or not
+def test_one_set_of_images_is_no_sample_of_planes_of_other_voxels(files, no_pictures, size):
+    with pytest.raises(InputError, match=r"hr_images, all planes: one set .* SR voxels are 1 x 0.5 x 0.5 µm; give one set a plane \(\{xy: "):
+        evaluation(files, lr_voxel_size=[4.0, 2.0, 2.0], hr_voxel_size=size).run()
+    evaluation(files, lr_voxel_size=[2.01, 2.0, 2.0], hr_voxel_size=size).run()  # what programs round
+    with pytest.raises(InputError, match="all planes: one set .* SR voxels are 1 x 1 x 0.5 µm"):
+        evaluation(files, lr_voxel_size=None, hr_voxel_size=[1.0, 0.5]).run()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -210,6 +226,7 @@ def test_voxel_size_per_axis(files, no_pictures):
         ({"lr_region": [[0, 2], [0, 8], [0, 8]], "sr_image": "part.tif"}, "part.tif has shape .* lr_region"),
         ({"lr_region": [[0, 7], [0, 8], [0, 8]]}, "not .* inside"),
         ({"hr_voxel_size": 0.4}, "voxel sizes do not fit"),
+        ({"hr_voxel_size": [1.0, 0.5, 0.5]}, "hr_voxel_size: .* differs between axes, but one set"),  # LR voxels are cubes
         ({"hr_images": {"zz": "hr.tif"}}, "unknown plane zz"),
         ({"lr_region": [1, 2, 3]}, "lr_region"),
         ({"lr_region": [[0.5, 3.9], [0, 8], [0, 8]]}, "lr_region"),
@@ -238,8 +255,16 @@ def test_bad_input_is_one_line_and_nothing_is_written(files, changes, says):
     assert "\n" not in str(error.value) and not (files / "out").exists()
 
 
-def test_a_record_of_the_inference_that_is_none(files):
-    (files / "rock_3.5um_sr_provenance.json").write_text("[1]")
+def test_labels_of_sr_that_no_table_can_map(files):
+    """lr_labels and hr_labels are of other files."""
+    tifffile.imwrite(files / "hundreds_sr.tif", tifffile.imread(files / "rock_3.5um_sr.tif") * 100)
+    with pytest.raises(InputError, match=r"hundreds_sr.tif: holds values \(100, 200\) where 0, 1, 2 are known; save it with 0 to 2, or correct the phases"):
+        evaluation(files, sr_image=files / "hundreds_sr.tif").run()
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"input": "x"}', '{"input": {"labels_sha256": 5}}', '{"fingerprint": "x"}'])
+def test_a_record_of_the_inference_that_is_none(files, content):
+    (files / "rock_3.5um_sr_provenance.json").write_text(content)
     with pytest.raises(InputError, match="rock_3.5um_sr_provenance.json: no record of an inference"):
         evaluation(files, output_dir=files / "out", sr_image=files / "rock_3.5um_sr.tif").run()
     assert not (files / "out").exists()
@@ -289,10 +314,15 @@ def test_the_same_seed_twice_is_refused(files, no_pictures):
             evaluation(files, sr_images=paths).run()
 
 
-def test_another_seed_of_another_volume_is_refused(files, no_pictures):
+@pytest.mark.parametrize("key", ["sr_images", "uncertainty_image"])
+def test_another_volume_on_another_grid_is_refused_before_anything_is_measured_or_made(files, monkeypatch, key):
     tifffile.imwrite(files / "small.tif", np.zeros((5, 6, 7), np.uint8))
-    with pytest.raises(InputError, match="small.tif has shape"):
-        evaluation(files, sr_images=[files / "small.tif"]).run()
+    monkeypatch.setattr("bundle.evaluation.statistics", lambda *args: pytest.fail("measured"))
+    sr = {"sr_image": files / "rock_3.5um_sr.tif", "output_dir": files / "out"}
+    for name, says in (("small.tif", r"small.tif has shape \(5, 6, 7\), .*\(24, 32, 32\)"), ("no.tif", "no.tif: no such file")):
+        with pytest.raises(InputError, match=says):
+            evaluation(files, **sr, **{key: str(files / name)}).run()
+    assert not (files / "out").exists()
 
 
 def test_provenance_names_the_files_and_their_checksums(files, no_pictures):
@@ -355,6 +385,30 @@ def test_uncertainty_of_another_model_is_left_out_with_a_warning(files, stored, 
     stored(model="b")
     evaluation(files).run()
     assert "uncertainty" not in drawn[0] and "left out: model is not that of" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told", "reason"),
+    [
+        ({}, {}, None),
+        ({"seed": 1}, {}, "seed is not that of .*_sr.tif"),
+        ({"model": "b"}, {"noise_std": 0.5}, "model, noise_std is not that of .*_sr.tif"),
+        ({}, None, "_sr_provenance.json is missing, or does not tell what rock_3.5um_sr.tif was made from"),  # a record of an earlier version
+        ({}, False, "_sr_provenance.json is missing, or does not tell what rock_3.5um_sr.tif was made from"),
+    ],
+)
+def test_uncertainty_beside_a_tiff_is_taken_where_its_record_tells_the_same(files, stored, drawn, caplog, changes, told, reason):
+    stored(**changes)
+    record = {"settings": {"seed": 0}}
+    if told is not None:
+        made_of = dict(zarr.open_group(files / "rock_3.5um_sr.ome.zarr", mode="r").attrs["rock_super_resolution"])
+        record["fingerprint"] = made_of | (told or {})
+    if told is not False:
+        (files / "rock_3.5um_sr_provenance.json").write_text(json.dumps(record))
+    evaluation(files, sr_image=files / "rock_3.5um_sr.tif").run()
+    assert ("uncertainty" in drawn[0]) == (reason is None)
+    warnings = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(warnings) == (reason is not None) and (reason is None or re.search(f"_uncertainty.ome.zarr is left out: .*{reason}", warnings[0]))
 
 
 def test_trust_beside_sr_is_told_and_laid_over_as_doubt(files, stored, monkeypatch):

@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from bundle.checkpoint import save_model
 from bundle.errors import find_input_error
+from bundle.evaluation_files import open_percent
 from bundle.inferer import WindowInferer
 from bundle.io import read_volume
 from bundle.io.source import LabelSource
@@ -193,6 +194,13 @@ def test_probabilities_uncertainty_and_trust(case, tmp_path):
     assert percent.voxel_size == pytest.approx([3.5 / 8] * 3) and 0 < percent.array.mean() < 100
     record = json.loads((case.out / "rock_sr_provenance.json").read_text())
     assert record["settings"]["uncertainty"] == 3 and record["settings"]["precision"] in ("bfloat16", "float32")
+    # The record beside the TIFF tells the stores of the same inference from those of another.
+    whole = (slice(None),) * 3
+    for what in ("uncertainty", "trust"):
+        assert open_percent(None, what, case.out / "rock_sr.tif", case.out, whole) is not None
+    record["fingerprint"]["seed"] = 1
+    (case.out / "rock_sr_provenance.json").write_text(json.dumps(record))
+    assert open_percent(None, "trust", case.out / "rock_sr.tif", case.out, whole) is None
 
 
 def test_single_precision_by_the_command_line(case):
@@ -225,6 +233,19 @@ def test_each_process_takes_a_gpu_of_its_own(case, monkeypatch):
     parser = ConfigParser()
     parser.read_config(case.config)
     assert parser.get_parsed_content("device") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("device", "sharing"), [("cpu", 5), (torch.device("cpu"), 5), ("cuda:1", 3), (None, 3)])  # None: as the config has it
+def test_memory_is_shared_by_the_processes_on_the_same_device(case, monkeypatch, device, sharing):
+    """Five on a machine with two GPUs, three of them on the first."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    parser = ConfigParser()
+    parser.read_config(case.config)
+    if device:
+        parser["device"] = device
+    assert parser.get_parsed_content("window").processes == sharing
 
 
 def float_volume(folder: Path) -> None:
@@ -262,6 +283,7 @@ BAD = {
     "region no region": (nothing, {"lr_region": [4, 4, 4]}, "lr_region"),
     "voxel size no size": (nothing, {"lr_voxel_size": -1}, "lr_voxel_size"),
     "ratio": (nothing, {"hr_voxel_size": 0.5}, "7 times the HR pixels (0.5 µm), but scale_factor is 8"),
+    "ratio of pixels": (nothing, {"hr_voxel_size": [0.4375, 0.5]}, "8 x 7 times the HR pixels (0.4375 x 0.5 µm), but scale_factor is 8"),
     "model missing": (nothing, {"model_file": "{}/no.pt"}, "no.pt: no such file"),
     "model corrupt": (corrupt_model, {}, "damaged or incomplete"),
     "model of another network": (nothing, {"network_def#channels": [5, 3, 2, 2]}, "another network than network_def"),

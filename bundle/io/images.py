@@ -10,22 +10,23 @@ from PIL import Image
 
 from bundle.errors import InputError
 from bundle.io.files import readable, record_of, suffix_of
+from bundle.io.scale import as_pixel_size
 from bundle.io.tiff import read_tiff_series
-from bundle.io.volume import as_voxel_size
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png")
 PICTURES = ("_gates.png", "_gates_curves.png")  # that `run gating` leaves beside a verdict
 
 
 def read_images(
-    paths: str | Path | Sequence[str | Path], pixel_size: float | Sequence[float] | None = None
+    paths: str | Path | Sequence[str | Path], pixel_size: float | Sequence[float] | None = None, axes: Sequence[int] | None = None
 ) -> tuple[list[np.ndarray], tuple[float, float] | None]:
     """Read 2D images; a page of a TIFF stack is an image.
 
     Args:
         paths: file, folder (all its .tif, .tiff and .png by name, but for what the runs of this program leave there beside generated images: pictures
             and super-resolved volumes), pattern such as `hr/*.png`, or a list of them.
-        pixel_size: µm, a number or (row, column); overrides what the files say. PNG says nothing.
+        pixel_size: µm, a number, (row, column) or (z, y, x); overrides what the files say. PNG says nothing.
+        axes: of z, y, x along rows and columns; None for images of no one plane.
 
     Returns:
         images, each (row, column), and the pixel size (row, column) in µm, None where nobody says.
@@ -47,7 +48,7 @@ def read_images(
         if size is not None:
             sizes.setdefault(size[1:], path)
     if pixel_size is not None:
-        return images, _as_pixel_size(pixel_size)
+        return images, as_pixel_size(pixel_size, axes)
     for other, path in sizes.items():
         one, first = next(iter(sizes.items()))
         if not np.allclose(one, other, rtol=0.01):  # programs round what they write
@@ -108,12 +109,3 @@ def _read_png(path: Path) -> list[np.ndarray]:
         if len(image.getbands()) > 1:
             raise InputError(f"{path}: a colour image; labels are needed: export it as 8-bit grey with one number a phase")
         return [np.asarray(image)]  # of a palette the numbers, not the colours
-
-
-def _as_pixel_size(value: float | Sequence[float]) -> tuple[float, float]:
-    if isinstance(value, Sequence) and len(value) == 2:
-        return as_voxel_size([value[0], *value], "hr_voxel_size")[1:]
-    z, y, x = as_voxel_size(value, "hr_voxel_size")
-    if not z == y == x:
-        raise InputError(f"hr_voxel_size: {value} differs between axes; an image needs one number or [row, column]")
-    return y, x

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bundle.errors import InputError
-from bundle.io.volume import as_voxel_size
+from bundle.io.volume import are_cubes, as_voxel_size, size_text
 
 FACTORS = (2, 4, 8, 16, 32)
 """Scale factors that the levels of x2 can make."""
@@ -47,14 +47,60 @@ def check_ratio(lr_voxel_size: Sequence[float], hr_voxel_size: Sequence[float], 
         )
 
 
+def check_one_set(voxel_size: Sequence[float], of: str, name: str) -> None:
+    """One set of images shows planes across every axis alike, so voxels (z, y, x) must be cubes.
+
+    Args:
+        voxel_size: µm.
+        of: what the voxels are of, for the message: LR or SR.
+        name: of the images, for the message.
+
+    Raises:
+        InputError: they are not.
+    """
+    if not are_cubes(voxel_size):
+        raise InputError(
+            f"{name}: one set of images stands for all planes, but {of} voxels are {size_text(voxel_size)} µm; "
+            "give one set a plane ({xy: .., xz: .., yz: ..})"
+        )
+
+
 def check_scale(lr_voxel_size: Sequence[float], hr_voxel_size: float | Sequence[float] | None, scale_factor: int) -> None:
-    """`check_ratio` of two voxel sizes, (z, y, x) or a number in µm; an unknown HR size passes.
+    """`check_ratio` of the LR voxel size (z, y, x) in µm and `hr_voxel_size`, as far as that tells; None passes.
 
     Raises:
         InputError: the ratio is off.
     """
     if hr_voxel_size is not None:
-        check_ratio(as_voxel_size(lr_voxel_size, "lr_voxel_size"), as_voxel_size(hr_voxel_size, "hr_voxel_size"), scale_factor)
+        told = _hr_size(hr_voxel_size)
+        check_ratio(as_voxel_size(lr_voxel_size, "lr_voxel_size")[-len(told) :], told, scale_factor)
+
+
+def as_pixel_size(hr_voxel_size: float | Sequence[float], axes: Sequence[int] | None = None) -> tuple[float, float]:
+    """Pixel size (row, column) in µm of images from `hr_voxel_size`: a number, [row, column], or [z, y, x] of the voxels that the images show.
+
+    Args:
+        hr_voxel_size: of the config.
+        axes: of z, y, x along rows and columns; None where the images are of no one plane.
+
+    Raises:
+        InputError: no size, or [z, y, x] of unequal edges for images of no one plane.
+    """
+    sizes = _hr_size(hr_voxel_size)
+    if len(sizes) == 2:
+        return sizes
+    if axes is None and not are_cubes(sizes):
+        raise InputError(
+            f"hr_voxel_size: {hr_voxel_size} differs between axes, but one set of images is of no one plane; "
+            "give a number or [row, column], or images of each plane"
+        )
+    row, column = axes or (1, 2)
+    return sizes[row], sizes[column]
+
+
+def _hr_size(value: float | Sequence[float]) -> tuple[float, ...]:
+    """`hr_voxel_size` in µm: (z, y, x) from a number or three; (row, column) from two, of an xy image where nothing else is said."""
+    return as_voxel_size(value, "hr_voxel_size", 2 if isinstance(value, Sequence) and len(value) == 2 else 3)
 
 
 def _size(values: Sequence[float]) -> str:

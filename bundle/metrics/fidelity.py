@@ -19,6 +19,7 @@ def fidelity(
     voxel_size: float | Sequence[float],
     pore: str = "pore",
     max_lag: float = 64.0,
+    unit: str = "µm",
 ) -> dict:
     """Compare a volume with the truth, JSON-ready.
 
@@ -26,16 +27,17 @@ def fidelity(
         volume: (z, y, x), labels that index `phases`.
         truth: the same shape.
         phases: names of the labels.
-        voxel_size: µm, a number or (z, y, x).
+        voxel_size: in `unit`, a number or (z, y, x).
         pore: the phase whose topology is compared.
-        max_lag: largest distance of the two-point correlation in µm.
+        max_lag: largest distance of the two-point correlation in `unit`.
+        unit: of all lengths, for messages.
 
     Returns:
         `accuracy`, `confusion`, `dice`, `absent` of `voxel_agreement`; `boundary_distance` by phase, of `boundary_distance`;
         `statistics`: by name the fraction or interfacial area of `volume` and `truth` and the relative `error`, None where truth is 0;
         `mean_relative_error` over them, None where all are;
         `two_point`: by phase `mean` and `max` of |S2 - S2 of the truth| over lags 1 to `max_lag` and the axes, None for a phase absent in both;
-        `pore`: of `volume` and `truth` the `euler_number`, the `connected_fraction` and the `mean_chord` in µm, each by axis (None: no pore, or no
+        `pore`: of `volume` and `truth` the `euler_number`, the `connected_fraction` and the `mean_chord` in `unit`, each by axis (None: no pore, or no
         whole chord); `notes`: what a reader must know of the values that are None or 0.
 
     Raises:
@@ -59,21 +61,21 @@ def fidelity(
             for i, name in enumerate(statistic_names(phases))
         },
         "mean_relative_error": json_number(mean_relative_error(found, true)),
-        "two_point": _two_point_errors(volume, truth, phases, size, max_lag, agreement["absent"]),
+        "two_point": _two_point_errors(volume, truth, phases, size, max_lag, unit, agreement["absent"]),
         "pore": {key: {name: values[key] for name, values in topology.items()} for key in topology["truth"]},
         "notes": _notes(agreement["absent"], topology, pore),
     }
 
 
 def _two_point_errors(
-    volume: np.ndarray, truth: np.ndarray, phases: Sequence[str], size: Sequence[float], max_lag: float, absent: dict[str, str]
+    volume: np.ndarray, truth: np.ndarray, phases: Sequence[str], size: Sequence[float], max_lag: float, unit: str, absent: dict[str, str]
 ) -> dict[str, dict[str, float] | None]:
     """`compare_curves` of each phase, lag 0 (the fraction) left out; the mean of the axes' means, the largest of their maxima."""
     by_axis = []
     for axis, step in enumerate(size):
         lags = int(max_lag / step + 1e-6)
         if min(lags, volume.shape[axis] - 1) < 1:
-            raise InputError(f"two-point correlation needs a lag of 1 voxel or more along axis {axis}: max_lag is {max_lag} µm, a voxel {step} µm")
+            raise InputError(f"two-point correlation needs a lag of 1 voxel or more along axis {axis}: max_lag is {max_lag} {unit}, a voxel {step}")
         curves = [two_point(array, len(phases), axis, lags, MAX_LINES)[:, 1:] for array in (volume, truth)]
         by_axis.append([compare_curves(a, b) for a, b in zip(*curves, strict=True)])
     return {

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 
 from bundle.errors import NULL, InputError
 from bundle.io import check_labels, read_images
-from bundle.io.scale import check_ratio
+from bundle.io.scale import check_one_set, check_ratio
 from bundle.transforms.slices import check_axes
 
 logger = logging.getLogger(__name__)
@@ -77,15 +77,15 @@ class LoadSlicesd(MapTransform):
         n_phases: labels that the images may hold.
         scale_factor: LR voxel size / HR pixel size.
         table: file value -> label, or None.
-        pixel_size: µm; overrides what the files say.
+        pixel_size: µm, a number, (row, column) or (z, y, x); overrides what the files say.
         edge: pixels of the largest crop that is taken from them.
         symmetries: that may turn patches and crops (see `allowed_symmetries`).
 
     Each entry becomes a list of (row, column) uint8 label images.
 
     Raises:
-        InputError: unreadable, wrong labels, a pixel size that does not fit the scale factor, an image smaller than a crop, or voxels that the symmetries
-            would turn into others.
+        InputError: unreadable, wrong labels, a pixel size that does not fit the scale factor, an image smaller than a crop, voxels that the symmetries
+            would turn into others, or voxels that are no cubes where one set of images teaches all planes.
     """
 
     def __init__(
@@ -109,8 +109,10 @@ class LoadSlicesd(MapTransform):
         voxel = result[self.image].pixdim
         check_axes(self.symmetries, [float(edge) for edge in voxel], "the voxels of lr_image")
         for group, planes in self.groups.items():
-            images, pixel = read_images(result[group], self.pixel_size)
             name = f"hr_images ({result[group]})"
+            if len(planes) > 1:  # whatever size the images tell, or none
+                check_one_set([float(edge) for edge in voxel], "LR", name)
+            images, pixel = read_images(result[group], self.pixel_size, PLANE_AXES[planes[0]] if len(planes) == 1 else None)
             smallest = min(images, key=lambda image: min(image.shape))
             if min(smallest.shape) < self.edge:  # now, before a run begins to write
                 raise InputError(f"{name}: an image of {smallest.shape} pixels, but the critics' crops take {self.edge}; use larger images or smaller boxes")

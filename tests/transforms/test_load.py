@@ -83,7 +83,7 @@ def test_images_become_lists_of_labels(images):
     [
         ((4.0, 4.0, 4.0), {}, True),
         ((4.03, 4.0, 4.0), {}, True),  # within 1 %
-        ((4.0, 4.0, 4.2), {}, False),
+        ((4.2, 4.2, 4.2), {}, False),
         ((4.0, 4.0, 4.0), {"scale_factor": 4}, False),
         ((2.0, 2.0, 2.0), {"scale_factor": 4}, True),
         ((2.0, 2.0, 2.0), {"pixel_size": 0.25}, True),  # the config overrides the file
@@ -103,6 +103,7 @@ def test_rows_and_columns_of_a_plane_have_the_voxel_size_of_their_axes(images, p
     voxel = (8.0, 16.0, 32.0)  # z, y, x
     fitting = [voxel[row] / 8, voxel[column] / 8]
     load(images[0], {f"hr_{plane}": [plane]}, voxel, pixel_size=fitting)
+    load(images[0], {f"hr_{plane}": [plane]}, voxel, pixel_size=[edge / 8 for edge in voxel])
     with pytest.raises(InputError, match="scale_factor"):
         load(images[0], {f"hr_{plane}": [plane]}, voxel, pixel_size=fitting[::-1])
 
@@ -148,10 +149,17 @@ def test_a_volume_smaller_than_a_patch_is_refused(edge, fits):
 def test_voxels_that_are_no_cubes_are_not_turned(tmp_path, size):
     """Images that tell no size would hide that rows become columns of another length."""
     tifffile.imwrite(tmp_path / "hr.tif", np.zeros((2, 7, 9), np.uint8), photometric="minisblack")
-    load(str(tmp_path / "hr.tif"), voxel_size=size, symmetries=4)
+    load(str(tmp_path / "hr.tif"), {"hr_xy": ["xy"]}, voxel_size=size, symmetries=4)
     load(str(tmp_path / "hr.tif"), voxel_size=(4.0, 4.0, 4.02), symmetries=8)  # what programs round
     with pytest.raises(InputError, match="symmetries: 8 turns the axes into each other, but the voxels of lr_image are of .* µm; set symmetries to 4"):
         load(str(tmp_path / "hr.tif"), voxel_size=size, symmetries=8)
+
+
+@pytest.mark.parametrize("pixel", [0.5, None])  # told, or not
+def test_one_set_of_images_cannot_teach_planes_of_voxels_that_are_no_cubes(tmp_path, pixel):
+    tifffile.imwrite(tmp_path / "hr.tif", np.zeros((2, 7, 9), np.uint8), photometric="minisblack")
+    with pytest.raises(InputError, match=r"hr.tif\): one set of images .* LR voxels are 8 x 4 x 4 µm; give one set a plane \(\{xy: "):
+        load(str(tmp_path / "hr.tif"), voxel_size=(8.0, 4.0, 4.0), pixel_size=pixel, symmetries=4)
 
 
 def test_images_that_tell_no_pixel_size_are_taken_with_a_warning(tmp_path, caplog):
