@@ -43,7 +43,9 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
             continue
         place, known = config, set(config)
         for part in (first, *parts):
-            if known is not None and part not in known:
+            if known is None:
+                break
+            if part not in known:
                 similar = get_close_matches(part, map(str, known), n=1)
                 meant = f"did you mean {similar[0]}?" if similar else "see the file for those that there are"
                 raise InputError(f"--{name}: {shown} has no such setting; {meant}")
