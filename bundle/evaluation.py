@@ -12,7 +12,7 @@ import numpy as np
 from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError, check_seed, names, number, whole
-from bundle.evaluation_files import check_alike, common_voxel_size, find_sr, open_percent, part_of_sr, record
+from bundle.evaluation_files import Place, check_alike, common_voxel_size, find_sr, open_percent, record
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, read_volume, write_text
@@ -37,8 +37,6 @@ PICTURES = ("slices.png", *(f"slices_{zoom}x.png" for zoom in ZOOMS), "two_point
 
 Images = str | os.PathLike | Sequence[str | os.PathLike]
 VoxelSize = float | Sequence[float]
-Place = tuple[tuple[int, ...], tuple[slice, ...]]
-"""Shape of the whole LR, and the region of it that is evaluated."""
 
 
 class Evaluation:
@@ -119,11 +117,10 @@ class Evaluation:
         assessed = (lr, sr, groups, self.phases, self.scale_factor, unit)
         truth = self.assessment.prepare(*assessed) if self.assessment else None
         for path in self.sr_images:
-            self._part(path, *place)  # that it is there and fits; its labels are read when SR is measured
-        part = self._part(self.sr_image, *place)
-        trust = open_percent(None, TRUST, self.sr_image, self.output_dir, part)
+            place.of(path, open_volume(path))  # that it is there and fits; its labels are read when SR is measured
+        trust = open_percent(None, TRUST, self.sr_image, self.output_dir, place)
         doubt = trust is not None and not self.uncertainty_image
-        overlay = 100 - trust if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, part)
+        overlay = 100 - trust if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, place)
         check_output_dir(self.output_dir)  # before the work, and after what may be refused
         shown = sections(lr, sr, groups, len(self.phases), overlay)
         n, rows = len(self.phases), statistic_names(self.phases)
@@ -196,11 +193,13 @@ class Evaluation:
         place in LR."""
         n = len(self.phases)
         lr = read_volume(self.lr_image, self.lr_voxel_size)
-        place = lr.array.shape, region_slices(lr.array.shape, self.lr_region)
-        sr, of_all = self._read_sr(self.sr_image, *place)
-        seen = lr.array if of_all else lr.array[place[1]]  # by the inference
+        region, opened = region_slices(lr.array.shape, self.lr_region), open_volume(self.sr_image)
+        place = Place(lr.array.shape, region, self.scale_factor, tuple(opened.array.shape))
+        sr = self._read_sr(self.sr_image, opened, place)
+        of_all = sr.array.shape != place.stored
+        seen = lr.array if of_all else lr.array[region]  # by the inference
         array = check_labels(seen, len(self.lr_phases), str(self.lr_image), self.lr_labels, "lr_labels")
-        lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array[place[1]] if of_all else array]
+        lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array[region] if of_all else array]
         groups, pixels = {}, {}
         for group, paths in self.hr_images.items():
             images, pixels[group] = read_images(paths, self.hr_voxel_size, report.PLANES.get(group))
@@ -213,18 +212,13 @@ class Evaluation:
             provenance["files"][key]["labels_sha256"] = labels_sha256(labels)
         return Volume(lr_array, tuple(self.scale_factor * v for v in size)), Volume(sr.array, size), groups, unit, provenance, place
 
-    def _part(self, path: Path, lr_shape: Sequence[int], region: Sequence[slice]) -> tuple[slice, ...]:
-        return part_of_sr(path, open_volume(path).array.shape, lr_shape, region, self.scale_factor)
-
-    def _read_sr(self, path: Path, lr_shape: Sequence[int], region: Sequence[slice]) -> tuple[Volume, bool]:
-        """What an SR volume has of the region, with labels; whether it was made from more of LR."""
-        opened = open_volume(path)
-        stored, part = opened.array.shape, self._part(path, lr_shape, region)
-        volume = in_memory(path, opened, part)
+    def _read_sr(self, path: Path, opened: Volume, place: Place) -> Volume:
+        """What an SR volume has of the region, with labels."""
+        volume = in_memory(path, opened, place.of(path, opened))
         if format_of(path) == ".zarr" and (volume.array == NOT_MADE).any():
             raise InputError(f"{path}: is not finished; run the same inference again, it goes on")
         volume.array = check_labels(volume.array, len(self.phases), str(path), key=None)
-        return volume, tuple(stored) != volume.array.shape
+        return volume
 
     def _seeds(
         self, sr: Volume, groups: Mapping[str, Sequence[np.ndarray]], files: dict[str, dict], place: Place
@@ -238,7 +232,7 @@ class Evaluation:
         known = {files["sr_image"]["labels_sha256"]: self.sr_image}
         found, differing = [self._measure(sr.array, groups, sr.voxel_size)], {}
         for i, path in enumerate(self.sr_images):
-            volume, _ = self._read_sr(path, *place)
+            volume = self._read_sr(path, open_volume(path), place)
             check_alike(path, volume, self.sr_image, sr)
             checksum = labels_sha256(volume.array)
             if checksum in known:

@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,30 +75,39 @@ def common_voxel_size(
     return size, "µm"
 
 
-def part_of_sr(path: Path, shape: Sequence[int], lr_shape: Sequence[int], region: Sequence[slice], scale: int) -> tuple[slice, ...]:
-    """Slices (z, y, x) of an SR volume that cover a region of LR: all of it where it was made from this region alone, else the part of what was made
-    from the whole LR.
+class Place(NamedTuple):
+    """What of LR is evaluated, and with how fine an SR."""
 
-    Args:
-        path: of the SR volume, for the message.
-        shape: of the SR volume.
-        lr_shape: of the whole LR.
-        region: slices of LR.
-        scale: SR voxels along the edge of an LR voxel.
+    lr_shape: tuple[int, ...]
+    """Of the whole LR."""
+    region: tuple[slice, ...]
+    """Slices (z, y, x) of LR that are evaluated."""
+    scale: int
+    """SR voxels along the edge of an LR voxel."""
+    stored: tuple[int, ...]
+    """Shape of the SR volume as it is stored."""
 
-    Raises:
-        InputError: it was made from neither.
-    """
-    edges = tuple(part.stop - part.start for part in region)
-    if tuple(shape) == tuple(scale * n for n in edges):
-        return tuple(slice(0, n) for n in shape)
-    if tuple(shape) == tuple(scale * n for n in lr_shape):
-        return tuple(slice(scale * part.start, scale * part.stop) for part in region)
-    wanted = f"LR {edges} x {scale} is {tuple(scale * n for n in edges)}"
-    raise InputError(f"{path} has shape {tuple(shape)}, but {wanted}: set lr_region to the part that was super-resolved, or one of it, and scale_factor")
+    def of(self, path: Path, volume: Volume) -> tuple[slice, ...]:
+        """Slices (z, y, x) of an SR volume that cover the region: all of it where it was made from this region alone, else the part of what was made
+        from the whole LR.
+
+        Args:
+            path: of the SR volume, for the message.
+            volume: as it was opened.
+
+        Raises:
+            InputError: it was made from neither.
+        """
+        shape, edges = tuple(volume.array.shape), tuple(part.stop - part.start for part in self.region)
+        if shape == tuple(self.scale * n for n in edges):
+            return tuple(slice(0, n) for n in shape)
+        if shape == tuple(self.scale * n for n in self.lr_shape):
+            return tuple(slice(self.scale * part.start, self.scale * part.stop) for part in self.region)
+        wanted = f"LR {edges} x {self.scale} is {tuple(self.scale * n for n in edges)}"
+        raise InputError(f"{path} has shape {shape}, but {wanted}: set lr_region to the part that was super-resolved, or one of it, and scale_factor")
 
 
-def open_percent(given: str | Path | None, what: str, sr_image: Path, output_dir: Path, part: tuple[slice, ...]) -> np.ndarray | None:
+def open_percent(given: str | Path | None, what: str, sr_image: Path, output_dir: Path, place: Place) -> np.ndarray | None:
     """The uncertainty or the trust of a part of SR, per cent (z, y, x); None where there is none.
 
     Args:
@@ -108,13 +117,13 @@ def open_percent(given: str | Path | None, what: str, sr_image: Path, output_dir
         what: "uncertainty" or "trust".
         sr_image: the SR volume.
         output_dir: folder of the results.
-        part: slices of the SR volume that are evaluated.
+        place: what is evaluated.
 
     Raises:
         InputError: the file given cannot be read, has another shape or is not finished.
     """
     if given:
-        return _percent(Path(given), what, sr_image, part)
+        return _percent(Path(given), what, place)
     name = beside(stem_of(sr_image) + SUFFIX, what)
     for path in dict.fromkeys([sr_image.parent / name, output_dir / name]):
         if not path.is_dir():
@@ -124,17 +133,17 @@ def open_percent(given: str | Path | None, what: str, sr_image: Path, output_dir
             logger.warning("%s is left out: %s", path, reason)
             continue
         try:
-            return _percent(path, what, sr_image, part)
+            return _percent(path, what, place)
         except InputError as error:
             logger.warning("left out of the report: %s", error)
     return None
 
 
-def _percent(path: Path, what: str, sr_image: Path, part: tuple[slice, ...]) -> np.ndarray:
-    volume, shape = open_volume(path), open_volume(sr_image).array.shape
-    if tuple(volume.array.shape) != tuple(shape):
-        raise InputError(f"{path} has shape {tuple(volume.array.shape)}, SR {tuple(shape)}: give the {what}_image of the same result")
-    array = in_memory(path, volume, part).array
+def _percent(path: Path, what: str, place: Place) -> np.ndarray:
+    volume = open_volume(path)
+    if tuple(volume.array.shape) != place.stored:
+        raise InputError(f"{path} has shape {tuple(volume.array.shape)}, SR {place.stored}: give the {what}_image of the same result")
+    array = in_memory(path, volume, place.of(path, volume)).array
     if (array == NOT_MADE).any():
         raise InputError(f"{path}: holds parts that are not made yet ({NOT_MADE}); run the same inference again, it goes on")
     return array

@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from bundle.checkpoint import save_model
 from bundle.errors import find_input_error
-from bundle.evaluation_files import open_percent
+from bundle.evaluation_files import Place, open_percent
 from bundle.inferer import WindowInferer
 from bundle.io import read_volume
 from bundle.io.source import LabelSource
@@ -195,7 +195,7 @@ def test_probabilities_uncertainty_and_trust(case, tmp_path):
     record = json.loads((case.out / "rock_sr_provenance.json").read_text())
     assert record["settings"]["uncertainty"] == 3 and record["settings"]["precision"] in ("bfloat16", "float32")
     # The record beside the TIFF tells the stores of the same inference from those of another.
-    whole = (slice(None),) * 3
+    whole = Place(SHAPE, tuple(slice(0, n) for n in SHAPE), 8, tuple(8 * n for n in SHAPE))
     for what in ("uncertainty", "trust"):
         assert open_percent(None, what, case.out / "rock_sr.tif", case.out, whole) is not None
     record["fingerprint"]["seed"] = 1
