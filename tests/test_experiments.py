@@ -317,7 +317,7 @@ def test_what_was_made_before_checksums_were_noted_is_used_with_a_warning(lab, c
     assert experiments.paired(dataclasses.replace(lab), volumes[1], ["pore", "grain"], "real", 2.0) == table and len(commands.calls) == calls
     told = [record.getMessage() for record in caplog.records]
     unknown = "used as it is; with which settings it was made is not known"
-    assert [told[0], told[2]] == [f"{lab.folder / 'real'}: {unknown}", f"{lab.folder / 'real' / 'test_0'}: {unknown}"] and len(told) == 3
+    assert [told[0], told[2]] == [f"{lab.folder / 'paired_real'}: {unknown}", f"{lab.folder / 'paired_real' / 'test_0'}: {unknown}"] and len(told) == 3
     assert told[1].startswith(f"{weights}: used as it is, made with scan not known, now ")
 
 
