@@ -18,6 +18,9 @@ from bundle.errors import InputError
 MONAI = set(inspect.signature(run).parameters)
 """Names that belong to `python -m monai.bundle run`, not to a config."""
 
+INSTANCES = ("_target_", "_disabled_", "_mode_")
+"""Names that say how MONAI makes a component."""
+
 
 def check_arguments(arguments: Sequence[str] | None = None) -> None:
     """Checks that every setting on the command line of `python -m monai.bundle run` is one of the config files that it names.
@@ -54,20 +57,28 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
 
 def _within(place: Any, part: str) -> tuple[Any, set[str] | None]:
     """What a part of a config holds under a name, and the names that may be given within that; None where any may."""
+    place = place.get(part) if isinstance(place, Mapping) else place[int(part)]
     if isinstance(place, Mapping):
-        place = place.get(part)
-    else:
-        place = place[int(part)] if isinstance(place, Sequence) and not isinstance(place, str) else None
-    if isinstance(place, Mapping):
-        if "_target_" not in str(place):
-            return place, None  # a table, such as that of the costs
-        target = locate(place["_target_"]) if isinstance(place.get("_target_"), str) else None
-        arguments = inspect.signature(target).parameters.values() if callable(target) else ()
-        anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in arguments) or ("_target_" in place and target is None)
-        return place, None if anything else {*place, *(one.name for one in arguments), "_target_", "_disabled_", "_mode_"}
-    if isinstance(place, Sequence) and not isinstance(place, str):
+        table = "_target_" not in str(place)  # such as that of the costs
+        return place, None if table else _names(place)
+    if isinstance(place, list):
         return place, {str(i) for i in range(len(place))}
     return place, None if isinstance(place, str) else set()  # an expression may make anything
+
+
+def _names(component: Mapping[str, Any]) -> set[str] | None:
+    """What a component of a config has, and what its class takes; None where it takes anything, or cannot be asked."""
+    known = {*component, *INSTANCES}
+    if "_target_" not in component:
+        return known
+    target = locate(component["_target_"])  # None for the short names that MONAI knows
+    try:
+        arguments = inspect.signature(target).parameters.values() if callable(target) else None
+    except ValueError:  # of a class that is not written in Python
+        arguments = None
+    if arguments is None or any(one.kind is inspect.Parameter.VAR_KEYWORD for one in arguments):
+        return None
+    return known | {one.name for one in arguments}
 
 
 def _given(words: Sequence[str]) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from bundle.html_slices import sections
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, read_volume, write_text
 from bundle.io.files import format_of, in_memory, lone_path, open_volume
-from bundle.io.images import image_files
+from bundle.io.images import EVALUATED, image_files
 from bundle.io.labels import labels_sha256
 from bundle.io.region import region_slices
 from bundle.io.volume import size_text
@@ -32,8 +32,7 @@ from bundle.zoom import enlarged
 logger = logging.getLogger(__name__)
 
 ALL_PLANES = "all planes"
-ZOOMS = (3, 9)  # of pictures of parts beside the whole
-PICTURES = ("slices.png", *(f"slices_{zoom}x.png" for zoom in ZOOMS), "two_point.png", "statistics.png")  # beside evaluation.json
+ZOOMS = (3, 9)  # of pictures of parts beside the whole, as `EVALUATED` names them
 
 Images = str | os.PathLike | Sequence[str | os.PathLike]
 VoxelSize = float | Sequence[float]
@@ -277,7 +276,7 @@ class Evaluation:
         lr_title, sr_title = (f"{n}, {size_text(v.voxel_size)} {unit}" if unit == "µm" else n for n, v in (("LR", lr), ("SR", sr)))
         whole = (report.middle_slices(lr.array), report.middle_slices(sr.array), hr)
         titles, sizes = (lr_title, sr_title, "HR images (elsewhere in the rock)"), (lr.voxel_size, sr.voxel_size, sr.voxel_size)
-        *slices, two_points, bars = (self.output_dir / name for name in PICTURES)
+        *slices, two_points, bars = (self.output_dir / name for name in EVALUATED)
         for path, parts in zip(slices, [whole, *(enlarged(*whole, self.scale_factor, zoom) for zoom in ZOOMS)], strict=True):
             report.plot_slices(path, dict(zip(titles, zip(parts, sizes))), self.phases, unit)
         report.plot_two_point(two_points, curves, self.phases, unit)

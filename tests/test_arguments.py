@@ -17,7 +17,8 @@ PROGRAM = ["/somewhere/monai/bundle/__main__.py", "run", "training"]
 @pytest.fixture
 def config(tmp_path) -> str:
     (tmp_path / "first.yaml").write_text("max_epochs: 2\nnetwork_def: {channels: [1], blocks: 2}\nn: null\ncosts: {pore: {clay: 1}}\nlist: [{a: 1}]\nmade: $@x\n"
-        "source: {_target_: bundle.io.source.LabelSource, path: a}\npart: {source: {_target_: bundle.io.source.LabelSource}}\n")  # fmt: skip
+        "source: {_target_: bundle.io.source.LabelSource, path: a}\npart: {source: {_target_: bundle.io.source.LabelSource}}\n"
+        "short: {_target_: Compose}\ncompiled: {_target_: torch.Generator}\n")  # fmt: skip
     (tmp_path / "second.yaml").write_text("critics: 1\n")
     (tmp_path / "args.yaml").write_text(f"config_file: {tmp_path / 'first.yaml'}\n")
     return str(tmp_path / "first.yaml")
@@ -26,8 +27,11 @@ def config(tmp_path) -> str:
 def test_what_the_files_have_and_what_is_monais_is_taken(config):
     both = str([config, str(Path(config).with_name("second.yaml"))])
     check_arguments([*PROGRAM, "--config_file", both, "--max_epochs", "3", "--critics=2", "--logging_file", "a.conf", "--meta_file=b"])
-    check_arguments([*PROGRAM, f"--config_file={both}", "--max-epochs", "-3", "--network_def#channels", "[2]", "--network_def::anything=2", "--part::source::region=1"])  # as fire takes them
-    check_arguments([*PROGRAM, f"--config_file={config}", "--source#region=1", "--list#0#a=2", "--made#anything", "--made#any#thing=1", "--costs#calcite#dolomite=1", "--source#path#x=1", "--source#_disabled_=1"])
+    as_fire_takes_them = ["--max-epochs", "-3", "--network_def#channels", "[2]", "--network_def::anything=2", "--part::source::region=1"]
+    check_arguments([*PROGRAM, f"--config_file={both}", *as_fire_takes_them])
+    known = ["--source#region=1", "--source#_disabled_=1", "--list#0#a=2", "--costs#calcite#dolomite=1"]
+    unknowable = ["--made#anything", "--made#any#thing=1", "--source#path#x=1", "--short#anything=1", "--compiled#anything=1"]
+    check_arguments([*PROGRAM, f"--config_file={config}", *known, *unknowable])
     check_arguments([*PROGRAM, "--config_file", both.strip("[]").replace("'", "").replace(" ", ""), "--critics", "--max_epochs", "3"])  # MONAI parts them
     check_arguments([*PROGRAM, "--args_file", str(Path(config).with_name("args.yaml")), "--max_epochs", "3"])
 

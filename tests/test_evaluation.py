@@ -14,8 +14,8 @@ from monai.bundle import ConfigParser
 from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError
-from bundle.evaluation import PICTURES, Evaluation, find_sr
-from bundle.io.images import image_files
+from bundle.evaluation import Evaluation, find_sr
+from bundle.io.images import EVALUATED, image_files
 from bundle.io.source import LabelSource
 from bundle.metrics import mean_relative_error, statistics
 from bundle.provenance import sha256
@@ -93,10 +93,10 @@ def test_an_evaluation_may_be_written_beside_its_images_and_run_again(files, mon
     monkeypatch.setattr(html_report, "write", lambda *args: None)
     results = [evaluation(files, hr_images=folder, output_dir=folder).run() for _ in range(2)]
     assert results[0] == results[1] and results[0]["files"]["hr_images"] == {"all planes": 2}
-    assert {path.name for path in folder.glob("*.png")} == set(PICTURES)
+    assert {path.name for path in folder.glob("*.png")} == set(EVALUATED)
     assert image_files(folder) == [folder / "hr.tif"]
     (folder / "evaluation.json").unlink()
-    assert image_files(folder) == [folder / "hr.tif", *sorted(folder / name for name in PICTURES)]
+    assert image_files(folder) == [folder / "hr.tif", *sorted(folder / name for name in EVALUATED)]
 
 
 @pytest.mark.parametrize("key", ["lr_image", "sr_image"])

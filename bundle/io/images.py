@@ -14,7 +14,8 @@ from bundle.io.scale import as_pixel_size
 from bundle.io.tiff import read_tiff_series
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png")
-PICTURES = ("_gates.png", "_gates_curves.png")  # that `run gating` leaves beside a verdict
+JUDGED = ("_gates.png", "_gates_curves.png")  # ends of the pictures that `run gating` leaves beside a verdict
+EVALUATED = ("slices.png", "slices_3x.png", "slices_9x.png", "two_point.png", "statistics.png")  # that `run evaluating` leaves beside evaluation.json
 
 
 def read_images(
@@ -85,18 +86,14 @@ def image_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 def _is_none_of_them(path: Path) -> bool:
     """Whether a file in a folder of images is another result of this program: a picture of the gates, of generated images or of an evaluation, or a
     super-resolved volume or its picture."""
-    if path.name.endswith(PICTURES):
+    if path.name.endswith(JUDGED):
         return True
     record = record_of(path)
     if record.is_file():
         with readable(record):
             made_from_scan = "input" in json.loads(record.read_text(encoding="utf-8")).keys()
         return made_from_scan or (suffix_of(path) == ".png" and path.with_suffix(".tif").is_file())
-    if path.with_name("evaluation.json").is_file():
-        from bundle.evaluation import PICTURES as EVALUATED  # which reads its images here
-
-        return path.name in EVALUATED
-    return False
+    return path.name in EVALUATED and path.with_name("evaluation.json").is_file()
 
 
 def _read_png(path: Path) -> list[np.ndarray]:

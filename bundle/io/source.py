@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -105,9 +106,9 @@ class LabelSource:
             raise InputError(f"{self.path}: has changed while it was read; leave it as it is and start again with another output_dir")
 
     def _file_state(self) -> tuple[int, int] | None:
-        files = [self.path] if self.path.is_file() else (path for path in self.path.rglob("*") if path.is_file())  # an OME-Zarr: its chunks
+        chunks = (os.path.join(folder, name) for folder, _, names in os.walk(self.path) for name in names)  # of an OME-Zarr; a file has none
         try:
-            states = [(status.st_size, status.st_mtime_ns) for status in (path.stat() for path in files)]
+            states = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, [self.path] if self.path.is_file() else chunks)]
         except OSError:
             return None
         return sum(size for size, _ in states), max((time for _, time in states), default=0)
