@@ -17,11 +17,10 @@ from bundle.factor_experiments import coarsened
 from bundle.image_experiments import parted
 from bundle.io import read_images, read_volume
 from bundle.io.images import image_files
-from bundle.io.labels import labels_sha256
 from bundle.metrics import lr_agreement, seed_diversity, two_sample_auc, upsample_nearest
 from bundle.metrics.oblique import oblique_reference, oblique_slices
 from bundle.phantom import FACTOR
-from bundle.workbench import SHIPPED, Lab, Model, checksum, trained_on
+from bundle.workbench import SHIPPED, Lab, Model, checksum, checksum_of_labels, trained_on
 
 CROPS = 600  # at 45 degrees, of either kind
 
@@ -95,11 +94,11 @@ def campaign(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], nam
             *trial.options, f"--hr_images={Path(hr_images).resolve()}", training=trial.configs,
         )  # fmt: skip
         models[title] = replace(trained, options=tuple(option for option in trial.options if option.startswith("--network_def#")))
-    known = {"phases": list(phases), "images": checksum(*image_files(hr_images)), "scan": labels_sha256(scan.array)[:8]}
+    known = {"phases": list(phases), "images": checksum(*image_files(hr_images)), "scan": checksum_of_labels(scan.array)}
     rows, shown = [], {}
     for title, model in models.items():
         made = [upsample_nearest(scan.array, FACTOR)] if model is None else [lab.super_resolve(model, lr, seed) for seed in range(lab.seeds)]
-        settings = known | {"volumes": [labels_sha256(volume)[:8] for volume in made]}
+        settings = known | {"volumes": [checksum_of_labels(volume) for volume in made]}
         name = f"judged_{model.key if model else 'nearest'}_{len(made)}_seeds"
         found = lab.kept(folder, name, settings, lambda: _figures(made, scan.array, real, phases))
         rows.append([title, *_trained(model), *_cells(found, phases)])

@@ -15,11 +15,10 @@ from scipy import ndimage
 from bundle import report
 from bundle.io import Volume, as_voxel_size, read_images, write_volume
 from bundle.io.files import read_volume
-from bundle.io.labels import labels_sha256
 from bundle.lab import ARTEFACTS, plant, split_volume, thirds
 from bundle.metrics import chord_lengths, compare_curves, statistic_names, statistics, two_point, upsample_nearest
 from bundle.phantom import FACTOR, ROCKS, VOXEL, rock, sections
-from bundle.workbench import SHIPPED, Lab, Model, trained_on
+from bundle.workbench import SHIPPED, Lab, Model, checksum_of_labels, trained_on
 
 
 def phantom(lab: Lab, hr_images: str, count: int = 64, size: int = 512) -> str:
@@ -181,7 +180,7 @@ def paired(lab: Lab, path: str, phases: Sequence[str], name: str, voxel_size: fl
     folder, parts = lab.folder / name, thirds(path, 4, len(phases))
     as_voxel_size(voxel_size, "--voxel-size")
     lab.check_cells(min(parts[-1].shape))
-    made_of = {"volume": [labels_sha256(part)[:8] for part in parts], "voxel size": voxel_size, "phases": list(phases)}
+    made_of = {"volume": [checksum_of_labels(part) for part in parts], "voxel size": voxel_size, "phases": list(phases)}
     if lab.anew(folder, folder / "hr.tif", made_of):
         split_volume(parts, folder, 4, len(phases), voxel_size)
     tests = [test for test in (folder / f"test_{i}" for i in range(lab.realisations)) if test.exists()]

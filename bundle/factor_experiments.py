@@ -11,12 +11,11 @@ from bundle import judging, report
 from bundle.image_experiments import noted, parted
 from bundle.io import Volume, read_images, read_volume, write_volume
 from bundle.io.images import image_files
-from bundle.io.labels import labels_sha256
 from bundle.metrics import statistic_names, statistics, upsample_nearest
 from bundle.metrics.gates import two_point_curves
 from bundle.phantom import FACTOR
 from bundle.pyramid import majority_pyramid
-from bundle.workbench import SHIPPED, Lab, checksum
+from bundle.workbench import SHIPPED, Lab, checksum, checksum_of_labels
 
 
 def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], finer: Sequence[int] = (16, 32)) -> str:
@@ -50,7 +49,7 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
         nearest = upsample_nearest(scan, factor)
         fine = lab.super_resolve(model, lr, scale=factor)
         for title, key, sr in ((f"nearest {factor}x", f"nearest_{factor}x", nearest), (f"{factor}x", model.key, fine)):
-            settings = known | {"scan": labels_sha256(scan)[:8], "volume": labels_sha256(sr)[:8]}
+            settings = known | {"scan": checksum_of_labels(scan), "volume": checksum_of_labels(sr)}
             found[title] = lab.kept(folder, f"judged_{key}", settings, lambda: judging.likeness(sr, scan, factor, real, phases))
             values[title] = statistics(sr, n)
         curves[f"{factor}x"] = two_point_curves(judging.sections(sr), n)[None, :, : judging.LAGS]

@@ -11,7 +11,8 @@ from bundle import report
 from bundle.io.files import read_volume
 from bundle.metrics import majority_downsample, volume_fractions
 from bundle.metrics.truth import voxel_agreement
-from bundle.networks.hidden import HiddenPhases, hidden_shares, rim_labels
+from bundle.networks.hidden import HiddenPhases
+from bundle.networks.shares import hidden_shares, rim_labels
 from bundle.phantom import CLAY, FACTOR, HOST, PORE, SECOND, rock
 from bundle.workbench import KINDS, Lab
 

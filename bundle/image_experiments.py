@@ -14,10 +14,9 @@ from bundle.errors import InputError, whole
 from bundle.gating import Gating
 from bundle.io import Volume, check_labels, read_images, read_volume, write_volume
 from bundle.io.images import image_files
-from bundle.io.labels import labels_sha256
 from bundle.metrics import mean_relative_error, real_reference, statistics, upsample_nearest
 from bundle.phantom import FACTOR
-from bundle.workbench import Lab, Model, checksum
+from bundle.workbench import Lab, Model, checksum, checksum_of_labels
 
 TRAIN, TEST = ((0, 128), None, None), ((128, 192), (96, 160), (96, 160))  # LR voxels of the Berea scan, as in docs/results.md
 TEACHERS = {  # configs laid over train.yaml, options, and how many times as long as one of critics.yaml an iteration takes
@@ -110,7 +109,7 @@ def parted(lr_image: str, n_phases: int) -> tuple[Volume, Volume]:
 
 def noted(*parts: Volume) -> dict[str, Any]:
     """What tells the parts of a scan from those of others, for the settings of a folder that is made of them."""
-    return {"scan": [labels_sha256(part.array)[:8] for part in parts], "voxel size": parts[0].voxel_size}
+    return {"scan": [checksum_of_labels(part.array) for part in parts], "voxel size": parts[0].voxel_size}
 
 
 def _images(folder: Path) -> str:

@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 
-
 KINDS = ("berea", "tight", "layered", "carbonate")  # of synthetic rock, the one that models learn first
 
 COARSENING = 4  # fine voxels along the edge of a cell of the physics, unless told otherwise
@@ -67,6 +66,11 @@ def checksum(*files: str | Path) -> str:
         return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:8]
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check the path") from error
+
+
+def checksum_of_labels(labels: np.ndarray) -> str:
+    """Of labels, however they are stored, as `checksum`."""
+    return labels_sha256(labels)[:8]
 
 
 SHIPPED = Model(ROOT / "models" / "model.pt")
@@ -283,11 +287,11 @@ class Lab:
                 guess = f"majority of {votes} seeds"
                 made[guess] = [majority_of_votes(made[own][0], votes_of([*made[own], *more][:votes], n))]
                 keys[guess] = f"{keys[own]}_majority_of_{votes}"
-            known = {"phases": list(phases), "voxel size": size, "truth": labels_sha256(truth.array)[:8]}
+            known = {"phases": list(phases), "voxel size": size, "truth": checksum_of_labels(truth.array)}
             for title, volumes in made.items():
                 for seed, volume in enumerate(volumes):
                     errors = partial(judging.geometry_errors, volume, truth.array, phases, size)
-                    settings = known | {"volume": labels_sha256(volume)[:8]}
+                    settings = known | {"volume": checksum_of_labels(volume)}
                     geometry.setdefault(title, []).append(self.kept(folder, f"geometry_{keys[title]}_{seed}", settings, errors))
             if physics:
                 found = {"truth": self._physics(folder, "truth", truth.array, phases, size)}
@@ -311,7 +315,7 @@ class Lab:
 
     def _physics(self, folder: Path, title: str, labels: np.ndarray, phases: Sequence[str], size: float) -> dict:
         cells = "" if self.coarsening == COARSENING else f"_{self.coarsening}"  # results of other cells are other files
-        settings = {"phases": list(phases), "voxel size": size, "volume": labels_sha256(labels)[:8]}
+        settings = {"phases": list(phases), "voxel size": size, "volume": checksum_of_labels(labels)}
         return self.kept(folder, f"physics{cells}_{title}", settings, partial(judging.physical_properties, labels, phases, size, self.coarsening))
 
     def kept(self, folder: Path, name: str, settings: Mapping[str, Any], make: Callable[[], dict]) -> dict:

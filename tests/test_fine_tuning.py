@@ -11,9 +11,11 @@ from bundle.checkpoint import save_model
 from bundle.errors import InputError
 from bundle.fine_tuning import warm_start
 from bundle.networks.critic import SliceCritic
-from bundle.networks.generator import LevelGenerator, frozen
+from bundle.networks.generator import LevelGenerator
 from bundle.networks.noise import coordinate_noise
-from bundle.networks.stylegan2 import StyleCritic, StyleGenerator
+from bundle.networks.prepared import frozen
+from bundle.networks.style_critic import StyleCritic
+from bundle.networks.stylegan2 import StyleGenerator
 from tests.test_handlers import Trainer, checkpoint_of, same
 
 PHASES = ["pore", "quartz"]

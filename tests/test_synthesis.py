@@ -18,7 +18,8 @@ from bundle.data import RandomPatches
 from bundle.handlers import TrainingCheckpoint
 from bundle.losses.adversarial import LogisticLoss
 from bundle.losses.feedback import StatisticsFeedback
-from bundle.networks.stylegan2 import StyleCritic, StyleGenerator
+from bundle.networks.style_critic import StyleCritic
+from bundle.networks.stylegan2 import StyleGenerator
 from bundle.synthesis import SynthesisTrainer
 from bundle.synthesis_monitor import SynthesisMonitor
 from bundle.transforms.adaptive import AdaptiveAugmentation, LabelAugmentation

@@ -1,7 +1,7 @@
 """LR labels that are another phase: hidden minerals return grain by grain and where the LR saw some, rims of mixed voxels become what they hide."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from statistics import NormalDist
 
@@ -12,12 +12,9 @@ from scipy.special import ndtr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bundle.errors import InputError
+from bundle.networks.hills import box_sum, uphill, walked
 from bundle.networks.older import bring_up
 from bundle.networks.windows import trimmed
-
-MOST = 0.5
-"""Largest share of a label that may be another phase: beyond it the LR label would not mean what it says."""
 
 EVIDENCE = 4.0
 """Standard deviations of the noise that count as much as what the LR saw of the hidden phase in the last places that would turn by that alone."""
@@ -27,9 +24,6 @@ LEAST_SEEN = 0.01
 
 SHARES = 3
 """Of what the LR saw: at the end of the walk, then around the voxel itself, nearer and farther. Still nearer, lone specks would speak for themselves."""
-
-OPENING = 0.5
-"""Share of what the LR has too much of a rim's label that is left to the textures: what stays of it opens on the finer grid, mostly to the same phase."""
 
 RIM = 2
 """LR voxels that each of two boxes reaches in which rims are looked for: mixed voxels have a solid beside them."""
@@ -42,57 +36,6 @@ QUANTILES = 10_000
 
 LARGEST = 96
 """LR voxels along the edge of a block by which thresholds are set."""
-
-
-def hidden_shares(
-    names: Sequence[str],
-    hidden: Mapping[str, str],
-    lr_fractions: Sequence[float],
-    hr_fractions: Sequence[float],
-    rims: Mapping[str, str] | None = None,
-) -> list[list[float]]:
-    """Share of each LR label that is another phase -> rows LR label, columns phase.
-
-    So much that the corrected LR holds the hidden phase as the HR images do; nothing where it holds enough of it already. Labels that hide
-    the same phase give the same share of themselves. Of a label that is rims half as much turns as the LR has of it beyond the images,
-    or lacks of the phase.
-
-    Args:
-        names: of the LR labels, in order.
-        hidden: {LR label: phase that the segmentation lost to it}. Names that are no LR labels of this rock are left out.
-        lr_fractions, hr_fractions: volume fractions of the labels in the LR volume and of the phases in the HR images.
-        rims: {LR label: phase}, as `hidden`: voxels that are mixed of that phase and another pass for the label.
-
-    Raises:
-        InputError: a label is to hide a phase and to be rims as well.
-    """
-    shares = [[0.0] * len(names) for _ in names]
-    both = sorted(set(hidden) & set(rims or {}) & set(names))
-    if both:
-        raise InputError(f"rims: {', '.join(both)} cannot hide a phase and be rims as well; leave it out of hidden or of rims")
-    for label, phase in hidden.items():
-        if label in names and phase in names and label != phase:
-            a, b = names.index(label), names.index(phase)
-            missing = float(hr_fractions[b]) - float(lr_fractions[b])
-            hiding_it = sum(float(f) for name, f in zip(names, lr_fractions) if name != phase and hidden.get(name) == phase)
-            shares[a][b] = min(max(missing, 0.0) / max(hiding_it, 1e-9), MOST)
-    for label, phase in (rims or {}).items():
-        if label in names and phase in names and label != phase:
-            a, b = names.index(label), names.index(phase)
-            wanted = min(float(hr_fractions[b]) - float(lr_fractions[b]), float(lr_fractions[a]) - float(hr_fractions[a]))
-            shares[a][b] = (1 - OPENING) * min(max(wanted, 0.0) / max(float(lr_fractions[a]), 1e-9), 1.0)
-    return shares
-
-
-def rim_labels(names: Sequence[str], rims: Mapping[str, str] | None) -> list[int]:
-    """Which labels are rims."""
-    return [a for a, name in enumerate(names) if name in (rims or {})]
-
-
-def corrected_fractions(lr_fractions: Sequence[float], shares: Sequence[Sequence[float]]) -> list[float]:
-    """Volume fractions of the LR labels once their hidden shares have turned."""
-    turned = [[f * s for s in row] for f, row in zip(lr_fractions, shares)]
-    return [float(f) - sum(turned[a]) + sum(row[a] for row in turned) for a, f in enumerate(lr_fractions)]
 
 
 def _find_hosts(module: nn.Module, _: object = None) -> None:
@@ -306,67 +249,3 @@ class HiddenPhases(nn.Module):
 def _quantiles(values: Tensor) -> np.ndarray:
     """That stand for all of them, float64; none of none."""
     return np.quantile(values.double().cpu().numpy(), (np.arange(QUANTILES) + 0.5) / QUANTILES) if len(values) else np.zeros(0)
-
-
-def box_sum(x: Tensor, width: int) -> Tensor:
-    """Sums over boxes of `width` voxels a side, (B, C, D, H, W) -> (B, C, D - width + 1, …), by sums of two, four, eight voxels."""
-    for axis in (2, 3, 4):
-        n = x.shape[axis] - width + 1
-        done, have, left = 0, 1, width
-        total = torch.zeros_like(x.narrow(axis, 0, n))
-        while left > 0:
-            if left % 2 == 1:
-                total = total + x.narrow(axis, done, n)
-                done += have
-            left = left // 2
-            if left > 0:
-                size = x.shape[axis] - have
-                x = x.narrow(axis, 0, size) + x.narrow(axis, have, size)
-                have *= 2
-        x = total
-    return x
-
-
-def uphill(height: Tensor) -> Tensor:
-    """Where the highest of a voxel and its 26 neighbours is: (B, 1, D, H, W) integers -> (B, D H W), places in the flattened volume.
-
-    Where some are equally high a voxel stays, or goes to the one that is found first.
-    """
-    number = height.shape[2] * height.shape[3] * height.shape[4]
-    place = torch.arange(number, device=height.device).view(height.shape[2:]).expand(height.shape)
-    for axis in (2, 3, 4):
-        ends = [0, 0, 0, 0, 0, 0]
-        ends[2 * (4 - axis)], ends[2 * (4 - axis) + 1] = 1, 1
-        n = height.shape[axis]
-        padded, places = F.pad(height, ends, value=-1.0), F.pad(place, ends)
-        for start in (0, 2):
-            other = padded.narrow(axis, start, n)
-            better = other > height
-            height, place = torch.where(better, other, height), torch.where(better, places.narrow(axis, start, n), place)
-    return place.flatten(1)
-
-
-def walked(steps: Tensor, number: int) -> Tensor:
-    """Where a walk of so many steps ends: (B, N) places of one step from each place -> (B, N)."""
-    place = torch.arange(steps.shape[1], device=steps.device).expand(steps.shape)
-    while number > 0:
-        if number % 2 == 1:
-            place = steps.gather(1, place)
-        number = number // 2
-        if number > 0:
-            steps = steps.gather(1, steps)
-    return place
-
-
-def hiding(network: nn.Module, shares: Sequence[Sequence[float]], labels: np.ndarray, rims: Sequence[int] = ()) -> nn.Module:
-    """The generator, told how much its LR labels hide in a volume (z, y, x) of them, and which of them are rims.
-
-    Raises:
-        InputError: something is hidden, but the generator cannot bring it back.
-    """
-    if any(share > 0 for row in shares for share in row):
-        if not isinstance(getattr(network, "hidden", None), HiddenPhases):
-            raise InputError(f"hidden: {type(network).__name__} cannot bring phases back; set hidden and rims to {{}}")
-        network.hidden.hide(shares, rims)
-        network.hidden.calibrate(labels)
-    return network

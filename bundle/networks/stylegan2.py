@@ -8,104 +8,18 @@ for a rock is a texture; logits are bounded; every level reaches beyond the imag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log2, sqrt
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bundle.errors import InputError
 from bundle.networks.older import bring_up
+from bundle.networks.style_layers import ModulatedConv, ScaledLinear, leaky, level_edges, precise
 
 BOUND = 5.0  # of the logits, by b tanh(x / b)
 # Pixels that every level has beyond each border of the image, and loses again: what a layer finds there are zeros, which no crop of a rock has
 # around it. What they touch, c pixels deep, is 2 c + 2 deep after the next doubling and one more after its second layer: with 4 cut away, c stays 1.
 MARGIN = 4
-
-
-class ScaledLinear(nn.Module):
-    """Linear layer whose weights are drawn of unit variance and scaled as it runs (equalised learning rate, arXiv 1710.10196 section 4.1).
-
-    Args:
-        n_in, n_out: features.
-        bias: initial value.
-        rate: factor on the learning rate.
-    """
-
-    def __init__(self, n_in: int, n_out: int, bias: float = 0.0, rate: float = 1.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_out, n_in) / rate)
-        self.bias = nn.Parameter(torch.full((n_out,), bias / rate))
-        self.gain, self.rate = rate / sqrt(n_in), rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, n_in) -> (N, n_out)."""
-        return F.linear(x, self.weight * self.gain, self.bias * self.rate)
-
-
-def precise(x: Tensor) -> Tensor:
-    """float32 of what autocast made bfloat16; wider types stay as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def leaky(x: Tensor) -> Tensor:
-    """Leaky ReLU that keeps the variance."""
-    return F.leaky_relu(x, 0.2) * sqrt(2)
-
-
-def _folded(weight: Tensor, taps: Sequence[float]) -> Tensor:
-    """(o, i, k, k) convolved with the separable filter of four `taps`: (o, i, k + 3, k + 3), as one small matrix product."""
-    k = weight.shape[-1]
-    line = weight.new_tensor(taps)
-    spread = weight.new_zeros(k + 3, k)
-    for i in range(k):
-        spread[i : i + 4, i] = line
-    return (weight.flatten(2) @ torch.kron(spread, spread).T).unflatten(2, (k + 3, k + 3))
-
-
-def upsampling_conv(x: Tensor, weight: Tensor, cut: int = 0) -> Tensor:
-    """Twice as fine by linear interpolation, then convolved: (N, i, h, w), (o, i, k, k) -> (N, o, 2 h - 2 cut, 2 w - 2 cut).
-
-    Zeros lie beyond the border; `cut` fine pixels are cut away at each.
-    """
-    kernel = _folded(weight.flip(-1, -2), (0.25, 0.75, 0.75, 0.25))
-    return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=(weight.shape[-1] + 1) // 2 + cut)
-
-
-def downsampling_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Low-pass filtered, then convolved at every second pixel: (N, i, h, w), (o, i, k, k) and (o,) -> (N, o, h / 2, w / 2)."""
-    return F.conv2d(x, _folded(weight, (0.125, 0.375, 0.375, 0.125)), bias, stride=2, padding=(weight.shape[-1] + 1) // 2)
-
-
-class ModulatedConv(nn.Module):
-    """Convolution whose input channels a style scales, its output channels brought back to unit variance (arXiv 1912.04958, eq. 1 and 3).
-
-    Scaling the activations before and after one common convolution gives what weights of each sample's own would.
-
-    Args:
-        n_in, n_out: channels.
-        kernel: edge, odd.
-        n_style: features of the style vector.
-        up: doubles the resolution first.
-        demodulate: False for the layer that makes logits.
-        cut: pixels that a layer which doubles the resolution cuts away at each border.
-    """
-
-    def __init__(self, n_in: int, n_out: int, kernel: int, n_style: int, up: bool = False, demodulate: bool = True, cut: int = 0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_out, n_in, kernel, kernel))
-        self.style = ScaledLinear(n_style, n_in, bias=1.0)
-        self.gain, self.up, self.demodulate, self.cut = 1 / sqrt(n_in * kernel**2), up, demodulate, cut
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """(N, n_in, h, w), (N, n_style) -> (N, n_out, h, w), or twice as fine and cut."""
-        scale, weight = self.style(w), self.weight * self.gain
-        x = x * scale[:, :, None, None].to(x.dtype)
-        x = upsampling_conv(x, weight, self.cut) if self.up else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        if not self.demodulate:
-            return x
-        variance = precise(scale).square() @ precise(weight).square().sum((2, 3)).T
-        return x * (variance + 1e-8).rsqrt()[:, :, None, None].to(x.dtype)
 
 
 class StyledLayer(nn.Module):
@@ -260,103 +174,3 @@ def beyond_bound(logits: Tensor) -> Tensor:
 
 def _without_margin(x: Tensor) -> Tensor:
     return x[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
-
-
-def level_edges(resolution: int, start: int = 4) -> list[int]:
-    """Edges of the levels, from `start` to `resolution`, each twice the one before.
-
-    Raises:
-        InputError: they do not meet.
-    """
-    levels = log2(resolution / start) if resolution >= start else -1.0
-    if levels < 1 or levels != int(levels):
-        raise InputError(f"resolution: {resolution} is not {start} times a power of 2; give one, such as {start * 32}")
-    return [start * 2**i for i in range(int(levels) + 1)]
-
-
-class ScaledConv(nn.Module):
-    """Convolution with an equalised learning rate, and low-pass filtering where it halves the resolution.
-
-    Args:
-        n_in, n_out: channels.
-        kernel: edge, odd.
-        down: halves the resolution.
-        bias: adds one.
-    """
-
-    def __init__(self, n_in: int, n_out: int, kernel: int, down: bool = False, bias: bool = True):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_out, n_in, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
-        self.gain, self.down = 1 / sqrt(n_in * kernel**2), down
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, n_in, h, w) -> (N, n_out, h, w), or half of it."""
-        weight = self.weight * self.gain
-        return downsampling_conv(x, weight, self.bias) if self.down else F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
-
-
-class CriticLevel(nn.Module):
-    """Residual block of the critic that halves the resolution.
-
-    Args:
-        n_in, n_out: channels.
-        n_phases: labels, where it is the finest level, which sees the maps; None elsewhere.
-    """
-
-    def __init__(self, n_in: int, n_out: int, n_phases: int | None = None):
-        super().__init__()
-        self.stem = None if n_phases is None else ScaledConv(n_phases, n_in, 1)
-        self.keep = ScaledConv(n_in, n_in, 3)
-        self.halve = ScaledConv(n_in, n_out, 3, down=True)
-        self.skip = ScaledConv(n_in, n_out, 1, down=True, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, n_in or n_phases, h, w) -> (N, n_out, h / 2, w / 2)."""
-        if self.stem is not None:
-            x = leaky(self.stem(x))
-        return (leaky(self.halve(leaky(self.keep(x)))) + self.skip(x)) * sqrt(0.5)
-
-
-class StyleCritic(nn.Module):
-    """Residual critic of label maps; its levels are numbered from the coarsest, as those of the generator. The standard deviation over a
-    minibatch is a further channel at its end (arXiv 1710.10196, section 3).
-
-    Args:
-        n_phases: labels.
-        resolution: edge of the maps, pixels.
-        channels, most_channels, start: as of `StyleGenerator`.
-        group: maps whose spread is taken together.
-    """
-
-    def __init__(self, n_phases: int, resolution: int, channels: int = 32, most_channels: int = 128, start: int = 4, group: int = 4):
-        super().__init__()
-        edges = level_edges(resolution, start)
-        width = [min(most_channels, channels * resolution // edge) for edge in edges]
-        last = len(width) - 2
-        self.group = group
-        pairs = enumerate(zip(width, width[1:]))
-        self.levels = nn.ModuleList(CriticLevel(fine, coarse, n_phases if i == last else None) for i, (coarse, fine) in pairs)
-        self.last = ScaledConv(width[0] + 1, width[0], 3)
-        self.dense = ScaledLinear(width[0] * start**2, width[0])
-        self.score = ScaledLinear(width[0], 1)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(N, phases, resolution, resolution) -> (N,) logits that a map is real, float32."""
-        x = maps
-        for level in reversed(self.levels):
-            x = level(x)
-        x = leaky(self.last(torch.cat([x, minibatch_spread(x, self.group)], 1)))
-        return precise(self.score(leaky(self.dense(x.flatten(1)))).flatten())
-
-
-def minibatch_spread(x: Tensor, group: int) -> Tensor:
-    """Mean over channels and pixels of the standard deviation over groups of maps, one channel (N, 1, h, w).
-
-    Groups are of the samples i, i + N / group, ..; of the whole batch where `group` does not divide it.
-    """
-    n = len(x)
-    size = group if n % group == 0 else n
-    grouped = precise(x).reshape(size, n // size, *x.shape[1:])
-    spread = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
-    return spread.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:]).to(x.dtype)

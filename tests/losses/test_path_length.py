@@ -7,7 +7,8 @@ from torch import nn
 
 from bundle.losses.adversarial import LogisticLoss
 from bundle.losses.path_length import PathLength, path_lengths
-from bundle.networks.stylegan2 import StyleCritic, StyleGenerator
+from bundle.networks.style_critic import StyleCritic
+from bundle.networks.stylegan2 import StyleGenerator
 
 STEP = 1e-5
 

@@ -1,7 +1,6 @@
 """The default generator: exact windows, a halo that is the receptive field, nested boxes, levels of x2."""
 
 import itertools
-import shutil
 import weakref
 
 import numpy as np
@@ -10,15 +9,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from bundle.checkpoint import load_model
 from bundle.errors import InputError
 from bundle.networks.fields import waves
-from bundle.networks.generator import LevelGenerator, compiled, frozen
+from bundle.networks.generator import LevelGenerator
 from bundle.networks.levels import Up2
 from bundle.networks.noise import coordinate_noise
-from bundle.networks.paper import PaperGenerator
 
 
 def make(channels=(6, 5, 4, 4), blocks=1, seed=0, **kwargs) -> LevelGenerator:
@@ -581,33 +578,6 @@ def test_no_level_to_stop_at(network, scale):
         network.stop_at(scale)
 
 
-@pytest.mark.parametrize("levels", [0, 1, 2])
-def test_frozen_levels_get_no_gradient_and_the_others_the_same(levels):
-    gradients = []
-    for n in (0, levels):
-        net = frozen(make().requires_grad_(True), n)
-        torch.manual_seed(3)
-        image = volume(9, *[net.patch_edge([6, 4, 2])] * 3)
-        sum(p.square().mean() for _, p, _ in net.forward_training(image, [6, 4, 2])).backward()
-        gradients.append({name: parameter.grad for name, parameter in net.named_parameters()})
-    for name, gradient in gradients[1].items():
-        if levels and (name.startswith("trunk") or any(name.startswith(f"levels.{k}.") for k in range(levels))):
-            assert gradient is None, name
-        else:
-            torch.testing.assert_close(gradient, gradients[0][name], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("levels", [-1, 3, 1.5, "1"])
-def test_levels_that_cannot_be_frozen(network, levels):
-    with pytest.raises(InputError, match="frozen_levels: .* of the 3 levels of LevelGenerator"):
-        frozen(network, levels)
-
-
-def test_a_generator_without_levels_cannot_be_frozen():
-    with pytest.raises(InputError, match="frozen_levels: 1 of the 0 levels of PaperGenerator"):
-        frozen(PaperGenerator(3, 2, 16), 1)
-
-
 @pytest.mark.parametrize("amp", [False, True])
 def test_checkpointing_changes_no_gradient_and_keeps_less(amp):
     found = []
@@ -627,30 +597,3 @@ def test_checkpointing_changes_no_gradient_and_keeps_less(amp):
         found.append(([p.detach() for _, p, _ in made], {name: p.grad for name, p in net.named_parameters()}, size))
     torch.testing.assert_close(found[0][:2], found[1][:2], rtol=0, atol=0)
     assert found[1][2] < 0.5 * found[0][2]
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler on a processor")
-def test_compiled_it_makes_and_learns_the_same():
-    """Volumes, gradients and the averaged copy within rounding; the weights keep their names."""
-    found = []
-    for wanted in (False, "true"):
-        net = compiled(make((4, 3), blocks=0).requires_grad_(True), wanted)
-        assert (net.levels[0]._compiled_call_impl is None) == (wanted is False)
-        torch.manual_seed(3)
-        image = volume(9, *[net.patch_edge([4])] * 3)
-        ((_, made, _),) = net.forward_training(image, [4])
-        made.square().mean().backward()
-        copied = AveragedModel(net).module.state_dict()
-        found.append(({name: p.grad for name, p in net.named_parameters()}, made.detach(), copied))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
-
-
-def test_compiled_is_on_or_off():
-    with pytest.raises(InputError, match="compile: yes is neither true nor false"):
-        compiled(make(), "yes")
-
-
-def test_nothing_is_frozen_as_chance_gave_it():
-    with pytest.raises(InputError, match="frozen_levels: 1 would keep the weights as chance gave them; set start_from"):
-        frozen(make(), 1, started=False)
-    assert frozen(make(), 0, started=False) is not None

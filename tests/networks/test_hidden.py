@@ -15,13 +15,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from bundle.checkpoint import load_model
-from bundle.errors import InputError
 from bundle.fine_tuning import warm_start
 from bundle.networks.generator import LevelGenerator
-from bundle.networks.hidden import MOST, HiddenPhases, box_sum, corrected_fractions, hidden_shares, hiding, rim_labels
-from bundle.networks.paper import PaperGenerator
+from bundle.networks.hidden import HiddenPhases
+from bundle.networks.prepared import hiding
 
-NAMES = ["pore", "quartz", "feldspar", "clay"]
 NOTHING = [[0.0, 0.0], [0.0, 0.0]]
 SOME = [[0.0, 0.3, 0.0], [0.0, 0.0, 0.0]]
 
@@ -70,82 +68,6 @@ def tops_by_loops(labels: np.ndarray, noise: np.ndarray, host: int, target: int,
 
 
 # --- How much ------------------------------------------------------------------------------------------------------------------------
-
-
-def test_as_much_returns_as_the_images_hold_more():
-    """Quartz 0.6 hides 0.09 of feldspar, which is 0.15 of it; of clay the LR has more than the images."""
-    lr, hr = [0.2, 0.6, 0.05, 0.15], [0.18, 0.56, 0.14, 0.12]
-    shares = hidden_shares(NAMES, {"quartz": "feldspar", "pore": "clay"}, lr, hr)
-    expected = np.zeros((4, 4))
-    expected[1, 2] = 0.15
-    np.testing.assert_allclose(shares, expected, rtol=1e-12)
-    assert corrected_fractions(lr, shares) == pytest.approx([0.2, 0.51, 0.14, 0.15])
-
-
-def test_corrected_fractions_are_those_of_the_images():
-    """Whatever the rock, as long as no more than half of a label turns; two labels may hide a phase each."""
-    draw = np.random.default_rng(0)
-    turned = 0
-    for _ in range(50):
-        lr, hr = (draw.dirichlet(np.full(4, 8.0)) for _ in range(2))
-        shares = np.array(hidden_shares(NAMES, {"quartz": "feldspar", "clay": "pore"}, lr, hr))
-        found = corrected_fractions(lr, shares)
-        assert sum(found) == pytest.approx(1)
-        for label, phase in ((1, 2), (3, 0)):
-            assert found[phase] == pytest.approx(max(lr[phase], hr[phase])) or shares[label, phase] == MOST
-            assert found[label] == pytest.approx(lr[label] - (found[phase] - lr[phase]))
-            turned += 0 < shares[label, phase] < MOST
-            shares[label, phase] = 0
-        assert (shares == 0).all()
-    assert turned > 20
-
-
-def test_labels_that_hide_the_same_phase_give_the_same_share_of_themselves():
-    """0.12 of feldspar is missing, and 0.6 of the rock may hide it: a fifth of each, and no more in all than is missing."""
-    lr, hr = [0.2, 0.4, 0.02, 0.38], [0.1, 0.4, 0.14, 0.36]
-    shares = hidden_shares(NAMES, {"pore": "feldspar", "quartz": "feldspar", "feldspar": "feldspar"}, lr, hr)
-    np.testing.assert_allclose(shares, [[0, 0, 0.2, 0], [0, 0, 0.2, 0], [0, 0, 0, 0], [0, 0, 0, 0]], rtol=1e-12)
-    assert corrected_fractions(lr, shares) == pytest.approx([0.16, 0.32, 0.14, 0.38])
-
-
-def test_never_more_than_half_of_a_label():
-    shares = hidden_shares(NAMES, {"quartz": "feldspar"}, [0.5, 0.1, 0.0, 0.4], [0.1, 0.1, 0.7, 0.1])
-    assert shares[1][2] == MOST == 0.5
-    assert corrected_fractions([0.5, 0.1, 0.0, 0.4], shares) == pytest.approx([0.5, 0.05, 0.05, 0.4])
-    assert hidden_shares(NAMES, {"quartz": "feldspar"}, [0.5, 0.0, 0.1, 0.4], [0.1, 0.1, 0.7, 0.1])[1][2] == MOST  # of nothing
-
-
-def test_names_that_are_no_labels_are_left_out():
-    """So a table serves several rocks; the HR may know more phases than the LR."""
-    lr, hr = [0.9, 0.1], [0.5, 0.2, 0.2, 0.1]
-    for hidden in ({}, {"pore": "feldspar"}, {"clay": "quartz"}, {"mica": "quartz"}, {"quartz": "quartz"}):
-        assert hidden_shares(NAMES[:2], hidden, lr, hr) == NOTHING, hidden
-    assert hidden_shares(NAMES[:2], {"pore": "quartz", "clay": "pore"}, lr, hr) == [[0.0, pytest.approx(0.1 / 0.9)], [0.0, 0.0]]
-
-
-def test_fractions_of_a_matrix_of_shares():
-    """By hand: 0.1 of label 0 and 0.3 of label 1 turn into label 2, 0.2 of label 2 into label 0."""
-    shares = [[0.0, 0.0, 0.1], [0.0, 0.0, 0.3], [0.2, 0.0, 0.0]]
-    assert corrected_fractions([0.5, 0.3, 0.2], shares) == pytest.approx([0.5 - 0.05 + 0.04, 0.3 - 0.09, 0.2 + 0.05 + 0.09 - 0.04])
-
-
-def test_rims_turn_as_far_as_both_sides_want_it():
-    """Half of what the scan lacks of the phase or has of the label beyond the images, whichever is less; nothing where either is the other way round."""
-    lr = [0.17, 0.75, 0.03, 0.05]
-    for hr, share in (
-        ([0.19, 0.68, 0.107, 0.023], 0.01 / 0.05),  # 0.02 of pore missing, 0.027 of clay too much
-        ([0.25, 0.62, 0.09, 0.04], 0.005 / 0.05),  # 0.08 missing, 0.01 too much
-        ([0.25, 0.65, 0.1, 0.0], 0.5),
-        ([0.16, 0.72, 0.1, 0.02], 0.0),
-        ([0.2, 0.63, 0.1, 0.07], 0.0),
-    ):
-        shares = np.array(hidden_shares(NAMES, {"quartz": "feldspar"}, lr, hr, {"clay": "pore", "mica": "pore", "pore": "mica"}))
-        assert shares[3, 0] == pytest.approx(share), hr
-        assert shares[1, 2] == pytest.approx((hr[2] - 0.03) / 0.75) and np.count_nonzero(shares) == 1 + (share > 0)
-        assert corrected_fractions(lr, shares)[0] == pytest.approx(0.17 + 0.05 * share)
-    assert rim_labels(NAMES, {"clay": "pore", "mica": "pore"}) == [3] and rim_labels(NAMES, None) == []
-    with pytest.raises(InputError, match="rims: clay cannot hide a phase and be rims as well"):
-        hidden_shares(NAMES, {"clay": "pore"}, lr, lr, {"clay": "pore"})
 
 
 # --- Where ---------------------------------------------------------------------------------------------------------------------------
@@ -390,13 +312,6 @@ def test_parts_of_a_volume_agree_with_the_whole_to_the_last_bit(autocast):
             assert torch.equal(part, whole[..., z : z + size, y : y + size, x : x + size])
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 5, 9, 17])
-def test_box_sums_are_those_of_convolutions(width):
-    values = torch.randint(-50, 50, (2, 2, 18, 17, 19), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
-    expected = F.conv3d(values.double().flatten(0, 1)[:, None], torch.ones(1, 1, width, width, width, dtype=torch.double))
-    assert torch.equal(box_sum(values, width).flatten(0, 1)[:, None].double(), expected)
-
-
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
 def test_the_share_of_a_uniform_volume_that_turns(share):
     """Where all is one solid there are no grains, and the noise around a voxel decides. Independent blobs are as large as the integral of the
@@ -448,14 +363,6 @@ def image(edge: int, seed: int = 5) -> Tensor:
 
 def noise_of(net: LevelGenerator, size: list[int]) -> list[Tensor]:
     return [white(k, 1, 1, *shape) for k, (_, _, shape) in enumerate(net.noise_windows(size))]
-
-
-def test_hiding_is_told_to_the_generator():
-    net = generator(None)
-    volume = image(30)
-    assert hiding(net, SOME, volume[0, :-1].argmax(0).numpy()) is net and net.hidden.evidence[0].min() > 0
-    turned = (net.corrected(volume) != volume[:, :2])[:, 0].float().sum() / volume[:, 0, 5:-5, 5:-5, 5:-5].sum()
-    assert 0.2 < turned < 0.4
 
 
 def test_saved_weights_know_what_is_hidden(tmp_path):
@@ -522,14 +429,6 @@ def test_windows_agree_with_the_whole():
             parts.append(drawn[:, :, a : a + n, b : b + n, c : c + n])
         expected = whole[:, :, s * z : s * (z + 2), s * y : s * (y + 2), s * x : s * (x + 2)]
         torch.testing.assert_close(net.forward_window(part, parts), expected, rtol=0, atol=1e-5)
-
-
-def test_a_generator_that_cannot_bring_phases_back():
-    paper = PaperGenerator(3, 3, width=16)
-    nothing_known = np.zeros((1, 1, 1), np.uint8)
-    assert hiding(paper, NOTHING, nothing_known) is paper
-    with pytest.raises(InputError, match="PaperGenerator cannot bring phases back; set hidden and rims to {}"):
-        hiding(paper, SOME, nothing_known)
 
 
 def test_gradients_pass():

@@ -1,0 +1,100 @@
+"""What is done to a generator before it is used: frozen, compiled, told what its labels hide."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+from bundle.errors import InputError
+from bundle.networks.generator import LevelGenerator
+from bundle.networks.paper import PaperGenerator
+from bundle.networks.prepared import compiled, frozen, hiding
+
+NOTHING, SOME = [[0.0] * 2] * 2, [[0.0, 0.3], [0.0, 0.0]]
+
+
+def make(channels: tuple[int, ...] = (6, 5, 4, 4), blocks: int = 1) -> LevelGenerator:
+    torch.manual_seed(0)
+    return LevelGenerator(3, 2, channels, blocks=blocks, grain_radius=2)
+
+
+def patch_of(network: LevelGenerator, boxes: list[int]) -> Tensor:
+    draw = torch.Generator().manual_seed(9)
+    edge = network.patch_edge(boxes)
+    labels = F.one_hot(torch.randint(2, (1, edge, edge, edge), generator=draw), 2).movedim(-1, 1)
+    return torch.cat([labels, torch.randn(1, 1, edge, edge, edge, generator=draw)], 1)
+
+
+def test_hiding_is_told_to_the_generator():
+    net = make()
+    patch = patch_of(net, [12])
+    assert hiding(net, SOME, patch[0, :-1].argmax(0).numpy()) is net and net.hidden.evidence[0].min() > 0
+    r = net.reach
+    turned = (net.corrected(patch) != patch[:, :2])[:, 0].float().sum() / patch[:, 0, r:-r, r:-r, r:-r].sum()
+    assert 0.2 < turned < 0.4
+
+
+def test_a_generator_that_cannot_bring_phases_back():
+    paper = PaperGenerator(3, 3, width=16)
+    nothing_known = np.zeros((1, 1, 1), np.uint8)
+    assert hiding(paper, NOTHING, nothing_known) is paper
+    with pytest.raises(InputError, match="PaperGenerator cannot bring phases back; set hidden and rims to {}"):
+        hiding(paper, SOME, nothing_known)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2])
+def test_frozen_levels_get_no_gradient_and_the_others_the_same(levels):
+    gradients = []
+    for n in (0, levels):
+        net = frozen(make(), n)
+        torch.manual_seed(3)
+        sum(p.square().mean() for _, p, _ in net.forward_training(patch_of(net, [6, 4, 2]), [6, 4, 2])).backward()
+        gradients.append({name: parameter.grad for name, parameter in net.named_parameters()})
+    for name, gradient in gradients[1].items():
+        if levels and (name.startswith("trunk") or any(name.startswith(f"levels.{k}.") for k in range(levels))):
+            assert gradient is None, name
+        else:
+            torch.testing.assert_close(gradient, gradients[0][name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("levels", [-1, 3, 1.5, "1"])
+def test_levels_that_cannot_be_frozen(levels):
+    with pytest.raises(InputError, match="frozen_levels: .* of the 3 levels of LevelGenerator"):
+        frozen(make(), levels)
+
+
+def test_a_generator_without_levels_cannot_be_frozen():
+    with pytest.raises(InputError, match="frozen_levels: 1 of the 0 levels of PaperGenerator"):
+        frozen(PaperGenerator(3, 2, 16), 1)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler on a processor")
+def test_compiled_it_makes_and_learns_the_same():
+    """Volumes, gradients and the averaged copy within rounding; the weights keep their names."""
+    found = []
+    for wanted in (False, "true"):
+        net = compiled(make((4, 3), blocks=0), wanted)
+        assert (net.levels[0]._compiled_call_impl is None) == (wanted is False)
+        torch.manual_seed(3)
+        ((_, made, _),) = net.forward_training(patch_of(net, [4]), [4])
+        made.square().mean().backward()
+        copied = AveragedModel(net).module.state_dict()
+        found.append(({name: p.grad for name, p in net.named_parameters()}, made.detach(), copied))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_is_on_or_off():
+    with pytest.raises(InputError, match="compile: yes is neither true nor false"):
+        compiled(make(), "yes")
+
+
+def test_nothing_is_frozen_as_chance_gave_it():
+    with pytest.raises(InputError, match="frozen_levels: 1 would keep the weights as chance gave them; set start_from"):
+        frozen(make(), 1, started=False)
+    assert frozen(make(), 0, started=False) is not None
