@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from bundle.errors import InputError, find_input_error
+from bundle.errors import find_input_error
 from bundle.settings import SETTINGS, check
 
 ELSEWHERE = {  # what is read, made or drawn says what is wrong with these
