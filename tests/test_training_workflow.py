@@ -495,8 +495,7 @@ def test_what_may_be_where_a_phase_is_absent_is_measured_in_the_images(parse, ro
     tolerance = parser.get_parsed_content("tolerance")
     assert (phases.allowed[1:] == tolerance).all()
     assert (mixed.get_parsed_content("consistency").absent.allowed[0, 3] == tolerance).all()
-    for without in ({"consistency#absent": None}, {"symmetries": 4}):  # of a rock with axes one plane does not tell
-        assert parse(**TINY | rock | without).get_parsed_content("consistency").absent is None
+    assert parse(**TINY | rock | {"consistency#absent": None}).get_parsed_content("consistency").absent is None
 
 
 def test_the_absence_of_a_phase_counts_where_what_is_hidden_returns(parse, hiding_rock):

@@ -58,7 +58,8 @@ class AbsentPhases(StepMemory):
     voxel would be used by every voxel, as specks everywhere.
 
     A phase that comes in bodies larger than an LR voxel the scan sees where it is. Pores may be too small to be seen, and of a phase of which the scan
-    has lost more than a tenth it has not seen all: their absence counts only where all neighbours are alike.
+    has lost more than a tenth it has not seen all: their absence counts only where all neighbours are alike. Where planes differ the absence of a lost
+    phase does not count at all: a fibre is a line in one plane, which fills most of a block there, and a dot in another and in the voxels of the scan.
 
     Args:
         images: (y, x) labels, HR.
@@ -69,6 +70,7 @@ class AbsentPhases(StepMemory):
         lr_fractions, hr_fractions: of the labels in the whole volume, as the losses see it, and of the phases in the HR images.
         mixed: {LR label: phase}: voxels mixed of that phase and another pass for the label, so that the images' blocks say nothing of how much of the phase
             the label may hold: `tolerance`. Names that are no labels of this rock are left out.
+        planes_differ: each plane has images of its own.
         steps: generator steps that are ranked together.
     """
 
@@ -82,11 +84,13 @@ class AbsentPhases(StepMemory):
         lr_fractions: Sequence[float],
         hr_fractions: Sequence[float],
         mixed: Mapping[str, str] | None = None,
+        planes_differ: bool = False,
         steps: int = 64,
     ):
         super().__init__(steps)  # by scale: counts of the shares of each step
-        shares = zip(labels, lr_fractions, hr_fractions)
-        self.known = [name in seen and found >= (1 - LOST) * wanted for name, found, wanted in shares]
+        lost = [found < (1 - LOST) * wanted for found, wanted in zip(lr_fractions, hr_fractions)]
+        self.known = [name in seen and not gone for name, gone in zip(labels, lost)]
+        self.counts = torch.tensor([not (gone and planes_differ) for gone, _ in zip(lost, labels)])
         self.allowed = torch.from_numpy(images_shares(images, self.known, scale_factor, tolerance))
         for label, phase in (mixed or {}).items():
             if label in labels and phase in labels:
@@ -94,7 +98,7 @@ class AbsentPhases(StepMemory):
 
     def where(self, lr_onehot: Tensor) -> Tensor:
         """Where LR phases are absent, both (B, L, d, h, w); at the border nowhere, so give what lies around, too, and cut it away."""
-        return absent(lr_onehot, self.known)
+        return absent(lr_onehot, self.known) * self.counts.to(lr_onehot)[:, None, None, None]
 
     def __call__(self, probabilities: Tensor, lr_onehot: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """What the planes of every LR voxel hold of each LR phase, and what they may hold where it is absent, both (B, L, d, h, w, 3 s).

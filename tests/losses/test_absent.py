@@ -234,6 +234,21 @@ def test_no_sliver_of_feldspar_where_the_scan_has_none_around():
     assert charge(alone, 2, lr_fractions=[1.0, 1.0, 0.26]) == charge(alone, 2, seen=["a", "b"]) == 0
 
 
+@pytest.mark.parametrize("differ", [False, True])
+def test_a_lost_phase_may_be_anywhere_where_planes_differ(differ):
+    """Of two phases the scan lost the second, fibres in the first, which no image block shows where it is alone. Where one set of images teaches all
+    planes they may not come between them, and in both cases not be where neither is lost."""
+    labels = onehot_of(torch.zeros(1, 6, 6, 6, dtype=torch.long), 3)
+    for fraction, free in ((0.8, differ), (1.0, False)):
+        fractions = {"lr_fractions": [1.0, fraction, 1.0], "hr_fractions": [1.0, 1.0, 1.0], "seen": []}
+        phases = AbsentPhases([np.zeros((48, 48), np.uint8)], ["a", "b", "c"], 4, 0.45, **fractions, planes_differ=differ)
+        volume = onehot_of(torch.zeros(1, 12, 12, 12, dtype=torch.long), 3)
+        volume[0, 0, 4:6, 4:6, 4:6], volume[0, 1, 4:6, 4:6, 4:6] = 2 / 3, 1 / 3
+        assert phases.where(labels)[0, :, 2, 2, 2].tolist() == [0, not free, 1]
+        charged = BlockConsistency([[0, 1, 1], [1, 0, 1], [1, 1, 0]], 0.45, phases).double()(volume, labels).item()
+        assert (charged == 0) == free
+
+
 def test_of_mixed_labels_the_images_say_nothing():
     """Clay voxels may be mixed of pore and another: of pore they may hold what they may elsewhere, of quartz what the images say. Other names are left out."""
     turned = np.where(PORE_AND_CLAY == 0, 2, 0).astype(np.uint8)  # clay with pore in it
