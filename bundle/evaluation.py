@@ -23,6 +23,7 @@ from bundle.io.region import region_slices
 from bundle.io.volume import size_text
 from bundle.metrics import lr_agreement, mean_relative_error, seed_diversity, staircase, statistic_names, statistics, summarise, two_point
 from bundle.metrics.correlation import MAX_LINES
+from bundle.metrics.summary import deviation
 from bundle.shards import TRUST, UNCERTAINTY
 from bundle.store import NOT_MADE
 from bundle.trust import trust_summary
@@ -294,7 +295,7 @@ def _add_spread(summary: dict, hr: np.ndarray, sr: np.ndarray) -> None:
     for i, row in enumerate(summary["statistics"].values()):
         row.update(hr_min=float(hr[:, i].min()), hr_max=float(hr[:, i].max()))
         if len(sr) > 1:
-            row.update(sr_mean=float(sr[:, i].mean()), sr_std=float(sr[:, i].std(ddof=1)), sr_values=sr[:, i].tolist())
+            row.update(sr_mean=float(sr[:, i].mean()), sr_std=float(deviation(sr[:, i])), sr_values=sr[:, i].tolist())
     if len(sr) > 1:
         errors = mean_relative_error(sr, hr.mean(0))
         summary["seeds"] = {"number": len(sr), "mean_relative_error": [float(e) if np.isfinite(e) else None for e in errors]}

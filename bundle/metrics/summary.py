@@ -38,6 +38,13 @@ def mean_relative_error(values: np.ndarray, reference: np.ndarray) -> np.ndarray
     return np.where(kept, errors, 0).sum(-1) / np.where(kept.any(-1), kept.sum(-1), np.nan)
 
 
+def deviation(values: np.ndarray) -> np.ndarray:
+    """Standard deviation (n - 1) over the first axis; NaN of a single one."""
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan)
+    return np.where(np.ptp(values, 0) == 0, 0.0, values.std(0, ddof=1))  # of equal numbers the rounding of their mean would be left
+
+
 def summarise(
     names: Sequence[str], hr: np.ndarray, lr: np.ndarray, sr: np.ndarray, seed: int = 0, quarters: np.ndarray | None = None
 ) -> dict:
@@ -56,7 +63,7 @@ def summarise(
         LR and SR, `left_out` (statistics that are 0 in HR: no relative error), `hr_noise` from `sampling_noise`.
     """
     mean = hr.mean(0)
-    spread = hr.std(0, ddof=1) if len(hr) > 1 else np.full(mean.shape, np.nan)
+    spread = deviation(hr)
     columns = {
         "hr": mean, "hr_std": spread, "lr": lr, "sr": sr,
         "lr_error": relative_errors(lr, mean), "sr_error": relative_errors(sr, mean),

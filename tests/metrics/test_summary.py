@@ -5,7 +5,8 @@ import pytest
 
 from bundle.errors import InputError
 from bundle.metrics import fractions, lr_agreement, majority_downsample, statistic_names, statistics, summarise
-from bundle.metrics.summary import mean_relative_error, sampling_noise
+from bundle.metrics.summary import deviation, mean_relative_error, sampling_noise
+from bundle.verdicts import plus_minus
 
 
 def test_four_phases_have_ten_statistics_fractions_first():
@@ -30,6 +31,12 @@ def test_summary_by_hand():
 def test_a_single_image_has_no_spread_and_no_noise():
     summary = summarise(["a"], np.array([[0.5]]), np.array([0.5]), np.array([0.4]))
     assert summary["statistics"]["a"]["hr_std"] is None and summary["hr_noise"] is None
+
+
+def test_equal_images_have_no_spread_at_all():
+    assert deviation(np.array([[0.1, 1.0], [0.1, 2.0], [0.1, 3.0]])).tolist() == [0.0, 1.0]  # NumPy's own of .1, .1, .1 is 1.7e-17
+    row = summarise(["a"], np.full((3, 1), 0.1), np.array([0.1]), np.array([0.1]))["statistics"]["a"]
+    assert plus_minus(row["hr"], row["hr_std"]) == ".100 ± .000"
 
 
 def test_nothing_in_the_reference_gives_no_error():
