@@ -116,6 +116,13 @@ def test_curves_of_images_of_several_sizes_end_with_the_smallest():
     assert curve[1, 7] == pytest.approx(wanted, abs=1e-6)
 
 
+def test_a_set_is_not_more_diverse_for_having_more_images():
+    """Fractions of .4 and .6 in both kinds: the spread is that of a sample, with n - 1."""
+    images = [(np.arange(100).reshape(10, 10) < size).astype(np.uint8) for size in (40, 60)]
+    gate = gates._diversity([[image] for image in images], images * 8, 2, np.random.default_rng(0))
+    assert gate["spread"] == pytest.approx(np.sqrt(16 / 15) / np.sqrt(2))
+
+
 def test_the_same_image_again_and_again_fails(no_network):
     assert "diversity" in failed([rock(1, 48, seed=3)[0]] * 20)
 
