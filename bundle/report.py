@@ -220,7 +220,8 @@ def statistics_figure(groups: Mapping[str, Mapping], phases: Sequence[str]):
                 colour = "0.45" if name == "HR" else style["color"]
                 spread = [s["hr_std"] or 0 for s in shown] if name == "HR" else None
                 panel.bar(at, [s[name.lower()] for s in shown], 0.25, yerr=spread, capsize=2, color=colour, label=name)
-            panel.set_xticks(np.arange(len(shown)), names[part], rotation=20, ha="right")
+            # Names of the areas of 7 phases and more would lie on each other.
+            panel.set_xticks(np.arange(len(shown)), names[part], rotation=20 if n_areas <= 15 else 45, ha="right")
         suffix = "" if len(groups) == 1 else f", {group}"
         row[0].set_title("volume fraction" + suffix)
         row[1].set_title("interfacial area / interior faces, LR on the HR grid" + suffix)

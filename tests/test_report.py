@@ -78,6 +78,17 @@ def test_two_point_and_statistics_are_drawn_in_the_colours_of_lr_sr_hr(tmp_path)
             assert share(picture, report.LINE_STYLES[source]["color"]) > 0.0005, (name, source)
 
 
+def test_names_of_many_areas_do_not_lie_on_each_other():
+    names = [f"mineral {i}" for i in range(8)]
+    hr = np.random.default_rng(0).random((3, 36))
+    figure = report.statistics_figure({"all planes": summarise(statistic_names(names), hr, hr[0], hr[1])}, names)
+    figure.draw_without_rendering()
+    for panel in figure.axes:
+        label = panel.get_xticklabels()[0]
+        step = np.diff(panel.transData.transform([(0, 1), (1, 1)])[:, 0])[0]
+        assert step * np.sin(np.radians(label.get_rotation())) > label.get_fontsize() * figure.dpi / 72  # between lines of text
+
+
 def test_table_has_every_statistic_the_errors_and_what_was_left_out():
     text = report.format_table(summary())
     lines = {line.split("  ")[0].strip(): line for line in text.splitlines()}
