@@ -89,6 +89,8 @@ class Trust:
             raise InputError(f"{path}: no table of trust; give what scripts/experiments.py trust writes, or {WITHOUT}")
         try:
             trust = cls(content["phases"], np.array(content["right"]), content["made_from"])
+            if not ((trust.table >= 0) & (trust.table <= 1)).all():
+                raise ValueError("a chance is no number from 0 to 1")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: a damaged table of trust ({error}); make it anew (scripts/experiments.py trust), or {WITHOUT}") from error
         if content["phases"] != list(phases):
@@ -118,7 +120,8 @@ class TrustCounts:
             counts += np.bincount(place, weights, counts.size).reshape(counts.shape).astype(np.int64)
 
     def trust(self, made_from: Mapping[str, Any] | None = None) -> Trust:
-        """The table. A cell without voxels takes the chance of the nearest number of votes; one of a kind that never occurred says a half."""
+        """The table. A cell without voxels lies on the line between those of the next numbers of votes that occurred, and says what the outermost one
+        says beyond them; one of a kind that never occurred says a half."""
         table = np.full(self.voxels.shape, 0.5)
         for phase, same in np.ndindex(*self.voxels.shape[:2]):
             seen = np.flatnonzero(self.voxels[phase, same])
@@ -157,7 +160,7 @@ def reliability(percent: np.ndarray, right: np.ndarray, bins: int = 10) -> dict[
         weighted by the share (expected calibration error); `brier`: mean squared error of the chances.
     """
     chance, right = percent.ravel() / 100, right.ravel()
-    place = np.minimum((chance * bins).astype(int), bins - 1)
+    place = np.minimum((percent.ravel().astype(float) * bins / 100).astype(int), bins - 1)  # .29 x 100 is a hair below 29
     number = np.bincount(place, minlength=bins)
     said, hit = (np.bincount(place, values, bins) / np.maximum(number, 1) for values in (chance, right))
     return {

@@ -80,6 +80,11 @@ def test_reliability_against_a_loop():
     assert sum(found["share"]) == pytest.approx(1)
 
 
+def test_a_chance_on_the_border_of_two_bins_is_in_the_upper_one():
+    percent = np.arange(100, dtype=np.uint8)
+    assert reliability(percent, percent > 0, bins=100)["share"] == pytest.approx([0.01] * 100)
+
+
 def test_summary_of_a_map():
     percent = np.array([[[95, 90, 50, 5]]], np.uint8)
     assert trust_summary(percent) == {"mean": pytest.approx(0.6), "sure": 0.5}
@@ -99,6 +104,8 @@ def test_it_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [(None, "no such file"), ("{", "cannot be read"), ("[]", "no table of trust"), (json.dumps({"format": "x"}), "no table of trust"),
+     (json.dumps({"format": FORMAT, "phases": PHASES, "right": np.full((2, 2, 5), -0.1).tolist(), "made_from": {}}), "no number from 0 to 1"),
+     (json.dumps({"format": FORMAT, "phases": PHASES, "right": np.full((2, 2, 5), np.nan).tolist(), "made_from": {}}), "no number from 0 to 1"),
      (json.dumps({"format": FORMAT}), "damaged table"), (json.dumps({"format": FORMAT, "phases": PHASES, "right": [1], "made_from": {}}), "damaged table")],
 )
 def test_bad_files(tmp_path, content, words):
