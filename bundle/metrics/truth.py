@@ -24,7 +24,7 @@ def confusion(volume: np.ndarray, truth: np.ndarray, n_phases: int) -> np.ndarra
     for found, true in zip(slabs(volume), slabs(truth), strict=True):
         bin_labels(found, n_phases)  # a label out of range would count as another pair
         bin_labels(true, n_phases)
-        counts += np.bincount((true.astype(np.int64) * n_phases + found).ravel(), minlength=n_phases**2)
+        counts += np.bincount((true.astype(np.int64) * n_phases + found.astype(np.int64)).ravel(), minlength=n_phases**2)
     return counts.reshape(n_phases, n_phases)
 
 

@@ -30,7 +30,8 @@ def test_confusion_is_truth_by_volume(shape, block_voxels, monkeypatch):
     monkeypatch.setattr(fractions, "BLOCK_VOXELS", block_voxels)
     volume, truth = pair(shape)
     expected = [[sum(t == a and v == b for t, v in zip(truth.flat, volume.flat, strict=True)) for b in range(3)] for a in range(3)]
-    np.testing.assert_array_equal(confusion(volume, truth, 3), expected)
+    for kind in (np.uint8, np.int16, np.uint64):
+        np.testing.assert_array_equal(confusion(volume.astype(kind), truth.astype(kind), 3), expected)
     found = voxel_agreement(volume, truth, PHASES)
     assert found["confusion"] == expected
     assert found["accuracy"] == pytest.approx(np.mean(volume == truth))
