@@ -29,7 +29,7 @@ def geometry_errors(
         volume: (z, y, x) labels.
         truth: the same shape.
         phases: names of the labels; the first is the pore.
-        voxel_size: in `unit`, like the longest distance of the two-point curves, 64.
+        voxel_size: in `unit`, like the longest distance of the two-point curves: 64, or half of the volume along z where that is less.
         unit: as the names tell it.
     """
     lag = max(voxel_size, min(64.0, voxel_size * (truth.shape[0] // 2)))
