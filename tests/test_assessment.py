@@ -12,6 +12,7 @@ from bundle.assessment import Assessment
 from bundle.errors import InputError
 from bundle.io import Volume, write_volume
 from bundle.metrics import majority_downsample
+from bundle.metrics.fractions import as_arrays
 
 PHASES = ("pore", "grain")
 MILLIDARCY = 9.869233e-4
@@ -164,6 +165,20 @@ def test_a_network_tells_repeated_voxels_from_images(monkeypatch):
         assert value["LR"] > 0.95, (plane, value)
         assert 0.35 < value["SR"] < 0.65, (plane, value)
     assert 0.3 < float(found["axis planes"]["HR images against each other"].split(" ")[0]) < 0.7
+
+
+def test_crops_at_45_degrees_are_images_to_the_network(monkeypatch):
+    """One on another they would be a volume, and two thirds of what it is shown sections across them: of repeated voxels it could tell but half."""
+    monkeypatch.setattr(assessment, "CROP", 16)
+    monkeypatch.setattr(assessment, "CROPS", 80)
+    asked = []
+    monkeypatch.setattr(assessment, "two_sample_auc", lambda real, fake, *args, **kwargs: asked.append((real, fake)) or {"auc": 0.5, "error": 0.1})
+    monkeypatch.setattr(assessment, "real_reference", lambda *args, **kwargs: {"auc": 0.5, "std": None})
+    lr, sr = Volume(np.zeros((24, 24, 24), np.uint8), (2.0,) * 3), Volume(np.zeros((96, 96, 96), np.uint8), (0.5,) * 3)
+    measured(Assessment(two_sample=True), lr, sr, images(), PHASES, 4)
+    assert len(asked) == 4 and len(as_arrays(asked[0][1])) == 1  # the volume itself, along its axes
+    for pair in asked[2:]:
+        assert [{array.shape for array in as_arrays(labels)} for labels in pair] == [{(16, 16)}] * 2
 
 
 def test_one_image_set_a_plane_leaves_the_test_out(monkeypatch, caplog):

@@ -12,6 +12,7 @@ from bundle import campaign, image_experiments
 from bundle.campaign import Trial
 from bundle.io import Volume, read_volume, write_volume
 from bundle.metrics import mean_relative_error, statistics
+from bundle.metrics.fractions import as_arrays
 from bundle.workbench import SHIPPED, Lab
 from tests.commands import Commands
 
@@ -81,7 +82,8 @@ def test_each_trial_differs_in_what_it_says_and_all_are_judged_alike(tmp_path, c
         assert row[7:11] == ["100.0%"] * 4
     assert [row[11] for row in rows] == ["-", *["0.0%"] * 4]
     assert [row[12] for row in rows] == ["0.0%"] * 5  # repeated voxels hold nothing foreign
-    assert [made.shape for made in commands.asked[:2]] == [fine.shape, (8, 64, 64)]
+    assert [{array.shape for array in as_arrays(made)} for made in commands.asked[:2]] == [{fine.shape}, {(64, 64)}]  # a volume, and images
+    assert len(commands.asked[1]) == 8
     assert (tmp_path / "lab" / "campaign.png").stat().st_size > 10000
 
     calls = len(commands.calls)

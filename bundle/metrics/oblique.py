@@ -35,8 +35,8 @@ def oblique_slices(
         edge: of a crop, pixels.
         seed: of orientations and places.
         voxel_size: µm, number or (z, y, x).
-        folds: the crops come from so many disjoint blocks of the volume one after the other: give `two_sample_auc` the same `folds`, then it
-            judges on crops that share no voxel with those it trained on.
+        folds: the crops come from so many disjoint blocks of the volume one after the other: give `two_sample_auc` the same `folds` and a list of
+            the crops, then it judges on crops that share no voxel with those it trained on.
 
     Raises:
         InputError: voxels are not cubes, or a block has no room for a crop.

@@ -37,8 +37,9 @@ def two_sample_auc(
     seed, and judged on it. So the spread between folds holds both the chance of the sample and that of the training.
 
     Args:
-        real: HR images (y, x), or crops of them.
-        fake: SR as a volume (z, y, x), whose planes along all axes are read; or images, or crops (see `oblique_slices`).
+        real: HR images (y, x), or crops of them, as a list.
+        fake: SR as a volume (z, y, x), whose planes along all axes are read; or a list of images or crops (see `oblique_slices`). An array is taken
+            for a volume: crops that lie one on another in one must be made a list.
         n_phases: labels are 0..n_phases-1.
         edge: of the square crops, pixels.
         folds: number of disjoint parts, 2 or more.
