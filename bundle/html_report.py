@@ -267,16 +267,17 @@ def _provenance(result: Mapping[str, Any]) -> str:
 
 
 def _json(sections: Mapping[str, Sections], unit: str) -> str:
-    data = {
+    uris: dict[str, int] = {}  # each picture once: few HR images are shown at many places
+    planes = {
         plane: {
-            "pictures": one.pictures,
-            "styles": {layer: [_picture_style(one, layer, i) for i in range(len(uris))] for layer, uris in one.pictures.items()},
+            "pictures": {layer: [uris.setdefault(uri, len(uris)) for uri in found] for layer, found in one.pictures.items()},
+            "styles": {layer: [_picture_style(one, layer, i) for i in range(len(found))] for layer, found in one.pictures.items()},
             "hr": one.hr_names,
             "places": [_place(({*"xyz"} - {*plane}).pop(), place, unit) for place in one.places],
         }
         for plane, one in sections.items()
     }
-    return json.dumps(data).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return json.dumps({"planes": planes, "uris": list(uris)}).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _place(axis: str, position: float, unit: str) -> str:

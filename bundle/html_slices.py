@@ -186,4 +186,4 @@ def _png(indices: np.ndarray, colours: np.ndarray, **options: Any) -> bytes:
 
 
 def _bytes(made: Mapping[str, Sections]) -> int:
-    return sum(len(uri) for one in made.values() for uris in one.pictures.values() for uri in set(uris))
+    return sum(map(len, {uri for one in made.values() for uris in one.pictures.values() for uri in uris}))  # as the page holds each once

@@ -1,12 +1,12 @@
 "use strict";
 // A slider a plane: puts the pictures of its place into the columns. All pictures lie in the page, in the JSON element `pictures`.
-const sections = JSON.parse(document.getElementById("pictures").textContent);
+const { planes, uris } = JSON.parse(document.getElementById("pictures").textContent);
 for (const slider of document.querySelectorAll("input[type=range]")) {
-  const plane = slider.dataset.plane, data = sections[plane], box = document.getElementById("plane-" + plane);
+  const plane = slider.dataset.plane, data = planes[plane], box = document.getElementById("plane-" + plane);
   const show = () => {
     const i = Number(slider.value);
     for (const image of box.querySelectorAll("img[data-column]")) {
-      image.src = data.pictures[image.dataset.column][i];
+      image.src = uris[data.pictures[image.dataset.column][i]];
       image.setAttribute("style", data.styles[image.dataset.column][i]); // HR pictures can differ in size
     }
     for (const text of box.querySelectorAll("[data-text]")) text.textContent = data[text.dataset.text][i];

@@ -370,6 +370,15 @@ def test_fewer_places_where_pictures_take_too_much(monkeypatch):
     assert len(found["xy"].places) in (2, 4) and html_slices._bytes(found) <= whole // 2
 
 
+def test_the_page_holds_each_picture_once(no_charts):
+    result, curves, _ = made()
+    lr, sr = volumes()
+    found = sections(lr, sr, {"all planes": [np.random.default_rng(0).integers(0, 3, (28, 28), np.uint8)]}, 3)
+    html = html_report.page(result, curves, found)
+    shown = found["xy"].pictures["hr"]  # one window
+    assert len(shown) == 5 and len(set(shown)) == 1 and html.count(shown[0]) == 2  # where it is seen at first, and in the list
+
+
 def test_images_are_windows_of_the_size_of_sr_each_first():
     lr, sr = volumes((5, 6, 7))  # xy: 24 x 28
     images = [np.full((50, 60), 1, np.uint8), np.full((24, 28), 2, np.uint8), np.full((10, 10), 0, np.uint8)]
