@@ -9,7 +9,7 @@ import numpy as np
 from bundle.io.atomic import atomic_path
 
 # In label order: pore is black, the rest are told apart in print and by most colour-blind readers.
-PHASE_COLOURS = ("#000000", "#c8b48c", "#c05040", "#40a0c0", "#70a050", "#9060b0")
+PHASE_COLOURS = ("#000000", "#c8b48c", "#c05040", "#40a0c0", "#70a050", "#9060b0", "#e0a030", "#e080c0")
 
 # Array axes (rows, columns) of the planes of a (z, y, x) volume.
 PLANES = {"xy": (1, 2), "xz": (0, 2), "yz": (0, 1)}

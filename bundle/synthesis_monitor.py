@@ -29,13 +29,12 @@ class SynthesisMonitor:
 
     Args:
         images: HR images, (y, x) label arrays.
-        n_phases: of the images.
         least_diversity: limit of `image_diversity`.
         interval: epochs between looks; 0 = none.
     """
 
-    def __init__(self, images: Sequence[np.ndarray], n_phases: int, least_diversity: float = 0.5, interval: int = 1):
-        self.images, self.n_phases, self.least_diversity, self.interval = images, n_phases, least_diversity, interval
+    def __init__(self, images: Sequence[np.ndarray], least_diversity: float = 0.5, interval: int = 1):
+        self.images, self.least_diversity, self.interval = images, least_diversity, interval
         self.alarms = {"diversity": Alarm(), "augmentation": Alarm()}
 
     def attach(self, engine: Engine) -> None:
@@ -58,7 +57,7 @@ class SynthesisMonitor:
         with torch.no_grad():
             made = network(network.styles(network.map(z)), noises).argmax(1).to(torch.uint8).cpu().numpy()
         tiles = [tile for image in self.images for tile in cut_tiles(image, made.shape[1:])]
-        value = _mean_distance(made, self.n_phases) / max(_mean_distance(tiles[:: max(1, len(tiles) // SHOWN)], self.n_phases), 1e-9)
+        value = _mean_distance(made) / max(_mean_distance(tiles[:: max(1, len(tiles) // SHOWN)]), 1e-9)
         engine.state.metrics["image_diversity"] = value
         self.alarms["diversity"].look(
             value < self.least_diversity,
@@ -76,5 +75,5 @@ class SynthesisMonitor:
             )
 
 
-def _mean_distance(images: Sequence[np.ndarray], n_phases: int) -> float:
-    return float(np.mean([image_distance(a, b, n_phases)[0] for a, b in combinations(images, 2)]))
+def _mean_distance(images: Sequence[np.ndarray]) -> float:
+    return float(np.mean([image_distance(a, b) for a, b in combinations(images, 2)]))

@@ -42,6 +42,14 @@ def test_blocks_tile_the_volume_seamlessly(berea):
     assert np.mean(tiled != whole) < 1e-4
 
 
+@pytest.mark.parametrize("kind", ROCKS)
+def test_blocks_agree_in_every_rock(kind):
+    """Where edges are rounded by much, grains far away still have a say."""
+    phantom = Phantom(1, 64 * VOXEL, ROCKS[kind])
+    whole = phantom.labels((VOXEL / 2,) * 3, (64,) * 3)
+    assert np.mean([np.mean(labels != whole[place]) for place, labels in phantom.blocks(whole.shape, block=16)]) < 5e-4
+
+
 def test_a_section_is_the_rock_it_cuts(berea):
     volume = berea.labels((VOXEL / 2,) * 3, (9, 32, 32))
     section = berea.labels((VOXEL * 6.5, VOXEL / 2, VOXEL / 2), (1, 32, 32))

@@ -133,7 +133,7 @@ def checkpointed(folder, epochs: int, stop: int | None = None) -> SynthesisTrain
     feedback = StatisticsFeedback({"hr": images}, 2, [1.0])
     ada = AdaptiveAugmentation(LabelAugmentation(), target=-2.0, images=200, zero=True)  # p rises from the first step
     trainer = trainer_of(images, epochs=epochs, feedback=feedback, ada=ada)
-    monitor = SynthesisMonitor(images, 2)
+    monitor = SynthesisMonitor(images)
     monitor.attach(trainer)
     handler = TrainingCheckpoint(
         folder / "checkpoint.pt", lambda network, path: save_weights(path, network, {"phases": ["a", "b"]}), {"phases": ["a", "b"]},
@@ -212,7 +212,7 @@ class State:
 
 def test_a_collapse_is_one_warning_and_its_end_another(caplog):
     images, engine = texture(4), State()
-    monitor = SynthesisMonitor(images, 2)
+    monitor = SynthesisMonitor(images)
     collapsed, various = [texture(1, EDGE)[0]], texture(16, EDGE, seed=9)
     with caplog.at_level(logging.WARNING):
         for shown in (collapsed, collapsed, collapsed, various, various, various):
@@ -228,7 +228,7 @@ def test_a_collapse_is_one_warning_and_its_end_another(caplog):
 def test_overfitting_that_no_augmentation_stops_is_one_warning(caplog):
     images, engine = texture(4), State()
     engine.ema.module = Images(texture(16, EDGE, seed=9))
-    monitor = SynthesisMonitor(images, 2)
+    monitor = SynthesisMonitor(images)
     with caplog.at_level(logging.WARNING):
         for r, p in ((0.9, 0.5), (0.9, 0.8), (0.9, 0.8), (0.9, 0.8)):
             engine.augmentation.p["hr"], engine.augmentation.r["hr"] = p, r

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from bundle.errors import InputError
-from bundle.metrics.fractions import as_arrays, bin_labels
+from bundle.metrics.fractions import as_arrays
 from bundle.metrics.truth import confusion
 
 
@@ -44,12 +44,10 @@ def seed_diversity(volumes: Sequence[np.ndarray], phases: Sequence[str]) -> dict
     }
 
 
-def image_distance(a: np.ndarray, b: np.ndarray, n_phases: int) -> tuple[float, float]:
-    """Share of the pixels that differ, and that of two independent images of the same fractions."""
+def image_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Share of the pixels that differ, of those that both images have."""
     common = tuple(slice(min(sizes)) for sizes in zip(a.shape, b.shape, strict=True))
-    a, b = a[common], b[common]
-    fractions = [bin_labels(image, n_phases) / image.size for image in (a, b)]
-    return float((a != b).mean()), float(1 - fractions[0] @ fractions[1])
+    return float((a[common] != b[common]).mean())
 
 
 def _dice(counts: np.ndarray, phase: int) -> float | None:

@@ -247,7 +247,7 @@ def _diversity(tiles: Sequence[list[np.ndarray]], made: Sequence[np.ndarray], n_
     kinds = [[tile for image in tiles for tile in image], list(made)]
     distances, spreads = [], []
     for images in kinds:
-        distances.append(float(np.mean([image_distance(images[a], images[b], n_phases)[0] for a, b in _pairs(len(images), PAIRS, rng)])))
+        distances.append(float(np.mean([image_distance(images[a], images[b]) for a, b in _pairs(len(images), PAIRS, rng)])))
         # n - 1: over n four images would spread 12 % less than sixteen of the same kind.
         spreads.append(float(np.mean(np.std([bin_labels(image, n_phases) / image.size for image in images], 0, ddof=1))))
     distance, spread = (made_ / real_ if real_ else 1.0 for real_, made_ in (distances, spreads))  # real images that are alike ask for nothing
