@@ -250,7 +250,13 @@ class SuperResolutionTrainer(AdversarialTrainer):
         adversarial: bool,
         losses: dict[str, Tensor],
     ) -> Tensor:
-        """What the generator has to lower; levels count equally."""
+        """What the generator has to lower; levels count equally.
+
+        Raises:
+            InputError: probabilities that are no numbers, which no loss could count or draw by.
+        """
+        if not all(probabilities.isfinite().all() for _, probabilities, _ in volumes):
+            self._guard({"consistency": float("nan")}, self.state.iteration)
         consistency = torch.zeros((), device=self.state.device)
         for _, probabilities, box in volumes:
             tied = [of_box(lr_onehot, box)]

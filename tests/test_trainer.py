@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 from bundle.buffer import SliceBuffer
 from bundle.engine import straight_through
 from bundle.errors import InputError
+from bundle.losses.absent import AbsentPhases
 from bundle.losses.adversarial import WassersteinLoss
 from bundle.losses.confusion import ConfusionConsistency
 from bundle.losses.consistency import BlockConsistency, NearestConsistency
+from bundle.losses.patches import SlicedWasserstein
 from bundle.networks.critic import SliceCritic, make_critics
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.paper import PaperGenerator
@@ -518,6 +520,21 @@ def test_stops_at_the_first_loss_that_is_no_number(turn, name):
     with pytest.raises(InputError, match=rf"iteration 5: the loss '{name}' became (nan|inf).*last checkpoint is kept") as caught:
         trainer.run()
     assert "\n" not in str(caught.value) and trainer.state.iteration == 5
+
+
+@pytest.mark.parametrize("teacher", ["absent", "patches"])
+def test_weights_that_are_no_numbers_are_told_as_a_loss_is(teacher):
+    """What is counted or drawn by probabilities would end in an index out of bounds."""
+    images = [np.random.default_rng(0).integers(0, 3, (24, 24)).astype(np.uint8)]
+    settings: dict = {"critics": nn.ModuleDict(), "lr": float("inf"), "hard_labels": False}
+    if teacher == "absent":
+        absent = AbsentPhases(images, ["a", "b"], 4, 0.1, ["a", "b"], [0.5, 0.5], [0.5, 0.3])
+        settings["consistency"] = BlockConsistency(COST, 0.1, absent)
+    else:
+        settings["patches"] = SlicedWasserstein({"hr": images}, 3, 4, patch=3, samples=8)
+    trainer = level_trainer(iterations=3, **settings)
+    with pytest.raises(InputError, match="iteration 2: the loss 'consistency' became nan.*last checkpoint is kept"):
+        trainer.run()
 
 
 def test_example_slices_are_label_images_of_lr_sr_and_hr():
