@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Events
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
@@ -105,6 +106,15 @@ class SuperResolutionTrainer(AdversarialTrainer):
         self.match_label = match_label
         self.n_critic, self.warmup_iterations = n_critic, warmup_iterations
         self.buffer, self.hard_labels = buffer, switch(hard_labels, "hard_labels")
+        if buffer is not None:
+            self.add_event_handler(Events.STARTED, self._forget_other_boxes)
+
+    def _forget_other_boxes(self) -> None:
+        """Empties the buffer of a resumed training whose boxes are others than before: its slices are of another size."""
+        scales = [self.network.scale_factor // 2**k for k in reversed(range(len(self.boxes)))]
+        sizes = {f"{scale}x": scale * edge - 2 * (self.border * scale // self.network.scale_factor) for scale, edge in zip(scales, self.boxes)}
+        if any(slices.shape[-1] != sizes.get(name.rpartition("_")[2]) for name, ring in self.buffer.rings.items() for slices, _ in ring):
+            self.buffer.rings.clear()
 
     def _spread(self, devices: Sequence[str]) -> None:
         """Puts the parts of the generator, and of its average, on devices."""

@@ -522,6 +522,22 @@ def test_stops_at_the_first_loss_that_is_no_number(turn, name):
     assert "\n" not in str(caught.value) and trainer.state.iteration == 5
 
 
+@pytest.mark.parametrize("border", [0, 2])
+@pytest.mark.parametrize(("boxes", "kept"), [((6, 4), True), ((7, 4), False), ((6, 3), False)])
+def test_slices_of_other_boxes_are_forgotten(boxes, kept, border):
+    """A training that is resumed with smaller boxes, since its memory was too little, starts its buffer anew, also where no volume is made first."""
+    first = level_trainer(iterations=4, n_critic=2, border=border, buffer=SliceBuffer(4), boxes=(6, 4))
+    first.run()
+    seen: dict[str, set] = {}
+    second = level_trainer(iterations=3, epochs=2, n_critic=2, border=border, buffer=SliceBuffer(4), boxes=boxes)
+    second.buffer.load_state_dict(first.buffer.state_dict())
+    second.add_event_handler(Events.STARTED, lambda: seen.update({name: len(ring) for name, ring in second.buffer.rings.items()}))
+    second.run()
+    assert seen == ({"hr_2x": 3, "hr_4x": 3} if kept else {})
+    sizes = {name: {slices.shape[-1] for slices, _ in ring} for name, ring in second.buffer.rings.items()}
+    assert sizes == {"hr_2x": {2 * boxes[0] - border}, "hr_4x": {4 * boxes[1] - 2 * border}}
+
+
 @pytest.mark.parametrize("teacher", ["absent", "patches"])
 def test_weights_that_are_no_numbers_are_told_as_a_loss_is(teacher):
     """What is counted or drawn by probabilities would end in an index out of bounds."""
