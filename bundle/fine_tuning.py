@@ -136,10 +136,12 @@ def _without_further_levels(old: State, new: State) -> dict[str, Tensor]:
 
 def _own_levels(new: State, old: State, network: nn.Module) -> dict[str, Tensor]:
     """What a generator keeps of its own: what its labels hide, how soft they are and how blurred its trunk sees them, how noise is blurred, further
-    levels, and noise on the logits of a level no longer finest. Where a part of it does not learn it goes on with the blur that it learned with."""
+    levels, noise on the logits of a level no longer finest, and smooth noise of another reach (`grain_radius`). Where a part of it does not learn it
+    goes on with the blur that it learned with, and smooth noise of another reach does not fit."""
     last = max((_level(key) for key in old), default=-1)
     further = [key for key in new if _level(key) > last >= 0 or (_level(key) == last and key.endswith(INNER) and key not in old)]
     own = {key for key in new if "hidden." in key or key.endswith("softness") or (key.endswith("blur") and _learns(network, key))}
+    own |= {key for key in new if "grains." in key and key in old and old[key].shape != new[key].shape and _learns(network, "label_blur")}
     return {key: new[key] for key in new if key in own or key in further}
 
 

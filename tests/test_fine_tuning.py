@@ -61,11 +61,14 @@ def test_warm_start_from_another_network(tmp_path):
 class Engine:
     """What a warm start sees of a training of a generator with levels."""
 
-    def __init__(self, channels: tuple[int, ...], scales: tuple[int, ...] = (), seed: int = 0, perturbation: float = 0.3, blur: float | None = None):
+    def __init__(self, channels: tuple[int, ...], scales: tuple[int, ...] = (), seed: int = 0, perturbation: float = 0.3, blur: float | None = None,
+                 radius: int = 1):  # fmt: skip
         torch.manual_seed(seed)
         softness = 0.1 + seed / 100
         blur = softness if blur is None else blur
-        self.network = LevelGenerator(3, 2, channels, blocks=1, grain_radius=1, perturbation=perturbation, softness=softness, label_blur=softness, blur=blur)
+        self.network = LevelGenerator(
+            3, 2, channels, blocks=1, grain_radius=radius, perturbation=perturbation, softness=softness, label_blur=softness, blur=blur
+        )
         self.network.hidden.hide([[0.0, 0.1 + seed / 100], [0.0, 0.0]])
         self.ema = AveragedModel(self.network)
         self.critics = nn.ModuleDict({f"hr_{scale}x": SliceCritic(2, [4, 4]) for scale in scales})
@@ -267,6 +270,19 @@ def test_critics_that_are_no_longer_there_are_left_out(tmp_path):
         warm_start(new, tmp_path / "old.pt")
         assert same(new.network.trunk.state_dict(), old.network.trunk.state_dict())
     assert same(fewer.critics["hr_4x"].state_dict(), old.critics["hr_4x"].state_dict())
+
+
+def test_smooth_noise_of_another_reach_is_that_of_the_configuration(tmp_path):
+    """16x.yaml halves grain_radius; what the file has learned goes on with it, but for a trunk that does not learn."""
+    old, new, still = Engine((6, 5), seed=1, radius=4), Engine((6, 5, 4), seed=2, radius=2), Engine((6, 5, 4), seed=2, radius=2)
+    own = {key: value.clone() for key, value in new.network.grains.state_dict().items()}
+    save_model(tmp_path / "old.pt", old.network, PHASES, PHASES)
+    warm_start(new, tmp_path / "old.pt", PHASES, PHASES)
+    for network in (new.network, new.ema.module):
+        assert same(network.trunk.state_dict(), old.network.trunk.state_dict()) and same(network.grains.state_dict(), own)
+    frozen(still.network, 1)
+    with pytest.raises(InputError, match="holds other networks.*grains"):
+        warm_start(still, tmp_path / "old.pt", PHASES, PHASES)
 
 
 @pytest.mark.parametrize("levels", [0, 1])
