@@ -37,7 +37,7 @@ class CropRegiond(MapTransform):
         for key in self.key_iterator(result):
             if self.region is not None:
                 parts = region_slices(result[key].shape[1:], self.region)
-                result[key] = SpatialCrop(roi_slices=parts)(result[key])
+                result[key] = SpatialCrop(roi_slices=parts)(result[key]).clone()  # a view would keep the whole volume in memory
         return result
 
 

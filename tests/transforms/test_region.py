@@ -24,6 +24,11 @@ def test_region_is_cropped_with_its_place():
     np.testing.assert_allclose(result.pixdim, [4.0] * 3)
 
 
+def test_what_is_not_of_the_region_is_not_kept():
+    result = CropRegiond("image", [[1, 3], [0, 5], [2, 6]])({"image": lr_volume()})["image"]
+    assert result.untyped_storage().nbytes() == 2 * 5 * 4
+
+
 def test_no_region_is_all():
     volume = lr_volume()
     assert torch.equal(CropRegiond("image", None)({"image": volume})["image"], volume)
