@@ -57,7 +57,7 @@ class BlockConsistency(nn.Module):
             return ((price * share).sum(1) - self.tolerance).relu().mean()
         where = self.absent.where(lr_onehot) if where is None else where
         shares, allowed = self.absent(probabilities, lr_onehot, where)
-        allowed = allowed.clamp(min=LEAST)
-        beyond = ((price[..., None] * shares - allowed).relu() * (self.tolerance / allowed)).mean(-1)
+        allowed = allowed.clamp(min=LEAST)  # and a tolerance of less must not make them free
+        beyond = ((price[..., None] * shares - allowed).relu() * (max(self.tolerance, LEAST) / allowed)).mean(-1)
         charge = ((price * share * (1 - where)).sum(1) - self.tolerance).relu()
         return (charge + (beyond * where).sum(1)).mean()

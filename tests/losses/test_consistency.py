@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 
+from bundle.losses.absent import AbsentPhases
 from bundle.losses.consistency import BlockConsistency, NearestConsistency, cost_matrix
 
 COST = [[0, 1, 2], [0.5, 0, 0.1], [3, 0.2, 0]]
@@ -112,6 +113,21 @@ def test_rows_are_the_lr_labels():
     onehot[:, 0], wrong[:, 1] = 1, 1
     assert loss(wrong, onehot).item() == 4
     assert loss(wrong.flip(1), onehot.flip(1)).item() == 0
+
+
+def test_without_tolerance_an_absent_phase_is_charged_no_less():
+    """All of the scan is phase 0, and 1 is nowhere around in the images: half of every block is 1."""
+    image = np.zeros((64, 64), np.uint8)
+    image[:, 32:] = 1
+    onehot = torch.zeros(1, 2, 5, 5, 5)
+    onehot[:, 0] = 1
+    probabilities = torch.full((1, 2, 20, 20, 20), 0.5)
+    charges = []
+    for tolerance in (0.0, 0.01, 0.02):
+        absent = AbsentPhases([image], ["a", "b"], 4, tolerance, ["a", "b"], [0.5, 0.5], [0.5, 0.5])
+        where = torch.ones_like(onehot)
+        charges.append(BlockConsistency([[0, 1], [1, 0]], tolerance, absent)(probabilities, onehot, where).item())
+    assert charges == pytest.approx([0.48] * 3)  # beyond the least tolerance
 
 
 def test_the_cost_moves_with_the_module():
