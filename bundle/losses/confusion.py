@@ -91,7 +91,7 @@ class ConfusionConsistency(nn.Module):
         """(B, P, s d, s h, s w) and the scan's labels (B, L, d, h, w) -> scalar. In training, the finest level also teaches the table."""
         scale = probabilities.shape[-1] // lr_onehot.shape[-1]
         likely = torch.einsum("brdhw,rl,bldhw->bdhw", self.pairs(block_mean(probabilities, scale)), self.table, lr_onehot.to(self.table))
-        charge = (torch.log((1 - self.tolerance) / likely)).relu().mean()
+        charge = (torch.log(max(1 - self.tolerance, 1e-12) / likely)).relu().mean()  # of a logarithm of 0 the gradient is no number
         if scale == self.scale_factor and self.training and probabilities.requires_grad:
             labels = probabilities.detach()
             self.learn(block_mean((labels == labels.amax(1, keepdim=True)).to(self.table), scale), lr_onehot)

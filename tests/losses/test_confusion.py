@@ -144,3 +144,11 @@ def test_the_gradient_is_that_of_finite_differences():
     lr = onehot(torch.randint(2, (1, 2, 2, 2)), 2).double()
     probabilities = torch.rand(1, 2, 4, 4, 4, dtype=torch.float64).softmax(1).requires_grad_(True)
     assert torch.autograd.gradcheck(lambda p: loss(p, lr), probabilities)
+
+
+def test_where_all_is_tolerated_nothing_is_charged_and_the_gradient_is_a_number():
+    loss = ConfusionConsistency([0.4, 0.6], [0.5, 0.5], 8, tolerance=1.0)
+    probabilities = torch.rand(1, 2, 4, 4, 4).softmax(1).requires_grad_(True)
+    charge = loss(probabilities, onehot(torch.randint(2, (1, 2, 2, 2)), 2))
+    charge.backward()
+    assert charge.item() == 0 and not probabilities.grad.any()
