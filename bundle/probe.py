@@ -102,7 +102,7 @@ class Probe:
 def own_random_numbers(device: torch.device, seed: int) -> Iterator[None]:
     """Random numbers from a seed; afterwards those of the training go on as if none had been drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed % 2**64)  # what is counted on from the largest seed begins anew
         yield
 
 

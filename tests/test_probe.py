@@ -145,6 +145,11 @@ def test_every_look_is_at_the_same_places_with_the_same_noise():
     assert not torch.equal(Probe(seed=1)(trainer)[0].volumes[-1][1], first[0].volumes[-1][1])
 
 
+def test_the_largest_seed_is_one_of_a_probe():
+    _, made = probed(level_network(), Probe(seed=2**64 - 1))
+    assert len(made) == 2 and not torch.equal(made[0].labels, made[1].labels)
+
+
 def test_the_average_is_looked_at_once_a_look():
     trainer, _ = probed(level_network(), probe := Probe())
     trainer.state.iteration = 3
