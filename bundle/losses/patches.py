@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from bundle.errors import InputError
+from bundle.metrics.gates import cut_tiles
 from bundle.transforms.downsample import block_mean, phase_shares
 from bundle.transforms.slices import allowed_symmetries, symmetry
 
 
 MOST_PIXELS = 2**24  # of the images of a group that are compared, 270 MB for four phases: of a larger stack every second, third, .. image
+TILE = 1024  # edge of the tiles of which an image larger than that is a stack
 
 
 def transport(values: Tensor, pool: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +166,7 @@ class SlicedWasserstein:
             ValueError: all of them are smaller than a patch.
         """
         if (group, block) not in self.sheets:
-            images = self.images[group]
+            images = [tile for image in self.images[group] for tile in _tiles(image)]
             images = images[:: -(-sum(image.size for image in images) // MOST_PIXELS)]
             means = [phase_shares(image, self.n_phases, block).to(like) for image in images]
             means = [mean for mean in means if min(mean.shape[-2:]) >= self.patch]
@@ -172,6 +174,11 @@ class SlicedWasserstein:
                 raise ValueError(f"HR images of block means of {block} pixels are smaller than a patch of {self.patch}")
             self.sheets[group, block] = Sheets.of(means)
         return self.sheets[group, block]
+
+
+def _tiles(image: np.ndarray) -> list[np.ndarray]:
+    """The image, or what it is cut into where it is a mosaic that is too large to be compared whole."""
+    return [image] if image.size <= MOST_PIXELS else cut_tiles(image, [min(TILE, size) for size in image.shape])
 
 
 class Sheets:

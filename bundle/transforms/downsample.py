@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+STRIP = 2**22  # pixels of an image that are counted at a time: of a mosaic as floats, one for each phase, they would take gigabytes
+
 
 def block_mean(x: Tensor, factor: int) -> Tensor:
     """Mean of each block of factor^d: (B, C, …) with 2 or 3 spatial axes."""
@@ -18,7 +20,9 @@ def block_mean(x: Tensor, factor: int) -> Tensor:
 def phase_shares(labels: np.ndarray, n_phases: int, factor: int) -> Tensor:
     """What each block of factor² pixels holds of each phase: (y, x) labels -> (n_phases, y / factor, x / factor), float32."""
     phases = torch.arange(n_phases, dtype=torch.uint8)[:, None, None]
-    return block_mean((torch.from_numpy(np.ascontiguousarray(labels)) == phases)[None].float(), factor)[0]
+    rows = max(1, STRIP // (factor * labels.shape[1])) * factor
+    strips = (np.ascontiguousarray(labels[y : y + rows]) for y in range(0, max(1, len(labels) - factor + 1), rows))
+    return torch.cat([block_mean((torch.from_numpy(strip) == phases)[None].float(), factor)[0] for strip in strips], 1)
 
 
 def coarse_labels(labels: np.ndarray, n_phases: int, factor: int) -> np.ndarray:

@@ -463,3 +463,16 @@ def test_of_a_large_stack_every_second_or_third_image_is_compared(monkeypatch):
     assert distance(images, fake) == distance(images[::3], fake) != distance(images[::2], fake)
     monkeypatch.setattr(patches, "MOST_PIXELS", 6 * 400)
     assert distance(images, fake) != distance(images[::2], fake)
+
+
+def test_of_a_mosaic_every_second_or_third_tile_is_compared(monkeypatch):
+    image = np.random.default_rng(0).integers(0, 2, (45, 25)).astype(np.uint8)
+    monkeypatch.setattr(patches, "TILE", 10)
+    monkeypatch.setattr(patches, "MOST_PIXELS", 45 * 25)
+    whole = SlicedWasserstein({"hr": [image]}, 2, 2, patch=3)._images("hr", 1, torch.zeros(1))
+    assert len(whole.values) == 45 * 25
+    monkeypatch.setattr(patches, "MOST_PIXELS", 300)
+    sheets = SlicedWasserstein({"hr": [image]}, 2, 2, patch=3)._images("hr", 1, torch.zeros(1))
+    tiles = [image[y : y + 10, x : x + 10] for y in (0, 10, 20, 30) for x in (0, 10)][::3]
+    assert torch.equal(sheets.values[:, 1], torch.from_numpy(np.concatenate([tile.ravel() for tile in tiles])).float())
+    assert sheets.height.tolist() == sheets.width.tolist() == [10] * 3

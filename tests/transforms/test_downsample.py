@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from bundle.memory import LiveBytes
+from bundle.transforms import downsample
 from bundle.transforms.downsample import block_mean, coarse_labels, nearest, phase_shares
 
 
@@ -27,6 +29,18 @@ def test_shares_of_the_phases_are_counts_of_labels(factor):
     for phase, y, x in np.ndindex(*found.shape):
         block = labels[factor * y : factor * y + factor, factor * x : factor * x + factor]
         assert found[phase, y, x].item() == pytest.approx((block == phase).sum() / factor**2, abs=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1, 3, 4])
+def test_shares_of_a_mosaic_are_counted_strip_by_strip(monkeypatch, factor):
+    labels = np.random.default_rng(0).integers(0, 4, (123, 50), dtype=np.uint8)
+    with LiveBytes() as whole:
+        expected = phase_shares(labels, 4, factor)
+    monkeypatch.setattr(downsample, "STRIP", 50 * 10)
+    with LiveBytes() as strips:
+        found = phase_shares(labels, 4, factor)
+    assert torch.equal(found, expected) and found.shape == (4, 123 // factor, 50 // factor)
+    assert strips.peak - 2 * found.nbytes < 0.2 * whole.peak
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
