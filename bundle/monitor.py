@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 
 from bundle.metrics import mean_relative_error
 from bundle.probe import Probe, agreement, noise_diversity, own_random_numbers, slice_diversity
+from bundle.trainer import level_scales
 from bundle.transforms.slices import RandSliceCropsd
 
 if TYPE_CHECKING:
@@ -302,7 +303,7 @@ class CriticMonitor:
         draw = RandSliceCropsd(list(engine.planes), self.sizes, self.number, self.n_phases, self.symmetries)
         draw.set_random_state(self.seed)
         groups = draw({group: images[group] for group in engine.planes})
-        scales = [engine.network.scale_factor // 2**k for k in reversed(range(len(self.sizes)))]
+        scales = level_scales(engine.network, self.sizes)
         return {f"{group}_{scale}x": crops.to(engine.state.device) for group in groups for scale, crops in zip(scales, groups[group])}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bundle.engine import straight_through
 from bundle.errors import InputError
-from bundle.trainer import SuperResolutionTrainer
+from bundle.trainer import SuperResolutionTrainer, level_scales
 
 _LOST = ("Connection", "connection", "closed by peer", "timed out", "Timed out", "NCCL")
 
@@ -89,7 +89,7 @@ class PipelineTrainer(SuperResolutionTrainer):
     def _volumes(self, made: Tensor | tuple[Tensor, ...]) -> list[tuple[int, Tensor, Any]]:
         """What the last stage made, as `forward_training` gives it; labels where the losses see labels."""
         made = made if isinstance(made, tuple) else (made,)
-        scales = [self.network.scale_factor // 2**k for k in reversed(range(len(made)))]
+        scales = level_scales(self.network, made)
         return [(scale, straight_through(p) if self.hard_labels else p, box) for scale, p, box in zip(scales, made, self.places)]
 
     def _microbatch_loss(self, made: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:

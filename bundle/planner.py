@@ -15,7 +15,7 @@ from bundle.io.scale import check_network
 from bundle.losses.feedback import facing, slice_statistics
 from bundle.losses.patches import MOST_PIXELS, Sheets, SlicedWasserstein
 from bundle.memory import LiveBytes, free_memory, size_text
-from bundle.trainer import SuperResolutionTrainer, of_box
+from bundle.trainer import SuperResolutionTrainer, level_scales, of_box
 from bundle.transforms.downsample import block_mean
 
 logger = logging.getLogger(__name__)
@@ -55,10 +55,9 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
     if len(trainer.boxes) != levels:
         raise InputError(f"boxes: {trainer.boxes} for {levels} levels of x2; give one edge, LR voxels, for each")
     patch = getattr(trainer.patches, "patch", 0)
-    for scale, edge in zip(_scales(trainer.network, trainer.boxes), trainer.boxes):
-        slices = edge * scale - 2 * (trainer.border * scale // trainer.network.scale_factor)
+    for scale, edge, slices in zip(level_scales(trainer.network, trainer.boxes), trainer.boxes, trainer.slice_sizes(trainer.boxes)):
         if trainer.critics and trainer.border * scale % trainer.network.scale_factor:
-            step = trainer.network.scale_factor // min(_scales(trainer.network, trainer.boxes))
+            step = trainer.network.scale_factor // min(level_scales(trainer.network, trainer.boxes))
             raise InputError(f"border: {trainer.border} finest voxels are no whole voxels at {scale}x, where a critic looks; give a multiple of {step}")
         if slices < patch:
             small = f"boxes: {edge} LR voxels at {scale}x are slices of {slices} pixels, smaller than a patch of {patch}"
@@ -128,7 +127,7 @@ def _step(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]
             made = network.forward_boxes(image, boxes)
         labels = image[:, :-1].repeat(shares, 1, 1, 1, 1)
         made = [torch.cat([p, *(torch.empty_like(p) for _ in range(shares - 1))]) for p in made]
-        volumes = [(scale, p.to(device), box) for scale, p, box in zip(_scales(network, boxes), made, boxes)]
+        volumes = [(scale, p.to(device), box) for scale, p, box in zip(level_scales(network, boxes), made, boxes)]
         if trainer.hard_labels:
             volumes = [(scale, straight_through(p), box) for scale, p, box in volumes]
         fakes = {name: [fake for fake, _ in parts] for name, parts in trainer.fakes(volumes, labels).items()}
@@ -170,25 +169,19 @@ def _shares(trainer: SuperResolutionTrainer) -> int:
     return 1 if trainer.parallel is None else trainer.parallel.shares
 
 
-def _scales(network: nn.Module, levels: Sequence) -> list[int]:
-    """Scale of each level, the last being the finest."""
-    return [network.scale_factor // 2**k for k in reversed(range(len(levels)))]
-
-
 def _kept(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]) -> int:
     """Bytes that stay from step to step: gradients and moments of the optimizers, block means of the images, and the buffer once it is full."""
     weights = [p for part in (trainer.network, trainer.critics) for p in part.parameters() if p.requires_grad]
     shares = _shares(trainer)
     total = (3 + (shares > 1)) * SINGLE * sum(p.numel() for p in weights)  # gradients that are exchanged are kept twice
-    scale_factor, scales = trainer.network.scale_factor, _scales(trainer.network, edges)
+    scale_factor, scales = trainer.network.scale_factor, level_scales(trainer.network, edges)
     if trainer.patches is not None:
         for group in trainer.planes:
             pixels = min(sum(image.size for image in trainer.patches.images[group]), MOST_PIXELS)
             blocks = {factor * scale_factor // scale for factor in trainer.patches.pyramid for scale in scales}
             total += sum(SINGLE * trainer.patches.n_phases * pixels // block**2 for block in blocks)
     if trainer.buffer is not None:
-        for scale, edge in zip(scales, edges):
-            side = scale * edge - 2 * (trainer.border * scale // scale_factor)
+        for side in trainer.slice_sizes(edges):
             for planes in trainer.planes.values():
                 slices = shares * batch_size * len(planes) * (trainer.slices_per_plane or side)
                 kept = min(slices, trainer.buffer.slices or slices)

@@ -31,6 +31,11 @@ def of_box(x: Tensor, box: Box, around: int = 0) -> Tensor:
     return x[:, :, z, y, x_]
 
 
+def level_scales(network: nn.Module, levels: Sequence) -> list[int]:
+    """Scale of each level, the last being the finest."""
+    return [network.scale_factor // 2**k for k in reversed(range(len(levels)))]
+
+
 class SuperResolutionTrainer(AdversarialTrainer):
     """Trains a 3D generator against 2D critics on slices, tied to the LR labels.
 
@@ -53,7 +58,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         border: finest voxels cut from a volume before slicing.
         separate_planes: one critic update a plane, one after the other, as published; else one for all planes of the group.
         n_critic: iterations (critic steps) per generator step.
-        warmup_iterations: first iterations, in which the generator learns from the consistency alone and the critics catch up.
+        warmup_iterations: first iterations, in which the critics catch up and the generator learns without them.
         buffer: earlier fake slices; None uses the newest volume only, as published.
         hard_labels: every loss sees labels (straight-through), not probabilities, and the reals of coarser scales are majority labels.
             Near-uniform probabilities would satisfy the consistency while the labels, which are what the user gets, are anything.
@@ -111,10 +116,14 @@ class SuperResolutionTrainer(AdversarialTrainer):
 
     def _forget_other_boxes(self) -> None:
         """Empties the buffer of a resumed training whose boxes are others than before: its slices are of another size."""
-        scales = [self.network.scale_factor // 2**k for k in reversed(range(len(self.boxes)))]
-        sizes = {f"{scale}x": scale * edge - 2 * (self.border * scale // self.network.scale_factor) for scale, edge in zip(scales, self.boxes)}
+        sizes = {f"{scale}x": size for scale, size in zip(level_scales(self.network, self.boxes), self.slice_sizes(self.boxes))}
         if any(slices.shape[-1] != sizes.get(name.rpartition("_")[2]) for name, ring in self.buffer.rings.items() for slices, _ in ring):
             self.buffer.rings.clear()
+
+    def slice_sizes(self, boxes: Sequence[int]) -> list[int]:
+        """Pixels along the edge of the slices of each level, of boxes of so many LR voxels."""
+        factor = self.network.scale_factor
+        return [scale * edge - 2 * (self.border * scale // factor) for scale, edge in zip(level_scales(self.network, boxes), boxes)]
 
     def _spread(self, devices: Sequence[str]) -> None:
         """Puts the parts of the generator, and of its average, on devices."""
@@ -196,7 +205,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
 
     def _reals(self, batch: Mapping[str, Any], n_labels: int) -> dict[str, list[Slices]]:
         """HR crops by critic, one pair of crops and shares a critic update; of the shares only that of the matched label is counted."""
-        scales = [self.network.scale_factor // 2**k for k in reversed(range(len(self.boxes)))]
+        scales = level_scales(self.network, self.boxes)
         reals = {}
         for group, planes in self.planes.items():
             for scale, crops in zip(scales, batch[group]):
