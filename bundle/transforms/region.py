@@ -61,10 +61,14 @@ class RandPatchd(Randomizable, MapTransform):
         """Returns a copy of the dictionary with a patch of each volume."""
         result = dict(data)
         for key in self.key_iterator(result):
-            patch = torch.as_tensor(result[key])
+            patch, places = torch.as_tensor(result[key]), []
             for axis in (1, 2, 3):
                 size = patch.shape[axis]
                 start = int(self.R.randint(-self.margin, size + self.margin - self.edge + 1))
-                patch = patch.index_select(axis, torch.arange(start, start + self.edge).clamp(0, size - 1))
+                place = torch.arange(start, start + self.edge).clamp(0, size - 1)
+                patch = patch.narrow(axis, int(place[0]), int(place[-1] - place[0]) + 1)  # a view: of a large volume whole planes would be copied
+                places.append(place - place[0])
+            for axis, place in enumerate(places, start=1):
+                patch = patch.index_select(axis, place)
             result[key] = patch
         return result

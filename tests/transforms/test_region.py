@@ -64,6 +64,13 @@ def test_patches_lie_anywhere_and_repeat_the_border():
     assert known[transform({"image": volume})["image"].numpy().tobytes()] == seen[0]
 
 
+def test_of_a_large_volume_a_patch_alone_is_copied(monkeypatch):
+    copied, select = [], torch.Tensor.index_select
+    monkeypatch.setattr(torch.Tensor, "index_select", lambda self, *place: copied.append(select(self, *place)) or copied[-1])
+    assert RandPatchd("image", 6, 2)({"image": torch.zeros(1, 60, 60, 60)})["image"].shape == (1, 6, 6, 6)
+    assert len(copied) == 3 and max(part.numel() for part in copied) <= 6**3
+
+
 def test_without_a_margin_patches_lie_inside():
     volume = torch.arange(64).reshape(1, 4, 4, 4)
     assert torch.equal(RandPatchd("image", 4, 0)({"image": volume})["image"], volume)
