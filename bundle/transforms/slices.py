@@ -69,22 +69,35 @@ class RandSliceCropsd(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, prob=1.0)
         self.choices = allowed_symmetries(symmetries)
         self.sizes, self.number, self.n_phases = list(sizes), number, n_phases
+        self._known: dict[tuple[Hashable, int], tuple[Sequence[np.ndarray], np.ndarray]] = {}  # images that were asked for last, and `_chances`
 
     def __call__(self, data: Mapping[Hashable, Sequence[np.ndarray]]) -> dict[Hashable, list[Tensor]]:
         """Returns a copy of the dictionary with the crops in place of the images."""
         result = dict(data)
         for key in self.key_iterator(result):
-            result[key] = [self._crops(result[key], size) for size in self.sizes]
+            result[key] = [self._crops(result[key], size, self._chances_of(key, result[key], size)) for size in self.sizes]
         return result
 
-    def _crops(self, images: Sequence[np.ndarray], size: int) -> Tensor:
+    def _chances_of(self, key: Hashable, images: Sequence[np.ndarray], size: int) -> np.ndarray:
+        """`_chances`, which take longer than the crops where there are thousands of images, once for the same images."""
+        known = self._known.get((key, size))
+        if known is None or known[0] is not images:
+            known = self._known[key, size] = images, self._chances(images, size)
+        return known[1]
+
+    @staticmethod
+    def _chances(images: Sequence[np.ndarray], size: int) -> np.ndarray:
+        """Of each image, by the places that it has for a crop."""
         smallest = min(min(image.shape) for image in images)
         if smallest < size:
             raise InputError(f"hr_images: an image is only {smallest} pixels wide, smaller than the critic's crop of {size}; use larger images or smaller boxes")
         area = np.array([(i.shape[0] - size + 1) * (i.shape[1] - size + 1) for i in images], dtype=float)
+        return area / area.sum()
+
+    def _crops(self, images: Sequence[np.ndarray], size: int, chances: np.ndarray) -> Tensor:
         crops = np.empty((self.number, size, size), dtype=np.uint8)
         for n in range(self.number):
-            image = images[self.R.choice(len(images), p=area / area.sum())]
+            image = images[self.R.choice(len(images), p=chances)]
             y, x = (int(self.R.randint(k - size + 1)) for k in image.shape)
             crops[n] = symmetry(image[y : y + size, x : x + size], self.choices[self.R.randint(len(self.choices))])
         phases = torch.arange(self.n_phases, dtype=torch.uint8)[:, None, None]

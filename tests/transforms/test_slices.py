@@ -79,6 +79,18 @@ def test_one_hot_and_a_set_for_each_size():
     assert isinstance(data["hr"], list) and np.array_equal(data["hr"][0], before)
 
 
+def test_the_chances_of_the_images_are_worked_out_once(monkeypatch):
+    """Of thousands of images they take longer than the crops; other images, also under the same key, have their own."""
+    counted, chances = [], RandSliceCropsd._chances
+    monkeypatch.setattr(RandSliceCropsd, "_chances", staticmethod(lambda images, size: counted.append(size) or chances(images, size)))
+    transform, images = RandSliceCropsd("hr", [3, 2], 4, 5).set_random_state(seed=0), [labels(i, 6, 7) for i in range(3)]
+    for _ in range(3):
+        transform({"hr": images})
+    assert counted == [3, 2]
+    others = [labels(9, 4, 4, n=1)]
+    assert all(crop.argmax(1).max() == 0 for crop in transform({"hr": others})["hr"]) and counted == [3, 2, 3, 2]
+
+
 def test_deterministic_by_its_random_state():
     images = [labels(5, 20, 20)]
     assert np.array_equal(crops(images, 6, 5, seed=1), crops(images, 6, 5, seed=1))
