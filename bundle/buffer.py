@@ -69,19 +69,25 @@ class SliceBuffer(StepMemory):
         if len(ring) == 1:
             drawn = [newest]
         else:
-            drawn = [_draw(newest, number - number // 2), _draw([torch.cat(parts) for parts in zip(*ring[:-1])], number // 2)]
+            own, earlier = _draw(newest, number - number // 2), list(zip(*ring[:-1]))
+            index = torch.randperm(sum(map(len, earlier[0])))[: number // 2]
+            drawn = [own, tuple(_picked(parts, index) for parts in earlier)]
         slices, shares = (torch.cat(parts) for parts in zip(*drawn))
         return slices.float(), shares
 
     def pool(self, name: str, number: int) -> Tensor:
         """`number` slices of all steps, the newest included, at random, to stand for all that the generator makes."""
         slices = [step for step, _ in self.rings[name]]
-        start = np.cumsum([0, *map(len, slices)])
-        index = torch.randint(int(start[-1]), (number,)).numpy()
-        steps = np.searchsorted(start, index, side="right") - 1
-        return torch.stack([slices[step][i - start[step]] for step, i in zip(steps, index)]).float()
+        return _picked(slices, torch.randint(sum(map(len, slices)), (number,))).float()
 
 
 def _draw(pool: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
     index = torch.randperm(len(pool[0]), device="cpu")[:number].to(pool[0].device)
     return tuple(part[index] for part in pool)
+
+
+def _picked(parts: Sequence[Tensor], index: Tensor) -> Tensor:
+    """What `torch.cat(parts)[index]` is, without a copy of all the parts: at every step of a critic it would be one of the whole buffer."""
+    start = np.cumsum([0, *map(len, parts)])
+    steps = np.searchsorted(start, index.numpy(), side="right") - 1
+    return torch.stack([parts[step][i - start[step]] for step, i in zip(steps, index.tolist())]) if len(index) else parts[0][:0]

@@ -50,6 +50,26 @@ def test_half_of_a_sample_is_of_the_newest_step(number, newest):
         assert int((drawn >= 3).sum()) == newest
 
 
+def test_a_sample_copies_no_more_than_it_holds(monkeypatch):
+    buffer = SliceBuffer(20)
+    for _ in range(20):
+        buffer.push("hr_2x", torch.rand(8, 3, 10, 10), torch.rand(8, 2))
+    joined, cat = [], torch.cat
+    monkeypatch.setattr(torch, "cat", lambda parts: joined.append(cat(parts)) or joined[-1])
+    slices, _ = buffer.sample("hr_2x")
+    assert slices.shape == (8, 3, 10, 10) and max(map(len, joined)) == 8
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_a_sample_of_any_number(number):
+    buffer = SliceBuffer(3)
+    for step in range(3):
+        buffer.push("hr_2x", torch.full((number, 3, 2, 2), float(step)), torch.full((number, 2), float(step)))
+    slices, shares = buffer.sample("hr_2x")
+    assert slices.shape == (number, 3, 2, 2) and shares.shape == (number, 2)
+    assert int((shares[:, 0] == 2).sum()) == number - number // 2 and torch.equal(slices[:, 0, 0, 0], shares[:, 0])
+
+
 def test_the_first_step_gives_whole_samples():
     buffer = SliceBuffer()
     push(buffer, "a", slices(0, n=6))
