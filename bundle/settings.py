@@ -22,11 +22,13 @@ def check(values: Mapping[str, Any]) -> None:
         values: by the name of the setting.
 
     Raises:
-        InputError: the first that cannot be.
+        InputError: the first that cannot be; one that says nothing without another.
     """
     for name, value in values.items():
         if name in SETTINGS:
             SETTINGS[name](value, name)
+    if values.get("start_phases") and not values.get("start_from", True):
+        raise InputError("start_phases: says which phases of start_from are alike, and there is none; give start_from, or leave it out")
 
 
 def check_device(value: Any, name: str) -> None:

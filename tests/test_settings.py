@@ -58,6 +58,7 @@ TRACEBACKS = [
     ("max_grad_norm", "null", "null is a text here; give null (on the command line '$None')"), ("start_from", "null", "'$None'"),
     ("betas", 0.9, "Adam"), ("betas", [0.5, 1], "two shares"), ("g_learning_rate", "1e-4", "a learning rate"), ("seen", "clay", "a list of names"),
     ("lr_phases", "null", "'$None'"), ("start_phases", "solid", "a table of a name"), ("lone_voxels", 2, "neither true nor false"),
+    ("start_phases", {"quartz": "solid"}, "give start_from"),
     ("consistency_weight", float("inf"), "a weight"),
     ("patch_weight", True, "a weight"),
 ]  # fmt: skip
