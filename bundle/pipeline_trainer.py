@@ -27,6 +27,9 @@ class PipelineTrainer(SuperResolutionTrainer):
         super().__init__(**options)
         if self.learns_confusion:
             raise InputError("consistency: in a pipeline the last process alone would know what it learned of the scan; leave confusion.yaml out")
+        for memory in (self.feedback, getattr(self.consistency, "absent", None)):
+            if memory is not None:
+                memory.steps *= self.parallel.microbatches  # of a step each leaves something
 
     pushed = False  # whether the last process has put something into its buffer since the start
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from bundle.buffer import SliceBuffer
 from bundle.checkpoint import load_model
 from bundle.errors import InputError
 from bundle.losses.adversarial import WassersteinLoss
+from bundle.losses.feedback import StatisticsFeedback
 from bundle.networks.critic import SliceCritic
 from bundle.networks.generator import LevelGenerator
 from bundle.networks.paper import PaperGenerator
@@ -100,6 +102,13 @@ def test_three_processes_learn_as_one(pipelined, case):
     assert max(float((alone.network.state_dict()[name] - value).abs().max()) for name, value in start.items()) > 10 * tolerance
     losses = {k: v for k, v in alone.state.output.items() if type(k) is str}
     assert states[0]["losses"] == states[2]["losses"] == pytest.approx(losses, abs=1e-5)
+
+
+def test_what_microbatches_leave_is_remembered_as_long_as_what_a_step_does(monkeypatch):
+    monkeypatch.setattr(test_trainer, "SuperResolutionTrainer", PipelineTrainer)
+    feedback = StatisticsFeedback({"hr": [np.eye(16, dtype=np.uint8)]}, 2, [0.5, 0.5], steps=5)
+    level_trainer(parallel=Mock(microbatches=4, shares=1), feedback=feedback)
+    assert feedback.steps == 20
 
 
 def test_batch_statistics_of_every_stage_reach_everyone(pipelined):
