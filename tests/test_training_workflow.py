@@ -504,6 +504,15 @@ def test_the_absence_of_a_phase_counts_where_what_is_hidden_returns(parse, hidin
     assert known[0][2] and not known[1][2]
 
 
+@pytest.mark.parametrize("hidden", [{}, {"quartz": "feldspar"}])
+def test_what_the_scan_has_lost_may_be_anywhere_where_planes_have_their_own_images(parse, hiding_rock, hidden):
+    """Feldspar, unless it returns from hiding; with one set of images its absence counts among alike neighbours."""
+    for planes in (False, True):
+        images = {plane: hiding_rock["hr_images"] for plane in ("xy", "xz", "yz")} if planes else hiding_rock["hr_images"]
+        settings = TINY | hiding_rock | {"hr_images": images, "hidden": hidden}
+        assert bool(parse(**settings).get_parsed_content("consistency").absent.counts[2]) == (bool(hidden) or not planes)
+
+
 def test_what_is_counted_of_absent_phases_goes_on_where_it_was(parse, rock, tmp_path):
     """A scan of two large grains, so that much lies within them; a resume has the counts and the weights of the uninterrupted training."""
     labels = np.zeros((20, 20, 20), np.uint8)
