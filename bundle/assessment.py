@@ -240,9 +240,9 @@ class Assessment:
         volumes = {"SR": sr.array, "LR": nearest}
         rows = {"axis planes": {name: two_sample_auc(images, volume, n_phases, CROP, seed=self.seed) for name, volume in volumes.items()}}
         if are_cubes(sr.voxel_size):  # at 45 degrees other voxels than cubes are no squares
-            real = list(oblique_reference(images, CROPS, CROP, self.seed))  # an array would be a volume, with planes across the crops
+            real = oblique_reference(images, CROPS, CROP, self.seed)
             rows["planes at 45 degrees"] = {
-                name: two_sample_auc(real, list(oblique_slices(volume, CROPS, CROP, self.seed)), n_phases, CROP, seed=self.seed)
+                name: two_sample_auc(real, oblique_slices(volume, CROPS, CROP, self.seed), n_phases, CROP, seed=self.seed)
                 for name, volume in volumes.items()
             }
         table = {

@@ -121,8 +121,7 @@ def _figures(made: Sequence[np.ndarray], scan: np.ndarray, real: Sequence[np.nda
     """What a table row says of the volumes of some seeds; the networks that try to tell them from the images see the first."""
     n, edge = len(phases), judging.EDGE
     axis = two_sample_auc(real, made[0], n, edge)
-    # Lists: an array would be a volume, with planes across the crops.
-    oblique = two_sample_auc(list(oblique_reference(real, CROPS, edge)), list(oblique_slices(made[0], CROPS, edge)), n, edge)
+    oblique = two_sample_auc(oblique_reference(real, CROPS, edge), oblique_slices(made[0], CROPS, edge), n, edge)
     return {
         "distances": [judging.distances(volume, real, n) for volume in made],
         "auc": [axis["auc"], axis["error"]],

@@ -88,9 +88,9 @@ class AbsentPhases(StepMemory):
         steps: int = 64,
     ):
         super().__init__(steps)  # by scale: counts of the shares of each step
-        lost = [found < (1 - LOST) * wanted for found, wanted in zip(lr_fractions, hr_fractions)]
+        lost = [found < (1 - LOST) * wanted for _, found, wanted in zip(labels, lr_fractions, hr_fractions)]
         self.known = [name in seen and not gone for name, gone in zip(labels, lost)]
-        self.counts = torch.tensor([not (gone and planes_differ) for gone, _ in zip(lost, labels)])
+        self.counts = torch.tensor([not (gone and planes_differ) for gone in lost])
         self.allowed = torch.from_numpy(images_shares(images, self.known, scale_factor, tolerance))
         for label, phase in (mixed or {}).items():
             if label in labels and phase in labels:

@@ -15,7 +15,7 @@ from bundle.transforms.slices import allowed_symmetries, symmetry
 
 
 MOST_PIXELS = 2**24  # of the images of a group that are compared, 270 MB for four phases: of a larger stack every second, third, .. image
-TILE = 1024  # edge of the tiles of which an image larger than that is a stack
+TILE = 1024  # edge of the tiles of which an image with more pixels is a stack
 
 
 def transport(values: Tensor, pool: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

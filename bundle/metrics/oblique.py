@@ -23,8 +23,8 @@ SQRT2 = float(np.sqrt(2))
 
 def oblique_slices(
     volume: np.ndarray, number: int, edge: int, seed: int = 0, voxel_size: float | Sequence[float] = 1.0, folds: int = FOLDS
-) -> np.ndarray:
-    """Square crops of planes at 45 degrees, nearest neighbour on a grid of the voxel size -> (number, edge, edge), the volume's dtype.
+) -> list[np.ndarray]:
+    """Square crops of planes at 45 degrees, nearest neighbour on a grid of the voxel size -> `number` of (edge, edge), the volume's dtype.
 
     Rows of a crop lie along an axis of the volume, columns along a diagonal of the other two: all six such orientations, drawn evenly, at
     random places where the crop lies inside the volume.
@@ -35,8 +35,8 @@ def oblique_slices(
         edge: of a crop, pixels.
         seed: of orientations and places.
         voxel_size: µm, number or (z, y, x).
-        folds: the crops come from so many disjoint blocks of the volume one after the other: give `two_sample_auc` the same `folds` and a list of
-            the crops, then it judges on crops that share no voxel with those it trained on.
+        folds: the crops come from so many disjoint blocks of the volume one after the other: give `two_sample_auc` the same `folds`, then it
+            judges on crops that share no voxel with those it trained on.
 
     Raises:
         InputError: voxels are not cubes, or a block has no room for a crop.
@@ -47,8 +47,8 @@ def oblique_slices(
     return _crops(parts(volume, folds, 1), number, edge, np.random.default_rng(seed), _from_volume)
 
 
-def oblique_reference(images: Labels, number: int, edge: int, seed: int = 0, folds: int = FOLDS) -> np.ndarray:
-    """Crops of HR images resampled as `oblique_slices` resamples SR, one axis of the image as the diagonal -> (number, edge, edge).
+def oblique_reference(images: Labels, number: int, edge: int, seed: int = 0, folds: int = FOLDS) -> list[np.ndarray]:
+    """Crops of HR images resampled as `oblique_slices` resamples SR, one axis of the image as the diagonal -> `number` of (edge, edge).
 
     Args:
         images: labels (y, x), of the same pixel size as SR.
@@ -76,13 +76,13 @@ def check_oblique(volume: np.ndarray, images: Labels, edge: int, folds: int = FO
                 _start(size, need, array.shape, edge, np.random.default_rng(0))
 
 
-def _crops(places: Sequence[list[np.ndarray]], number: int, edge: int, rng: np.random.Generator, draw: Callable) -> np.ndarray:
-    """`number` crops, the places one after the other, as `parts` divides a list."""
+def _crops(places: Sequence[list[np.ndarray]], number: int, edge: int, rng: np.random.Generator, draw: Callable) -> list[np.ndarray]:
+    """`number` crops, the places one after the other, as `parts` divides a list: one on another in an array they would be a volume to it."""
     crops = []
     for arrays, share in zip(places, np.array_split(np.arange(number), len(places)), strict=True):
         sizes = np.array([array.size for array in arrays], float)
         crops += [draw(arrays[choice], edge, rng) for choice in rng.choice(len(arrays), len(share), p=sizes / sizes.sum())]
-    return np.stack(crops)
+    return crops
 
 
 def _from_volume(volume: np.ndarray, edge: int, rng: np.random.Generator) -> np.ndarray:

@@ -46,7 +46,7 @@ def test_every_pixel_is_the_nearest_voxel_of_a_plane_at_45_degrees():
 def test_folds_come_from_blocks_that_share_no_voxel():
     volume = np.arange(40 * 41 * 42).reshape(40, 41, 42)
     images = list(np.arange(2 * 50 * 60).reshape(2, 50, 60))
-    for crops in (oblique_slices(volume, 402, 12, folds=4), oblique_reference(images, 402, 12, folds=4)):
+    for crops in map(np.stack, (oblique_slices(volume, 402, 12, folds=4), oblique_reference(images, 402, 12, folds=4))):
         runs = [set(np.concatenate([crops[i].ravel() for i in run])) for run in np.array_split(np.arange(402), 4)]
         assert crops.shape == (402, 12, 12)
         assert sum(map(len, runs)) == len(set.union(*runs))
@@ -71,13 +71,13 @@ def test_a_pixel_of_the_reference_is_the_nearest_of_the_nearest_row():
 def test_as_many_rows_come_twice_in_both():
     twice = 1 - 1 / np.sqrt(2)  # rows sqrt(2) apart on pixels 1 apart
     volume, image = np.arange(24**3).reshape(24, 24, 24), np.arange(40 * 40).reshape(40, 40)
-    for crops in (oblique_slices(volume, 400, 20, folds=1), oblique_reference(image, 400, 20, folds=1)):
+    for crops in map(np.stack, (oblique_slices(volume, 400, 20, folds=1), oblique_reference(image, 400, 20, folds=1))):
         assert (crops[:, :, 1:] == crops[:, :, :-1]).mean() == pytest.approx(twice, abs=0.01)
 
 
 def test_faces_of_isotropic_rock():
     volume, images = smooth_labels(1, 112, 112, 112), [smooth_labels(10 + i, 512, 512) for i in range(4)]
-    found = {"sr": oblique_slices(volume, 1500, 48, folds=1), "hr": oblique_reference(images, 1500, 48, folds=1)}
+    found = {"sr": np.stack(oblique_slices(volume, 1500, 48, folds=1)), "hr": np.stack(oblique_reference(images, 1500, 48, folds=1))}
     along = {name: (crops[:, 1:] != crops[:, :-1]).mean() for name, crops in found.items()}
     across = {name: (crops[:, :, 1:] != crops[:, :, :-1]).mean() for name, crops in found.items()}
     for name in found:
@@ -93,14 +93,14 @@ def test_isotropic_rock_is_told_apart_only_if_the_images_are_not_resampled_or_it
     oblique = oblique_slices(volume, 2000, 24, folds=2)
     reference = oblique_reference(images, 2000, 24, folds=2)
     steps = oblique_slices(volume[::8, ::8, ::8].repeat(8, 0).repeat(8, 1).repeat(8, 2), 2000, 24, folds=2)
-    assert two_sample_auc(images, list(oblique), 2, **SETTINGS)["auc"] > 0.85  # the test is strong enough to see what resampling does
-    assert abs(two_sample_auc(list(reference), list(oblique), 2, **SETTINGS)["auc"] - 0.5) < 0.08
-    assert two_sample_auc(list(reference), list(steps), 2, **SETTINGS)["auc"] > 0.95
+    assert two_sample_auc(images, oblique, 2, **SETTINGS)["auc"] > 0.85  # the test is strong enough to see what resampling does
+    assert abs(two_sample_auc(reference, oblique, 2, **SETTINGS)["auc"] - 0.5) < 0.08
+    assert two_sample_auc(reference, steps, 2, **SETTINGS)["auc"] > 0.95
 
 
 def test_bad_input_is_told():
     volume = np.zeros((20, 20, 20), np.uint8)
-    assert oblique_slices(volume, 1, 4, voxel_size=(0.4375, 0.4375, 0.4375)).dtype == np.uint8
+    assert oblique_slices(volume, 1, 4, voxel_size=(0.4375, 0.4375, 0.4375))[0].dtype == np.uint8
     with pytest.raises(InputError, match="voxels of 3.5 x 1 x 1 µm"):
         oblique_slices(volume, 1, 4, voxel_size=(3.5, 1, 1))
     with pytest.raises(InputError, match=r"\(z, y, x\)"):
@@ -115,7 +115,7 @@ def test_a_seed_repeats_the_crops():
     volume = np.random.default_rng(3).integers(0, 4, (30, 30, 30)).astype(np.uint8)
     for draw, labels in ((oblique_slices, volume), (oblique_reference, volume[0])):
         np.testing.assert_array_equal(draw(labels, 5, 8, seed=1), draw(labels, 5, 8, seed=1))
-        assert (draw(labels, 5, 8, seed=1) != draw(labels, 5, 8, seed=2)).any()
+        assert (np.stack(draw(labels, 5, 8, seed=1)) != np.stack(draw(labels, 5, 8, seed=2))).any()
 
 
 @pytest.mark.parametrize("edge", [5, 12])

@@ -7,36 +7,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from bundle.errors import InputError
-from bundle.networks.generator import LevelGenerator
 from bundle.networks.paper import PaperGenerator
 from bundle.networks.prepared import compiled, frozen, hiding
-
-NOTHING, SOME = [[0.0] * 2] * 2, [[0.0, 0.3], [0.0, 0.0]]
-
-
-def make(channels: tuple[int, ...] = (6, 5, 4, 4), blocks: int = 1) -> LevelGenerator:
-    torch.manual_seed(0)
-    return LevelGenerator(3, 2, channels, blocks=blocks, grain_radius=2)
-
-
-def patch_of(network: LevelGenerator, boxes: list[int]) -> Tensor:
-    draw = torch.Generator().manual_seed(9)
-    edge = network.patch_edge(boxes)
-    labels = F.one_hot(torch.randint(2, (1, edge, edge, edge), generator=draw), 2).movedim(-1, 1)
-    return torch.cat([labels, torch.randn(1, 1, edge, edge, edge, generator=draw)], 1)
+from tests.networks.test_generator import make, volume
+from tests.networks.test_hidden import NOTHING, SOME, generator, image
 
 
 def test_hiding_is_told_to_the_generator():
-    net = make()
-    patch = patch_of(net, [12])
-    assert hiding(net, SOME, patch[0, :-1].argmax(0).numpy()) is net and net.hidden.evidence[0].min() > 0
-    r = net.reach
-    turned = (net.corrected(patch) != patch[:, :2])[:, 0].float().sum() / patch[:, 0, r:-r, r:-r, r:-r].sum()
+    net = generator(None)
+    labelled = image(30)
+    assert hiding(net, SOME, labelled[0, :-1].argmax(0).numpy()) is net and net.hidden.evidence[0].min() > 0
+    turned = (net.corrected(labelled) != labelled[:, :2])[:, 0].float().sum() / labelled[:, 0, 5:-5, 5:-5, 5:-5].sum()
     assert 0.2 < turned < 0.4
 
 
@@ -52,9 +36,10 @@ def test_a_generator_that_cannot_bring_phases_back():
 def test_frozen_levels_get_no_gradient_and_the_others_the_same(levels):
     gradients = []
     for n in (0, levels):
-        net = frozen(make(), n)
+        net = frozen(make().requires_grad_(True), n)
         torch.manual_seed(3)
-        sum(p.square().mean() for _, p, _ in net.forward_training(patch_of(net, [6, 4, 2]), [6, 4, 2])).backward()
+        patch = volume(9, *[net.patch_edge([6, 4, 2])] * 3)
+        sum(p.square().mean() for _, p, _ in net.forward_training(patch, [6, 4, 2])).backward()
         gradients.append({name: parameter.grad for name, parameter in net.named_parameters()})
     for name, gradient in gradients[1].items():
         if levels and (name.startswith("trunk") or any(name.startswith(f"levels.{k}.") for k in range(levels))):
@@ -79,10 +64,10 @@ def test_compiled_it_makes_and_learns_the_same():
     """Volumes, gradients and the averaged copy within rounding; the weights keep their names."""
     found = []
     for wanted in (False, "true"):
-        net = compiled(make((4, 3), blocks=0), wanted)
+        net = compiled(make((4, 3), blocks=0).requires_grad_(True), wanted)
         assert (net.levels[0]._compiled_call_impl is None) == (wanted is False)
         torch.manual_seed(3)
-        ((_, made, _),) = net.forward_training(patch_of(net, [4]), [4])
+        ((_, made, _),) = net.forward_training(volume(9, *[net.patch_edge([4])] * 3), [4])
         made.square().mean().backward()
         copied = AveragedModel(net).module.state_dict()
         found.append(({name: p.grad for name, p in net.named_parameters()}, made.detach(), copied))
