@@ -77,6 +77,16 @@ def test_of_thousands_of_images_a_hundred_are_counted(rock, monkeypatch):
     assert 80 <= len(counted) <= 100
 
 
+def test_of_thousands_of_sections_a_hundred_are_counted_along_each_axis(monkeypatch):
+    """Evenly taken: labels rise with z, and the highest that is counted is one of the last."""
+    counted = []
+    monkeypatch.setattr(lone, "lone_share", lambda images: lone_share(counted.append(image) or image for image in images))
+    scan = np.broadcast_to((np.arange(1000) // 4).astype(np.uint8)[:, None, None], (1000, 8, 8))
+    believed(scan, [np.zeros((32, 32), np.uint8)], FACTOR)
+    planes = [int(image[0, 0]) for image in counted if image.shape == (8, 8) and np.ptp(image) == 0]
+    assert 80 <= len(planes) - 2 <= 100 and max(planes) > 240 and sum(image.shape == (1000, 8) for image in counted) == 4
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_sections_in_all_directions_count(axis):
     """Columns of one voxel are alone in the sections across them and in no others, so that they hold a third of what those across do."""
