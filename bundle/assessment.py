@@ -15,6 +15,7 @@ import numpy as np
 
 from bundle import judging, report
 from bundle.errors import InputError, optional, switch, whole
+from bundle.html_slices import mosaic_png
 from bundle.io import Volume, check_labels
 from bundle.io.files import read_volume
 from bundle.io.volume import are_cubes, cube_edge
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 CROP = 64  # SR voxels, edge of what the two-sample test looks at
 CROPS = 800  # of planes at 45 degrees
+SUREST = 10  # crops of a fold that are shown
 LENGTHS = {
     "mean chord of {}": lambda mask, axis, size: chord_lengths(mask, axis, size)["mean"],
     "segments wholly in {} half as often as its points": half_path,
@@ -55,6 +57,9 @@ class Assessment:
         two_sample: whether a network can tell SR from the HR images, on the axis planes and at 45 degrees.
         seed: of the two-sample tests.
 
+    Attributes:
+        pictures: PNG of what `run` saw, for `bundle.html_report.write`.
+
     Raises:
         InputError: a setting is impossible.
     """
@@ -74,6 +79,7 @@ class Assessment:
         self.morphology, self.two_sample = switch(morphology, "morphology"), switch(two_sample, "two_sample")
         self.physics = None if physics is None else whole(physics, "physics", "LR voxels along the edge of the cube", 1)
         self.physics_cell, self.seed = whole(physics_cell, "physics_cell", "SR voxels along the edge of a cell", 1), seed
+        self.pictures: dict[str, bytes] = {}
         self.minerals = {"conductivity": _conductivities(conductivity or {}), "moduli": _moduli(moduli or {})}
 
     def _read_truth(self, shape: Sequence[int], n_phases: int) -> np.ndarray | None:
@@ -238,7 +244,8 @@ class Assessment:
     def _two_sample(self, lr: np.ndarray, sr: Volume, images: Sequence[np.ndarray], n_phases: int, scale: int) -> dict[str, dict]:
         nearest = upsample_nearest(lr, scale)
         volumes = {"SR": sr.array, "LR": nearest}
-        rows = {"axis planes": {name: two_sample_auc(images, volume, n_phases, CROP, seed=self.seed) for name, volume in volumes.items()}}
+        rows = {"axis planes": {name: two_sample_auc(images, volume, n_phases, CROP, seed=self.seed, surest=SUREST) for name, volume in volumes.items()}}
+        self.pictures = {name: mosaic_png(crops, FOLDS) for name, crops in rows["axis planes"]["SR"]["crops"].items()}
         if are_cubes(sr.voxel_size):  # at 45 degrees other voxels than cubes are no squares
             real = oblique_reference(images, CROPS, CROP, self.seed)
             rows["planes at 45 degrees"] = {

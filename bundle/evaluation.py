@@ -173,20 +173,21 @@ class Evaluation:
             logger.info("SR against the HR images, %s\n%s", group, report.format_table(summary))
         logger.info(report.format_agreement(agreement))
         self._write(result, lr, sr, groups, curves, unit)
-        html_report.write(self.output_dir / "report.html", result, curves, shown, self._view(lr, sr, unit))
+        pictures = self._view(lr, sr, unit) | (self.assessment.pictures if self.assessment else {})
+        html_report.write(self.output_dir / "report.html", result, curves, shown, pictures)
         logger.info("wrote evaluation.json, report.html and the pictures to %s", self.output_dir)
         return result
 
-    def _view(self, lr: Volume, sr: Volume, unit: str) -> bytes | None:
-        """The picture of the surfaces; without it, and with a warning, where this machine cannot draw it: the report is worth more."""
+    def _view(self, lr: Volume, sr: Volume, unit: str) -> dict[str, bytes]:
+        """The picture of the surfaces, if it is asked for; without it, and with a warning, where this machine cannot draw it: the report is worth more."""
         if self.view_phase is None:
-            return None
+            return {}
         titles = [f"{name}, surfaces of {self.view_phase}" for name in ("LR", "SR")]
         try:
-            return surfaces_png(lr, sr, self.phases.index(self.view_phase), titles, unit)
+            return {"view": surfaces_png(lr, sr, self.phases.index(self.view_phase), titles, unit)}
         except InputError as error:
             logger.warning("report.html is without a 3D view: %s", error)
-            return None
+            return {}
 
     def _read(self) -> tuple[Volume, Volume, dict[str, list[np.ndarray]], str, dict, Place]:
         """LR and SR volumes with labels and voxel sizes that fit, HR images by group, the unit of the voxel sizes, where it all comes from, and the

@@ -36,7 +36,7 @@ def write(
     result: Mapping[str, Any],
     curves: Mapping[str, Mapping],
     sections: Mapping[str, Sections],
-    view: bytes | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the page, whole or not at all.
 
@@ -45,26 +45,31 @@ def write(
         result: of `bundle.evaluation.Evaluation.run`.
         curves: as for `bundle.report.two_point_figure`.
         sections: of `bundle.html_slices.sections`.
-        view: PNG of the surfaces, of `bundle.view3d.surfaces_png`.
+        pictures: PNG: "view", the surfaces, of `bundle.view3d.surfaces_png`; "real" and "fake", mosaics of the crops of the HR images and of SR by which a
+            network tells them apart. Each may be missing.
 
     Raises:
         InputError: the file cannot be written.
     """
-    write_text(path, page(result, curves, sections, view))
+    write_text(path, page(result, curves, sections, pictures))
 
 
-def page(result: Mapping[str, Any], curves: Mapping[str, Mapping], sections: Mapping[str, Sections], view: bytes | None = None) -> str:
+def page(
+    result: Mapping[str, Any], curves: Mapping[str, Mapping], sections: Mapping[str, Sections], pictures: Mapping[str, bytes] | None = None
+) -> str:
     """The HTML; see `write`."""
+    pictures = pictures or {}
     parts = {
         "verdicts": ("What the numbers say", _verdicts(result)),
         "sections": ("Sections", _sections(sections, result["phases"], result["voxel_size"]["unit"], (result.get("trust") or {}).get("overlay", False))),
-        "view": ("Surfaces in 3D", _view(view)),
+        "view": ("Surfaces in 3D", _view(pictures.get("view"))),
         "statistics": ("Statistics", _statistics(result)),
         "curves": ("Two-point correlation", _curves(curves, result)),
         "agreement": ("Agreement with LR", _agreement(result["lr_agreement"])),
         **{key: (heading, _optional(result, key, caption, text)) for key, (heading, caption, text) in OPTIONAL.items()},
         "provenance": ("Provenance", _provenance(result)),
     }
+    parts["two_sample"] = (parts["two_sample"][0], parts["two_sample"][1] + _told(pictures))
     shown = {key: part for key, part in parts.items() if part[1]}
     links = "".join(f'<a href="#{key}">{escape(heading)}</a>' for key, (heading, _) in shown.items())
     body = "".join(f'<section id="{key}"><h2>{escape(heading)}</h2>\n{html}</section>\n' for key, (heading, html) in shown.items())
@@ -196,6 +201,23 @@ def _view(view: bytes | None) -> str:
         return ""
     text = "The middle of LR and SR, the same box seen from the same side; at the border of the box the surfaces are cut open."
     return f'<p>{text}</p>\n<img class="chart" alt="surfaces of a phase in LR and SR" src="{data_uri(view)}">\n'
+
+
+def _told(pictures: Mapping[str, bytes]) -> str:
+    """By what a network tells SR from the HR images."""
+    columns = {"real": "HR images", "fake": "SR"}
+    if not pictures.keys() >= columns.keys():
+        return ""
+    text = (
+        "Of places that the networks never saw, the crops that they were surest of, the surest first: what they know the HR images by, and what gives SR away. "
+        "Crops of a kind that SR has none of at this place, such as a mineral that is rare here, say nothing of its texture."
+    )
+    figures = "".join(
+        f'<figure><figcaption><strong>{title}</strong></figcaption><img class="chart pixels" alt="crops told most surely, {title}" '
+        f'src="{data_uri(pictures[name])}"></figure>'
+        for name, title in columns.items()
+    )
+    return f'<p>{text}</p>\n<div class="columns">{figures}</div>\n'
 
 
 def _statistics(result: Mapping[str, Any]) -> str:

@@ -78,6 +78,14 @@ def label_png(labels: np.ndarray) -> bytes:
     return _png(labels, colour_labels(np.arange(int(labels.max()) + 1)))
 
 
+def mosaic_png(crops: np.ndarray, columns: int) -> bytes:
+    """Labels (n, rows, columns) row by row as one PNG as `label_png` makes, with white lines between."""
+    white = int(crops.max()) + 1
+    framed = np.pad(crops, ((0, -len(crops) % columns), (0, 2), (0, 2)), constant_values=white)
+    rows = framed.reshape(-1, columns, *framed.shape[1:]).swapaxes(1, 2).reshape(-1, columns * framed.shape[2])
+    return _png(rows[:-2, :-2], np.concatenate([colour_labels(np.arange(white)), np.full((1, 3), 255, np.uint8)]))
+
+
 def percent_png(percent: np.ndarray) -> bytes:
     """Per cent 0..100 (rows, columns) as PNG of one colour, the more opaque the larger; 0 is transparent, and nothing else is."""
     level = np.ceil(np.asarray(percent, float) * LEVELS / 100).astype(np.uint8)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bundle import assessment, judging
 from bundle.assessment import Assessment
@@ -16,6 +18,7 @@ from bundle.metrics.fractions import as_arrays
 
 PHASES = ("pore", "grain")
 MILLIDARCY = 9.869233e-4
+NOT_TOLD = {"auc": 0.5, "error": 0.1, "crops": {name: np.zeros((4, 2, 2), np.uint8) for name in ("real", "fake")}}
 
 
 @pytest.fixture
@@ -159,12 +162,15 @@ def test_a_network_tells_repeated_voxels_from_images(monkeypatch):
     rng = np.random.default_rng(1)
     sr = rng.integers(0, 2, (96, 96, 96)).astype(np.uint8)  # of one distribution with the images: every voxel a coin
     lr = Volume(rng.integers(0, 2, (24, 24, 24)).astype(np.uint8), (2.0,) * 3)
-    found = measured(Assessment(two_sample=True), lr, Volume(sr, (0.5,) * 3), images(), PHASES, 4)["two_sample"]
+    settings = Assessment(two_sample=True)
+    found = measured(settings, lr, Volume(sr, (0.5,) * 3), images(), PHASES, 4)["two_sample"]
     for plane in ("axis planes", "planes at 45 degrees"):
         value = {key[:2]: float(text.split(" ")[0]) for key, text in found[plane].items() if key[:2] in ("SR", "LR")}
         assert value["LR"] > 0.95, (plane, value)
         assert 0.35 < value["SR"] < 0.65, (plane, value)
     assert 0.3 < float(found["axis planes"]["HR images against each other"].split(" ")[0]) < 0.7
+    for name in ("real", "fake"):  # ten crops of 16 pixels from each of four folds, two pixels between
+        assert Image.open(io.BytesIO(settings.pictures[name])).size == (4 * 18 - 2, 10 * 18 - 2)
 
 
 def test_crops_at_45_degrees_are_images_to_the_network(monkeypatch):
@@ -172,7 +178,7 @@ def test_crops_at_45_degrees_are_images_to_the_network(monkeypatch):
     monkeypatch.setattr(assessment, "CROP", 16)
     monkeypatch.setattr(assessment, "CROPS", 80)
     asked = []
-    monkeypatch.setattr(assessment, "two_sample_auc", lambda real, fake, *args, **kwargs: asked.append((real, fake)) or {"auc": 0.5, "error": 0.1})
+    monkeypatch.setattr(assessment, "two_sample_auc", lambda real, fake, *args, **kwargs: asked.append((real, fake)) or NOT_TOLD)
     monkeypatch.setattr(assessment, "real_reference", lambda *args, **kwargs: {"auc": 0.5, "std": None})
     lr, sr = Volume(np.zeros((24, 24, 24), np.uint8), (2.0,) * 3), Volume(np.zeros((96, 96, 96), np.uint8), (0.5,) * 3)
     measured(Assessment(two_sample=True), lr, sr, images(), PHASES, 4)
@@ -267,7 +273,7 @@ def test_chords_of_images_stand_in_the_rows_of_their_axes(volumes):
 def test_only_cubes_are_cut_at_45_degrees(monkeypatch, size, rows):
     monkeypatch.setattr(assessment, "CROP", 16)
     monkeypatch.setattr(assessment, "CROPS", 8)
-    monkeypatch.setattr(assessment, "two_sample_auc", lambda *args, **kwargs: {"auc": 0.5, "error": 0.1})
+    monkeypatch.setattr(assessment, "two_sample_auc", lambda *args, **kwargs: NOT_TOLD)
     monkeypatch.setattr(assessment, "real_reference", lambda *args, **kwargs: {"auc": 0.5, "std": None})
     lr, sr = Volume(np.zeros((24, 24, 24), np.uint8), (2.0,) * 3), Volume(np.zeros((96, 96, 96), np.uint8), size)
     assert list(measured(Assessment(two_sample=True), lr, sr, images(), PHASES, 4)["two_sample"]) == rows

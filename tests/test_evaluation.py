@@ -465,7 +465,7 @@ def test_without_a_display_the_report_is_written_without_a_view(files, no_pictur
     views = []
     monkeypatch.setattr(html_report, "write", lambda *args: views.append(args[-1]))
     evaluation(files, view3d="true").run()
-    assert views == [None] and "without a 3D view: view3d: no OpenGL" in caplog.text
+    assert views == [{}] and "without a 3D view: view3d: no OpenGL" in caplog.text
 
 
 def test_what_is_asked_for_is_measured_and_shown(files):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bundle import html_report, html_slices, report
 from bundle.errors import InputError
-from bundle.html_slices import label_png, percent_png, reduce_labels, sections
+from bundle.html_slices import label_png, mosaic_png, percent_png, reduce_labels, sections
 from bundle.html_tables import cell, nested, table
 from bundle.io import Volume
 from bundle.metrics import lr_agreement, staircase, statistic_names, statistics, summarise
@@ -295,6 +295,14 @@ def test_sections_of_others_appear_only_when_there(no_charts):
     assert ["", "Truth", "LR", "nearest", "SR"] in rows and ["permeability (mD) <k>", "812.5", "640.0", "–", "790"] in rows
 
 
+def test_what_gives_sr_away_is_shown_beside_the_test(no_charts):
+    table = {"axis planes": {"SR: AUC ± standard error": ".74 ± .07"}}
+    crops = {name: mosaic_png(np.full((2, 4, 4), label, np.uint8), 2) for label, name in enumerate(("real", "fake"))}
+    shown = [attributes["src"] for tag, attributes in Reader(html_report.page(*made(two_sample=table), crops)).tags if "told" in (attributes.get("alt") or "")]
+    assert [tuple(picture(uri)[0, 0, :3]) for uri in shown] == [tuple(colours(np.array([[label]]))[0, 0]) for label in (0, 1)]
+    assert "told most surely" not in html_report.page(*made(two_sample=table))
+
+
 def test_page_is_written_whole_or_not(tmp_path, no_charts):
     html_report.write(tmp_path / "new" / "report.html", *made())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
@@ -395,6 +403,15 @@ def test_images_are_windows_of_the_size_of_sr_each_first():
 def test_palette_pictures_have_the_colours_of_the_labels(n):
     labels = np.arange(20 * 12).reshape(20, 12).astype(np.uint8) % n
     np.testing.assert_array_equal(picture(html_slices.data_uri(label_png(labels)))[..., :3], colours(labels))
+
+
+def test_crops_lie_row_by_row_with_white_between():
+    crops = np.random.default_rng(0).integers(0, 3, (5, 3, 4), np.uint8)
+    expected = np.full((3 + 2 + 3, 3 * 4 + 2 * 2, 3), 255, np.uint8)
+    for i, crop in enumerate(crops):
+        y, x = i // 3 * 5, i % 3 * 6
+        expected[y : y + 3, x : x + 4] = colours(crop)
+    np.testing.assert_array_equal(picture(html_slices.data_uri(mosaic_png(crops, 3)))[..., :3], expected)
 
 
 def test_uncertainty_is_more_opaque_where_larger():

@@ -29,7 +29,8 @@ SYMMETRIES = 8  # of a square: they change places, not labels
 
 
 def two_sample_auc(
-    real: Labels, fake: Labels, n_phases: int, edge: int = 64, folds: int = FOLDS, seed: int = 0, steps: int = 700, batch: int = 32, test: int = 200
+    real: Labels, fake: Labels, n_phases: int, edge: int = 64, folds: int = FOLDS, seed: int = 0, steps: int = 700, batch: int = 32, test: int = 200,
+    surest: int = 0,
 ) -> dict:
     """AUC of a network trained to tell crops of `real` from crops of `fake`, on crops of places that it never saw.
 
@@ -47,11 +48,13 @@ def two_sample_auc(
         steps: of the training in each fold; raise until `auc` rises no more.
         batch: crops of either kind in a step.
         test: crops of either kind that each fold is judged on.
+        surest: of these, those that the network of a fold is surest of and that are given back; 0 = none.
 
     Returns:
-        JSON-ready: `auc`, the mean of `folds` (a list, one AUC each); `std`, the standard deviation between folds; `error`, the standard error
+        JSON-ready but for `crops`: `auc`, the mean of `folds` (a list, one AUC each); `std`, the standard deviation between folds; `error`, the standard error
         of `auc`, with Nadeau & Bengio's correction (Machine Learning 52, 2003) because folds share training crops; `train`, the mean
-        AUC on crops of the places trained on: near `auc` unless the network learnt the places by heart.
+        AUC on crops of the places trained on: near `auc` unless the network learnt the places by heart; with `surest`, `crops`: `real` and `fake`, the crops
+        (surest x folds, edge, edge) that were told most surely, the surest of each fold first.
 
     Raises:
         InputError: a label outside 0..n_phases-1, fewer than 2 folds, or images too small or too few for the folds.
@@ -62,22 +65,27 @@ def two_sample_auc(
     for labels in (real, fake):
         count_labels(labels, n_phases)
         kinds.append(parts(labels, folds, edge))
-    found, trained = [], []
+    found, trained, told = [], [], {"real": [], "fake": []}
     for fold in range(folds):
         rng = np.random.default_rng((seed, fold))
         train = [[array for i, part in enumerate(kind) if i != fold for array in part] for kind in kinds]
         network = _train(train, n_phases, edge, steps, batch, rng)
-        for places, scores in (([kind[fold] for kind in kinds], found), (train, trained)):
-            real_scores, fake_scores = (_scores(network, draw_crops(arrays, test, edge, rng), n_phases) for arrays in places)
-            scores.append(auc(real_scores, fake_scores))
+        for places, aucs in (([kind[fold] for kind in kinds], found), (train, trained)):
+            crops = [draw_crops(arrays, test, edge, rng) for arrays in places]
+            scores = [_scores(network, one, n_phases) for one in crops]
+            aucs.append(auc(*scores))
+            if aucs is found:
+                for name, one, sure in zip(told, crops, (-scores[0], scores[1]), strict=True):
+                    told[name].append(one[np.argsort(sure, kind="stable")[:surest]])
     std = float(np.std(found, ddof=1))
-    return {
+    summary = {
         "auc": float(np.mean(found)),
         "std": std,
         "error": std * float(np.sqrt(1 / folds + 1 / (folds - 1))),
         "folds": found,
         "train": float(np.mean(trained)),
     }
+    return summary | ({"crops": {name: np.stack(one, 1).reshape(-1, edge, edge) for name, one in told.items()}} if surest else {})
 
 
 def real_reference(real: Sequence[np.ndarray], n_phases: int, max_splits: int = 3, seed: int = 0, **settings) -> dict:

@@ -121,6 +121,20 @@ def test_a_seed_repeats_the_test_and_leaves_other_random_numbers_alone():
     assert two_sample_auc(noise(1, 9), noise(2, 9), 2, seed=1, **settings)["folds"] != first["folds"]
 
 
+def test_the_crops_that_are_told_most_surely_are_given_back(monkeypatch):
+    """Of a network that takes bright crops for real those are the brightest of the images and the darkest of SR, of each fold."""
+    drawn = []
+    monkeypatch.setattr(two_sample, "_train", lambda *args: None)
+    monkeypatch.setattr(two_sample, "_scores", lambda network, crops, n: crops.mean((1, 2)))
+    monkeypatch.setattr(two_sample, "draw_crops", lambda *args: drawn.append(draw_crops(*args)) or drawn[-1])
+    found = two_sample_auc(noise(1, 9), noise(2, 9), 2, edge=16, folds=3, test=20, surest=2)["crops"]
+    for name, first, sign in (("real", 0, -1), ("fake", 1, 1)):
+        judged = drawn[first::4]  # of each fold the images judged on, SR, then those trained on
+        expected = [sorted(sign * one.mean((1, 2)))[:2] for one in judged]
+        assert found[name].shape == (6, 16, 16)
+        np.testing.assert_allclose(sign * found[name].mean((1, 2)), np.transpose(expected).ravel())
+
+
 def test_mean_spread_and_error_of_the_folds(monkeypatch):
     scores = iter([0.6, 0.0, 0.7, 0.0, 0.9, 0.0])  # judged, trained, judged, ..
     monkeypatch.setattr(two_sample, "auc", lambda real, fake: float(next(scores)))
