@@ -18,8 +18,8 @@ _EXAMPLE = '{"shape": [z, y, x], "dtype": "uint8", "voxel_size_um": [z, y, x]}'
 
 
 def open_raw(path: Path) -> Volume:
-    """name.raw, mapped to memory, as name.json says: `shape` and `dtype`; `voxel_size_um`, `origin_um`, `byte_order` (little, big) if given. Without it
-    the dtype tells the order: >u2 is big, uint16 little.
+    """name.raw, mapped to memory, as name.json says: `shape` and `dtype`; `voxel_size_um`, `origin_um`, `byte_order` (little, big) if given.
+    Without the last the dtype tells the order: >u2 is big, uint16 little.
 
     Raises:
         InputError: no or an unusable JSON file; a size that does not fit it.
