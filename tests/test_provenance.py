@@ -87,6 +87,13 @@ def test_the_record_tells_one_scan_from_another_behind_the_same_header(tmp_path)
     assert sums[0][1] == sums[1][1] == expected != sums[2][1] and sums[0][0] == sums[2][0] != sums[1][0]
 
 
+@pytest.mark.parametrize("text", ["{ no JSON", "[1, 2]", "3"])
+def test_a_file_beside_the_weights_that_is_no_record_says_nothing(tmp_path, text):
+    (tmp_path / "other.pt").write_text("weights")
+    (tmp_path / "other.json").write_text(text)
+    assert provenance.ancestor(tmp_path / "other.pt") == {"file": "other.pt", "sha256": hashlib.sha256(b"weights").hexdigest()}
+
+
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "other.pt"])
 def test_what_a_training_started_from(tmp_path, name):
     """The record beside it goes along, and so the records before; a file without a record has a checksum at least."""
@@ -124,6 +131,8 @@ def test_a_resumed_training_goes_on_with_its_record(tmp_path, monkeypatch, caplo
     first = _trained(tmp_path, 1, False, {"seed": 0, "rates": (1, 2)}, tmp_path / "first.pt")
     again = _trained(tmp_path, 2, True, {"seed": 0, "rates": (1, 2)})  # without start_from, which a resume does not need
     assert again == first | {"epochs": 2, "iterations": 2} and not caplog.records
+    (tmp_path / "first.pt").write_text("trained further since")
+    assert _trained(tmp_path, 2, True, {"seed": 0, "rates": (1, 2)}, tmp_path / "first.pt")["started_from"] == first["started_from"]
     monkeypatch.setattr(provenance, "commit", lambda: "two")
     other = _trained(tmp_path, 2, True, {"seed": 7, "rates": (1, 2)})
     assert other["resumed"] == [{"epochs": 2, "commit": "one", "settings": {"seed": 0}}] and other["settings"]["seed"] == 7
