@@ -126,10 +126,11 @@ class TrainingRecord:
         if self.labels is not None:
             data["image"][0]["labels_sha256"] = labels_sha256(self.labels)
         before = _record(self.path) if engine.state.iteration else {}  # of the run that this one resumes
-        for entry, found in data.items():
-            known = before.get("data", {}).get(entry, found)
+        learned = before.get("data", data)
+        for entry in {**learned, **data}:  # one set of images and one a plane have entries of their own
+            known, found = learned.get(entry, []), data.get(entry, [])
             if _checksums(known, "sha256") != _checksums(found, "sha256") and _checksums(known, "labels_sha256") != _checksums(found, "labels_sha256"):
-                names = (", ".join(item["file"] for item in files) for files in (known, found))
+                names = (", ".join(item["file"] for item in files) or f"no images of {entry}" for files in (known, found))
                 raise InputError(
                     "resume: until now the training learned from {}, and not from {} as it is; give the same files, or begin a new one in another "
                     "output_dir with start_from".format(*names)

@@ -112,9 +112,9 @@ def test_what_a_training_started_from(tmp_path, name):
     assert json.loads((tmp_path / "new.json").read_text())["started_from"] == expected
 
 
-def _trained(folder, epochs: int, resumed: bool, settings: dict, start=None, labels=None, hr: str = "hr.tif") -> dict:
+def _trained(folder, epochs: int, resumed: bool, settings: dict, start=None, labels=None, hr: str = "hr.tif", groups=("hr",)) -> dict:
     """A run to the given epoch, of one epoch or resumed from one, and its record."""
-    data = {"image": str(folder / "lr.tif"), "hr": str(folder / hr)}
+    data = {"image": str(folder / "lr.tif"), **{group: str(folder / hr) for group in groups}}
     engine = Engine(lambda *_: None)
     engine.state.device, engine.generator_steps = torch.device("cpu"), 0
     if resumed:
@@ -153,6 +153,8 @@ def test_a_training_is_not_resumed_on_other_files(tmp_path):
     before = _trained(tmp_path, 1, False, {}, labels=labels)
     with pytest.raises(InputError, match="resume: until now the training learned from hr.tif, and not from other.tif as it is; give the same files"):
         _trained(tmp_path, 2, True, {}, labels=labels, hr="other.tif")
+    with pytest.raises(InputError, match="learned from hr.tif, and not from no images of hr as it is"):
+        _trained(tmp_path, 2, True, {}, labels=labels, hr="other.tif", groups=("hr_xy", "hr_xz", "hr_yz"))  # a set a plane
     assert json.loads((tmp_path / "model.json").read_text()) == before
     (tmp_path / "lr.tif").write_text("the same labels, another header")
     _trained(tmp_path, 2, True, {}, labels=labels)
