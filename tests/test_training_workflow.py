@@ -703,6 +703,17 @@ def test_resume_with_other_images_that_hide_more(parse, hiding_rock, rock):
     assert train(parse(**TINY | hiding_rock | {"max_epochs": 2, "resume": True})).state.iteration == 6
 
 
+def test_resume_with_other_tables_of_labels_is_told(parse, rock, tmp_path, caplog):
+    """The files are the same, what the training sees of them is not."""
+    train(parse(**TINY | rock | {"hr_labels": {0: 0, 1: 1, 2: 2, 3: 3}}))
+    changed = {"lr_labels": {0: 0, 1: 2, 2: 1, 3: 3}, "hr_labels": {0: 0, 1: 2, 2: 1, 3: 3}, "hidden": {}, "rims": {}}
+    caplog.clear()
+    train(parse(**TINY | rock | changed | {"max_epochs": 2, "resume": True}))
+    assert "resumed with other settings" in caplog.text
+    assert "lr_labels None, now {'0': 0, '1': 2, '2': 1, '3': 3}" in caplog.text and "hr_labels {'0': 0, '1': 1, " in caplog.text
+    assert json.loads((tmp_path / "output" / "model.json").read_text())["settings"]["lr_labels"] == {"0": 0, "1": 2, "2": 1, "3": 3}
+
+
 def failure(parser: ConfigParser) -> str:
     """The line that the command would print."""
     with pytest.raises(Exception) as caught:
