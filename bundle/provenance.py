@@ -129,7 +129,7 @@ class TrainingRecord:
         learned = before.get("data", data)
         for entry in {**learned, **data}:  # one set of images and one a plane have entries of their own
             known, found = learned.get(entry, []), data.get(entry, [])
-            if _checksums(known, "sha256") != _checksums(found, "sha256") and _checksums(known, "labels_sha256") != _checksums(found, "labels_sha256"):
+            if all(_checksums(known, kind) != _checksums(found, kind) for kind in ("sha256", "labels_sha256")):
                 names = (", ".join(item["file"] for item in files) or f"no images of {entry}" for files in (known, found))
                 raise InputError(
                     "resume: until now the training learned from {}, and not from {} as it is; give the same files, or begin a new one in another "
