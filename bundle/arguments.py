@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
@@ -21,20 +22,26 @@ MONAI = set(inspect.signature(run).parameters)
 INSTANCES = ("_target_", "_disabled_", "_mode_")
 """Names that say how MONAI makes a component."""
 
+FLAG = re.compile("--|-[a-zA-Z]")
+"""What python-fire takes for a name; -3.5 is a number."""
+
 
 def check_arguments(arguments: Sequence[str] | None = None) -> None:
-    """Checks that every setting on the command line of `python -m monai.bundle run` is one of the config files that it names.
+    """Checks that every setting on the command line of `python -m monai.bundle run` is one of the config files that it names, and that every word but
+    what is to be run belongs to one: python-fire takes a name with one dash, too, and further words for arguments of `run` that do nothing here.
 
     Args:
         arguments: program and its arguments; those of this process unless given. Nothing is checked where another program runs the config.
 
     Raises:
-        InputError: a name that no config file has, with the most similar one that there is.
+        InputError: a name that no config file has, with the most similar one that there is; a word that belongs to no name.
     """
     program, *words = sys.argv if arguments is None else arguments
     if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py") or words[:1] != ["run"]:
         return
-    given = _given(words)
+    given, alone = _given(words[1:])
+    if alone[1:]:
+        raise InputError(f"{alone[1]}: belongs to no setting; write --name value, and a value that has spaces in quotes")
     if "args_file" in given:  # what is given beside it counts more
         given = ConfigParser.load_config_file(given["args_file"]) | given
     files = given.get("config_file") or []
@@ -81,14 +88,22 @@ def _names(component: Mapping[str, Any]) -> set[str] | None:
     return known | {one.name for one in arguments}
 
 
-def _given(words: Sequence[str]) -> Mapping[str, Any]:
-    """Options, as python-fire takes them, and what follows each: a list where it is written as one, else a text."""
-    given = {}
-    for word, following in zip(words, [*words[1:], ""]):
-        if word.startswith("--") and word != "--":
-            name, equals, value = word[2:].partition("=")
-            given[name.replace("-", "_")] = _value(value if equals else following)
-    return given
+def _given(words: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """Options, as python-fire takes them, and what follows each: a list where it is written as one, else a text; and the words that follow none."""
+    given: dict[str, Any] = {}
+    alone, following = [], list(words)
+    while following:
+        word = following.pop(0)
+        if word == "--":  # what follows is for python-fire itself
+            break
+        if not FLAG.match(word):
+            alone.append(word)
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        if not equals and following and not FLAG.match(following[0]):
+            value = following.pop(0)
+        given[name.replace("-", "_")] = _value(value)
+    return given, alone
 
 
 def _value(text: str) -> Any:

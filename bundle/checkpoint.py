@@ -25,10 +25,10 @@ FIXED = ("logit_bound", "grain_perturbation")  # settings of a generator that st
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a file that `torch.save` wrote, on the CPU, without running code from it.
+    """Read the dictionary that `torch.save` wrote to a file, on the CPU, without running code from it.
 
     Raises:
-        InputError: missing or damaged file, or not one of torch.
+        InputError: missing or damaged file, not one of torch, or one of something else than a dictionary.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,11 +36,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums, and would load altered weights
             damaged = archive.testzip()
-        if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True) if damaged is None else None
     except Exception as error:  # zipfile, pickle and torch have their own for every kind of damage
         raise InputError(f"{path}: not a checkpoint of torch, or a damaged or incomplete one; copy it again") from error
-    raise InputError(f"{path}: damaged, the checksum of {damaged} is wrong; copy it again")
+    if damaged is not None:
+        raise InputError(f"{path}: damaged, the checksum of {damaged} is wrong; copy it again")
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: no trained model (a {type(state).__name__}); give a file that training writes")
+    return state
 
 
 def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -89,7 +92,7 @@ def load_weights(network: nn.Module, path: str | Path, facts: Mapping[str, Any],
         InputError: the file cannot be read, or belongs to another network or other facts.
     """
     model = load_checkpoint(path)
-    missing = [key for key in ("model", *facts) if not isinstance(model, dict) or key not in model]
+    missing = [key for key in ("model", *facts) if key not in model]
     if missing:
         raise InputError(f"{path}: no trained model (it lacks {', '.join(missing)}); give the model.pt that training writes")
     for key, expected in facts.items():

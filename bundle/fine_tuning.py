@@ -50,7 +50,7 @@ def warm_start(
         InputError: missing, damaged, of other networks, or of other phases of which none is said to be like a new one.
     """
     state = load_checkpoint(path)
-    if isinstance(state, dict) and "model" in state:  # the averaged generator alone; critics start anew
+    if "model" in state:  # the averaged generator alone; critics start anew
         average = {f"module.{key}": value for key, value in state["model"].items()}
         count = {key: value for key, value in engine.ema.state_dict().items() if not key.startswith("module.")}
         state = {**state, "network": state["model"], "ema": {**count, **average}, "critics": {}}

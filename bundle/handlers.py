@@ -200,7 +200,7 @@ class TrainingCheckpoint:
             return
         state = load_checkpoint(self.path)
         parts = engine.parts()
-        missing = [name for name in (*parts, "position", "names") if not isinstance(state, dict) or name not in state]
+        missing = [name for name in (*parts, "position", "names") if name not in state]
         if missing:
             raise InputError(f"{self.path}: lacks {', '.join(missing)}: no training checkpoint of this configuration; choose another output_dir")
         for key, names in self.names.items():

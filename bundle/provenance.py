@@ -70,10 +70,17 @@ def ancestor(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     found: dict[str, Any] = {"file": path.name, "sha256": sha256(path)}
     beside = path.with_name("model.json") if path.name == "checkpoint.pt" else path.with_suffix(".json")
-    if beside.is_file():
-        known = json.loads(beside.read_text(encoding="utf-8"))
-        found |= {key: known[key] for key in ("commit", "generator_steps", "hours", "started_from") if key in known}
-    return found
+    known = _record(beside)
+    return found | {key: known[key] for key in ("commit", "generator_steps", "hours", "started_from") if key in known}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What a record says; empty where there is none, or a file that is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class TrainingRecord:
@@ -118,16 +125,18 @@ class TrainingRecord:
         data = {entry: [{"file": path.name, "sha256": sha256(path)} for path in paths] for entry, paths in files.items()}
         if self.labels is not None:
             data["image"][0]["labels_sha256"] = labels_sha256(self.labels)
-        before = self._before() if engine.state.iteration else {}
-        for entry, found in data.items():
-            known = before.get("data", {}).get(entry, found)
-            if _checksums(known, "sha256") != _checksums(found, "sha256") and _checksums(known, "labels_sha256") != _checksums(found, "labels_sha256"):
-                names = (", ".join(item["file"] for item in files) for files in (known, found))
+        before = _record(self.path) if engine.state.iteration else {}  # of the run that this one resumes
+        learned = before.get("data", data)
+        for entry in {**learned, **data}:  # one set of images and one a plane have entries of their own
+            known, found = learned.get(entry, []), data.get(entry, [])
+            if all(_checksums(known, kind) != _checksums(found, kind) for kind in ("sha256", "labels_sha256")):
+                names = (", ".join(item["file"] for item in files) or f"no images of {entry}" for files in (known, found))
                 raise InputError(
                     "resume: until now the training learned from {}, and not from {} as it is; give the same files, or begin a new one in another "
                     "output_dir with start_from".format(*names)
                 )
-        started = ancestor(self.start) if self.start else before.get("started_from")
+        # a training that is resumed has its weights from its checkpoint, whatever start_from names by now
+        started = before.get("started_from") if before else ancestor(self.start) if self.start else None
         made_at = commit()
         resumed = self._resumed(before, made_at)
         self.fixed = {
@@ -139,13 +148,6 @@ class TrainingRecord:
             "versions": versions(),
             "hardware": torch.cuda.get_device_name() if engine.state.device.type == "cuda" else processor(),
         }
-
-    def _before(self) -> dict[str, Any]:
-        """The record of the run that this one resumes; empty where there is none."""
-        try:
-            return json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
 
     def _resumed(self, before: Mapping[str, Any], made_at: str | None) -> list[dict[str, Any]]:
         """What was otherwise until now, by run; a warning where it is the settings."""

@@ -29,6 +29,8 @@ def test_what_the_files_have_and_what_is_monais_is_taken(config):
     check_arguments([*PROGRAM, "--config_file", both, "--max_epochs", "3", "--critics=2", "--logging_file", "a.conf", "--meta_file=b"])
     as_fire_takes_them = ["--max-epochs", "-3", "--network_def#channels", "[2]", "--network_def::anything=2", "--part::source::region=1"]
     check_arguments([*PROGRAM, f"--config_file={both}", *as_fire_takes_them])
+    check_arguments([*PROGRAM, "-config_file", both, "-max-epochs", "-3", "--costs", "-1"])
+    check_arguments([*PROGRAM[:2], "--config_file", both, "--critics", "1", "training"])  # fire finds what is to be run wherever it stands
     known = ["--source#region=1", "--source#_disabled_=1", "--list#0#a=2", "--costs#calcite#dolomite=1"]
     unknowable = ["--made#anything", "--made#any#thing=1", "--source#path#x=1", "--short#anything=1", "--compiled#anything=1"]
     check_arguments([*PROGRAM, f"--config_file={config}", *known, *unknowable])
@@ -43,6 +45,9 @@ def test_what_the_files_have_and_what_is_monais_is_taken(config):
     (["--part#source#labels", "[2]"], r"--part#source#labels: {} has no such setting; did you mean n_labels\?"), (["--part#sauce#path=1"], "source"),
     (["--source#regoin=1"], r"--source#regoin: .* did you mean region\?"), (["--n#a=1"], "--n#a: "), (["--list#1#a=1"], "--list#1#a: "),
     (["--max_epochs#a=1"], "--max_epochs#a: "),
+    (["-max_epoch", "3"], r"--max_epoch: {} has no such setting; did you mean max_epochs\?"), (["-max-epoch=3"], r"--max_epoch: {} has no such"),
+    (["max_epochs=3"], "max_epochs=3: belongs to no setting; write --name value"), (["--max_epochs", "3", "4"], "4: belongs to no setting"),
+    (["--costs", "[pore,", "clay]"], r"clay\]: belongs to no setting; .* a value that has spaces in quotes"),
     (["--zzz"], r"--zzz: {} has no such setting; see the file for those that there are"),
 ])  # fmt: skip
 @pytest.mark.parametrize("by", ["config_file", "args_file"])

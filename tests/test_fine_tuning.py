@@ -58,6 +58,13 @@ def test_warm_start_from_another_network(tmp_path):
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2]], ids=["tensor", "list"])
+def test_warm_start_from_what_is_no_checkpoint(tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt: no trained model \(a (Tensor|list)\); give a file that training writes"):
+        warm_start(Trainer(), tmp_path / "other.pt", ["pore"], ["pore"])
+
+
 class Engine:
     """What a warm start sees of a training of a generator with levels."""
 

@@ -297,7 +297,8 @@ def change(**entries):
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), {}, "damaged"),
         (lambda path: path.write_text("text"), {}, "not a checkpoint"),
-        (lambda path: torch.save([1, 2], path), {}, "lacks network, ema, critics, g_optimizer, buffer, position, names"),
+        (lambda path: torch.save([1, 2], path), {}, r"no trained model \(a list\)"),
+        (lambda path: torch.save({}, path), {}, "lacks network, ema, critics, g_optimizer, buffer, position, names"),
         (lambda path: torch.save({"model": {}, "phases": []}, path), {}, "lacks network"),
         (change(network={"weight": torch.zeros(2, 2)}), {}, "another configuration.*Missing key"),
         (change(g_optimizer={"state": {}, "param_groups": []}), {}, "another configuration"),

@@ -87,6 +87,13 @@ def test_the_record_tells_one_scan_from_another_behind_the_same_header(tmp_path)
     assert sums[0][1] == sums[1][1] == expected != sums[2][1] and sums[0][0] == sums[2][0] != sums[1][0]
 
 
+@pytest.mark.parametrize("text", ["{ no JSON", "[1, 2]", "3"])
+def test_a_file_beside_the_weights_that_is_no_record_says_nothing(tmp_path, text):
+    (tmp_path / "other.pt").write_text("weights")
+    (tmp_path / "other.json").write_text(text)
+    assert provenance.ancestor(tmp_path / "other.pt") == {"file": "other.pt", "sha256": hashlib.sha256(b"weights").hexdigest()}
+
+
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "other.pt"])
 def test_what_a_training_started_from(tmp_path, name):
     """The record beside it goes along, and so the records before; a file without a record has a checksum at least."""
@@ -105,9 +112,9 @@ def test_what_a_training_started_from(tmp_path, name):
     assert json.loads((tmp_path / "new.json").read_text())["started_from"] == expected
 
 
-def _trained(folder, epochs: int, resumed: bool, settings: dict, start=None, labels=None, hr: str = "hr.tif") -> dict:
+def _trained(folder, epochs: int, resumed: bool, settings: dict, start=None, labels=None, hr: str = "hr.tif", groups=("hr",)) -> dict:
     """A run to the given epoch, of one epoch or resumed from one, and its record."""
-    data = {"image": str(folder / "lr.tif"), "hr": str(folder / hr)}
+    data = {"image": str(folder / "lr.tif"), **{group: str(folder / hr) for group in groups}}
     engine = Engine(lambda *_: None)
     engine.state.device, engine.generator_steps = torch.device("cpu"), 0
     if resumed:
@@ -124,6 +131,8 @@ def test_a_resumed_training_goes_on_with_its_record(tmp_path, monkeypatch, caplo
     first = _trained(tmp_path, 1, False, {"seed": 0, "rates": (1, 2)}, tmp_path / "first.pt")
     again = _trained(tmp_path, 2, True, {"seed": 0, "rates": (1, 2)})  # without start_from, which a resume does not need
     assert again == first | {"epochs": 2, "iterations": 2} and not caplog.records
+    (tmp_path / "first.pt").write_text("trained further since")
+    assert _trained(tmp_path, 2, True, {"seed": 0, "rates": (1, 2)}, tmp_path / "first.pt")["started_from"] == first["started_from"]
     monkeypatch.setattr(provenance, "commit", lambda: "two")
     other = _trained(tmp_path, 2, True, {"seed": 7, "rates": (1, 2)})
     assert other["resumed"] == [{"epochs": 2, "commit": "one", "settings": {"seed": 0}}] and other["settings"]["seed"] == 7
@@ -144,6 +153,8 @@ def test_a_training_is_not_resumed_on_other_files(tmp_path):
     before = _trained(tmp_path, 1, False, {}, labels=labels)
     with pytest.raises(InputError, match="resume: until now the training learned from hr.tif, and not from other.tif as it is; give the same files"):
         _trained(tmp_path, 2, True, {}, labels=labels, hr="other.tif")
+    with pytest.raises(InputError, match="learned from hr.tif, and not from no images of hr as it is"):
+        _trained(tmp_path, 2, True, {}, labels=labels, hr="other.tif", groups=("hr_xy", "hr_xz", "hr_yz"))  # a set a plane
     assert json.loads((tmp_path / "model.json").read_text()) == before
     (tmp_path / "lr.tif").write_text("the same labels, another header")
     _trained(tmp_path, 2, True, {}, labels=labels)

@@ -703,6 +703,30 @@ def test_resume_with_other_images_that_hide_more(parse, hiding_rock, rock):
     assert train(parse(**TINY | hiding_rock | {"max_epochs": 2, "resume": True})).state.iteration == 6
 
 
+def test_the_scan_is_read_as_it_is_and_no_further_than_its_region(parse, rock, tmp_path):
+    """As the inference takes it: float32 would make one of two labels beyond 2^24, and what lies outside the region need be no label."""
+    labels = np.random.default_rng(0).integers(0, 4, (20, 20, 20))
+    values = (labels + 2**24).astype(np.int32)
+    values[15:] = 7
+    tifffile.imwrite(tmp_path / "wide.tif", values)
+    settings = {"lr_image": str(tmp_path / "wide.tif"), "lr_voxel_size": 4.0, "lr_labels": {2**24 + i: i for i in range(4)}}
+    parser = parse(**TINY | rock | settings | {"lr_region": [[2, 15], [0, 20], [0, 20]]})
+    seen = parser.get_parsed_content("train#dataset").data[0]["image"]
+    assert seen.dtype == torch.uint8
+    np.testing.assert_array_equal(seen[0].numpy(), labels[2:15])
+
+
+def test_resume_with_other_tables_of_labels_is_told(parse, rock, tmp_path, caplog):
+    """The files are the same, what the training sees of them is not."""
+    train(parse(**TINY | rock | {"hr_labels": {0: 0, 1: 1, 2: 2, 3: 3}}))
+    changed = {"lr_labels": {0: 0, 1: 2, 2: 1, 3: 3}, "hr_labels": {0: 0, 1: 2, 2: 1, 3: 3}, "hidden": {}, "rims": {}}
+    caplog.clear()
+    train(parse(**TINY | rock | changed | {"max_epochs": 2, "resume": True}))
+    assert "resumed with other settings" in caplog.text
+    assert "lr_labels None, now {'0': 0, '1': 2, '2': 1, '3': 3}" in caplog.text and "hr_labels {'0': 0, '1': 1, " in caplog.text
+    assert json.loads((tmp_path / "output" / "model.json").read_text())["settings"]["lr_labels"] == {"0": 0, "1": 2, "2": 1, "3": 3}
+
+
 def failure(parser: ConfigParser) -> str:
     """The line that the command would print."""
     with pytest.raises(Exception) as caught:

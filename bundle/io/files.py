@@ -95,15 +95,17 @@ def read_volume(path: str | Path, voxel_size: float | Sequence[float] | None = N
 
 
 def in_memory(path: str | Path, volume: Volume, part: tuple[slice, ...] = (slice(None),) * 3) -> Volume:
-    """A volume that was opened, or a part of it (z, y, x), with its values in memory and in native byte order.
+    """A volume that was opened, or a part of it (slices z, y, x), with its values in memory, in native byte order, and its place.
 
     Raises:
         InputError: they cannot be read.
     """
     with readable(Path(path)):
         array = np.asarray(volume.array[part])
-        volume.array = array.astype(array.dtype.newbyteorder("="))
-    return volume
+        array = array.astype(array.dtype.newbyteorder("="))
+    first = [axis.indices(n)[0] for axis, n in zip(part, volume.array.shape)]
+    origin = tuple(o + v * i for o, v, i in zip(volume.origin, volume.voxel_size or (0.0,) * 3, first))
+    return Volume(array, volume.voxel_size, origin)
 
 
 def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = None) -> Volume:

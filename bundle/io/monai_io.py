@@ -9,21 +9,25 @@ from monai.data import ImageReader, ImageWriter
 from monai.utils import ImageMetaKey, MetaKeys, convert_data_type, ensure_tuple
 
 from bundle.errors import InputError
-from bundle.io.files import READERS, format_of, read_volume, write_volume
+from bundle.io.files import READERS, format_of, in_memory, open_volume, write_volume
+from bundle.io.region import region_slices
 from bundle.io.volume import Volume, as_voxel_size
 
 
 class VolumeReader(ImageReader):
-    """Read one volume as an array (z, y, x) whose affine is in the same order and in µm.
+    """Read one volume, or a region of it, as an array (z, y, x) whose affine is in the same order and in µm.
 
     Args:
         voxel_size: µm, a number or (z, y, x); overrides the file.
         key: of the voxel size in the config, for the message where neither has one.
+        region: [[z0, z1], [y0, y1], [x0, x1]] in voxels; None is all. Of formats that are read in parts no more is read.
     """
 
-    def __init__(self, voxel_size: float | Sequence[float] | None = None, key: str = "lr_voxel_size") -> None:
+    def __init__(
+        self, voxel_size: float | Sequence[float] | None = None, key: str = "lr_voxel_size", region: Sequence[Sequence[int]] | None = None
+    ) -> None:
         self.voxel_size = None if voxel_size is None else as_voxel_size(voxel_size, key)
-        self.key = key
+        self.key, self.region = key, region
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         return all(format_of(name) in READERS for name in ensure_tuple(filename))
@@ -40,13 +44,14 @@ class VolumeReader(ImageReader):
             voxel_size in µm (z, y, x).
 
         Raises:
-            InputError: as `read_volume`; no voxel size in the file nor in the config.
+            InputError: as `read_volume`; no voxel size in the file nor in the config; a region outside the volume.
         """
         if len(img) != 1:
             raise InputError(f"{', '.join(str(name) for name in img)}: one volume is read at a time; give one file")
-        volume = read_volume(img[0], self.voxel_size)
+        volume = open_volume(img[0], self.voxel_size)
         if volume.voxel_size is None:
             raise InputError(f"{img[0]}: does not state its voxel size; set {self.key} in µm")
+        volume = in_memory(img[0], volume, region_slices(volume.array.shape, self.region))
         meta = {
             MetaKeys.AFFINE: volume.affine,
             MetaKeys.ORIGINAL_AFFINE: volume.affine,

@@ -45,16 +45,15 @@ def open_ome_zarr(path: Path) -> Volume:
         spatial = [places[name] for name in "zyx"]
     if any(n > 1 for i, n in enumerate(array.shape) if i not in spatial):
         raise InputError(f"{path}: shape {array.shape}; one volume is needed: give one of a single time and channel")
-    units = {micrometres(axes[i].get("unit") or "") for i in spatial}
-    voxels = array if spatial == list(range(array.ndim)) or len(spatial) != 3 else _Spatial(array, spatial)
-    if len(units) != 1 or None in units:
+    units = [micrometres(axes[i].get("unit") or "") for i in spatial]
+    voxels = array if spatial == list(range(array.ndim)) else _Spatial(array, spatial)
+    if None in units:
         return Volume(voxels)
-    unit = units.pop()
-    return Volume(voxels, tuple(significant(unit * size[i]) for i in spatial), tuple(significant(unit * origin[i]) for i in spatial))
+    return Volume(voxels, *(tuple(significant(unit * of[i]) for unit, i in zip(units, spatial)) for of in (size, origin)))
 
 
 class _Spatial:
-    """An array with time and channel axes of length 1, or with its axes in another order, as one (z, y, x), read where it is sliced."""
+    """An array with time and channel axes of length 1, or with its axes in another order, as one of its axes of space, read where it is sliced."""
 
     def __init__(self, array: Any, spatial: list[int]):
         self._array, self._spatial = array, spatial

@@ -19,6 +19,7 @@ _EXAMPLE = '{"shape": [z, y, x], "dtype": "uint8", "voxel_size_um": [z, y, x]}'
 
 def open_raw(path: Path) -> Volume:
     """name.raw, mapped to memory, as name.json says: `shape` and `dtype`; `voxel_size_um`, `origin_um`, `byte_order` (little, big) if given.
+    Without the last the dtype tells the order: >u2 is big, uint16 little.
 
     Raises:
         InputError: no or an unusable JSON file; a size that does not fit it.
@@ -29,7 +30,9 @@ def open_raw(path: Path) -> Volume:
     try:
         header = json.loads(sidecar.read_text(encoding="utf-8"))
         shape = tuple(int(n) for n in header["shape"])
-        dtype = np.dtype(header["dtype"]).newbyteorder({"little": "<", "big": ">"}[header.get("byte_order", "little")])
+        dtype = np.dtype(header["dtype"])
+        order = header.get("byte_order", "big" if dtype.str[0] == ">" else "little")  # a dtype may say it itself, as >u2 does
+        dtype = dtype.newbyteorder({"little": "<", "big": ">"}[order])
         size = header.get("voxel_size_um")
         origin = tuple(float(v) for v in header.get("origin_um", (0, 0, 0)))
         if len(origin) != 3 or not all(map(math.isfinite, origin)):

@@ -35,6 +35,26 @@ def test_load_image(tmp_path, array, suffix):
     assert tuple(image.meta["spatial_shape"]) == (5, 7, 11)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".mha", ".raw"])
+def test_a_region_is_read_alone_and_with_its_place(tmp_path, array, suffix):
+    write_volume(tmp_path / f"a{suffix}", Volume(array, SIZE, ORIGIN))
+    image = load(tmp_path / f"a{suffix}", region=[[1, 3], [0, 7], [2, 11]])
+    np.testing.assert_array_equal(image[0].numpy(), array[1:3, :, 2:])
+    np.testing.assert_allclose(image.affine, [[3, 0, 0, 13], [0, 2.5, 0, 20], [0, 0, 4, -22], [0, 0, 0, 1]])
+    values = VolumeReader(region=[[1, 3], [0, 7], [2, 11]]).get_data((tmp_path / f"a{suffix}",))[0]
+    assert type(values) is np.ndarray and values.base is None and values.nbytes == 2 * 7 * 9, "a view would keep the whole volume in memory"
+
+
+@pytest.mark.parametrize(
+    "region",
+    [[[0, 6], [0, 7], [0, 11]], [[-1, 3], [0, 7], [0, 11]], [[2, 2], [0, 7], [0, 11]], [[3, 1], [0, 7], [0, 11]], [[0, 4], [0, 5]], [0, 4], "all"],
+)
+def test_a_region_outside_the_volume_is_refused(tmp_path, array, region):
+    write_volume(tmp_path / "a.nii", Volume(array, SIZE, ORIGIN))
+    with pytest.raises(InputError, match=r"lr_region.*\(5, 7, 11\)"):
+        VolumeReader(region=region).get_data((tmp_path / "a.nii",))
+
+
 def test_reader_chooses_by_suffix():
     assert VolumeReader().verify_suffix(["a.nii.gz", "b.TIF"])
     assert not VolumeReader().verify_suffix("a.npy")

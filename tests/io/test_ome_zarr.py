@@ -96,6 +96,22 @@ def test_units(tmp_path, unit, factor):
     assert read_volume(write(tmp_path / "a.zarr", LABELS, "zyx", unit)).voxel_size == pytest.approx([2 * factor, 3 * factor, 4 * factor])
 
 
+def test_units_that_differ_between_axes(tmp_path):
+    path = write(tmp_path / "a.zarr", LABELS, "zyx", unit=None)
+    group = zarr.open_group(str(path))
+    ome = group.attrs["ome"]
+    for axis, unit in zip(ome["multiscales"][0]["axes"], ["nanometer", "micrometer", "millimeter"]):
+        axis["unit"] = unit
+    group.attrs["ome"] = ome
+    assert read_volume(path).voxel_size == (0.002, 3.0, 4000.0)
+
+
+@pytest.mark.parametrize("unit", ["micrometer", None])
+def test_an_image_with_a_channel_is_no_volume(tmp_path, unit):
+    with pytest.raises(InputError, match=r"a\.zarr: 2D \(6 x 7\); one 3D volume"):
+        read_volume(write(tmp_path / "a.zarr", LABELS[:1], "cyx", unit=unit))
+
+
 def test_without_a_unit_there_is_no_voxel_size(tmp_path):
     assert read_volume(write(tmp_path / "a.zarr", LABELS, "zyx", None)).voxel_size is None
 

@@ -34,6 +34,13 @@ def test_byte_order(tmp_path, array, order, dtype):
     assert (volume.voxel_size, volume.origin) == (None, (0.0, 0.0, 0.0))
 
 
+@pytest.mark.parametrize("dtype", [">u2", "<u2"])
+def test_byte_order_of_the_dtype(tmp_path, array, dtype):
+    array.astype(dtype).tofile(tmp_path / "a.raw")
+    (tmp_path / "a.json").write_text(json.dumps({"shape": array.shape, "dtype": dtype}))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.raw").array, array)
+
+
 def test_missing_json(tmp_path, array):
     array.tofile(tmp_path / "a.raw")
     with pytest.raises(InputError, match=r"a\.json"):
