@@ -132,7 +132,7 @@ class TrainingRecord:
             if all(_checksums(known, kind) != _checksums(found, kind) for kind in ("sha256", "labels_sha256")):
                 names = (", ".join(item["file"] for item in files) or f"no images of {entry}" for files in (known, found))
                 raise InputError(
-                    "resume: until now the training learned from {}, and not from {} as it is; give the same files, or begin a new one in another "
+                    "resume: until now the training learned from other data ({}) than is given ({}); give the same files, or begin a new one in another "
                     "output_dir with start_from".format(*names)
                 )
         # a training that is resumed has its weights from its checkpoint, whatever start_from names by now

@@ -1,9 +1,11 @@
+"""Patches lie anywhere, with the border repeated around."""
+
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from bundle.transforms.region import RandPatchd
+from bundle.transforms.patches import RandPatchd
 
 
 def test_patches_lie_anywhere_and_repeat_the_border():
