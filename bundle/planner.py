@@ -69,7 +69,8 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
                 raise InputError(f"{small}; set that edge to {least} or more")
     need, sharing = training_memory(trainer, batch_size, trainer.boxes), _sharing(trainer)
     free = free_memory(trainer.state.device) // sharing
-    takes = f"training takes about {size_text(need)} of memory, {size_text(free)} are free" + (f" for each of {sharing} processes" if sharing > 1 else "")
+    each = f" for each of {sharing} processes" if sharing > 1 else ""
+    takes = f"training takes about {size_text(need)} of memory, {size_text(free)} are free{each}"
     logger.info(takes)
     if need <= free:
         return

@@ -154,8 +154,8 @@ class StoreInferer(Inferer):
             self.window.core_for(network, min(self.shard, max(shape)), self.probabilities)
             fitting = next((n for power in range(self.shard.bit_length()) if taken(n := self.shard >> power) <= free / 2), 1)
             raise InputError(
-                f"shard: shards of {self.shard} LR voxels take {size_text(taken(self.shard))} of memory, {size_text(free)} are free; set shard to {fitting} "
-                "and choose another output_dir, or run fewer processes"
+                f"shard: shards of {self.shard} LR voxels take {size_text(taken(self.shard))} of memory, {size_text(free)} are free; "
+                f"set shard to {fitting} and choose another output_dir, or run fewer processes"
             )
         return taken(self.shard)
 

@@ -275,7 +275,7 @@ def test_shards_that_take_more_than_is_free_are_told_and_one_that_fits(source, t
     """Two of 3 + 3 layers, of 6 LR voxels a side at 4x: 165,888 bytes; of 3 an eighth. What a window takes is another matter."""
     monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 150_000)
     monkeypatch.setattr("bundle.inferer.choose_core", lambda *_: 1)
-    message = r"^shard: shards of 6 LR voxels take 0.16 MiB of memory, 0.14 MiB are free; set shard to 3 and choose another output_dir, or run fewer processes$"
+    message = "^shard: shards of 6 LR voxels take 0.16 MiB of memory, 0.14 MiB are free; set shard to 3 and choose another output_dir, or run fewer"
     with pytest.raises(InputError, match=message):
         infer(source, tmp_path / "out", shard=6, uncertainty=2)
     assert not (tmp_path / "out").exists()

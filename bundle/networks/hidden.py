@@ -63,8 +63,8 @@ class HiddenPhases(nn.Module):
     Args:
         n_labels, n_phases: of LR and of the result.
         radius: LR voxels that smoothing reaches, somewhat less than a grain does. A walk is half as long again.
-        noise_std: standard deviation of the white noise that `forward` will be given; thresholds and weights are told in its smooth noise. 0, which turns
-            nothing by itself: as 1.
+        noise_std: standard deviation of the white noise that `forward` will be given; thresholds and weights are told in its smooth noise. 0, which
+            turns nothing by itself: as 1.
     """
 
     hosts: list[int]  # labels that are another phase in part

@@ -333,7 +333,7 @@ def test_the_share_of_a_uniform_volume_that_turns(share):
 @pytest.mark.parametrize("noise_std", [0.5, 2.0])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_the_share_that_turns_does_not_depend_on_the_noise(noise_std, calibrated):
-    """A uniform volume and the bound of the deviation as above: with a quarter of the voxels hidden, half the noise turned 9 %, twice the noise 37 %."""
+    """A uniform volume and the bound of the deviation as above: of a quarter half the noise turned 9 %, twice the noise 37 %."""
     net = LevelGenerator(3, 2, channels=[4, 4], blocks=1, grain_radius=4, noise_std=noise_std)
     net.hidden.hide([[0.0, 0.25], [0.0, 0.0]])
     if calibrated:
