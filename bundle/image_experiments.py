@@ -117,19 +117,21 @@ def _images(folder: Path) -> str:
 
 
 def _generate(lab: Lab, folder: Path, phases: Sequence[str], epochs: int, images: int) -> Path:
-    """Stack of our generator, trained on the images that are not kept out, and the verdict on it; made once."""
-    output = folder / "generator"
-    stack = output / "hr_generated.tif"
-    options = [f"--phases={list(phases)}", f"--output_dir={output}"]
-    settings = {"epochs": epochs, "images": images, "images to learn from": checksum(folder / "train" / "hr.tif"), "phases": list(phases)}
-    if lab.anew(output, stack, settings):
-        training = [f"--hr_images={folder / 'train' / 'hr.tif'}", f"--max_epochs={epochs}", "--epoch_length=100", "--resume=true"]
-        if not (output / "done").exists():
-            lab.bundle("training", ["hr_synthesis.yaml"], *training, *options)
-            (output / "done").touch()
-        lab.bundle("inference", ["hr_synthesis_inference.yaml"], f"--model_file={output / 'model.pt'}", f"--n_images={images}", *options)
-    if not (output / "hr_generated_gates.json").exists():
-        Gating(str(stack), str(folder / "train" / "hr.tif"), phases, held_out_images=str(folder / "test" / "hr.tif")).run()
+    """Stack of our generator, trained on the images that are not kept out, and the verdict on it; each made once."""
+    output, learned = folder / "generator", folder / "train" / "hr.tif"
+    known = {"phases": list(phases)}
+    if lab.anew(output, output / "done", known | {"epochs": epochs, "images to learn from": checksum(learned)}):
+        training = [f"--hr_images={learned}", f"--max_epochs={epochs}", "--epoch_length=100", "--resume=true"]
+        lab.bundle("training", ["hr_synthesis.yaml"], *training, f"--phases={list(phases)}", f"--output_dir={output}")
+        (output / "done").touch()
+    made, model = output / "images", output / "model.pt"
+    stack, verdict = made / "hr_generated.tif", made / "hr_generated_gates.json"
+    if lab.anew(made, stack, known | {"images": images, "weights": checksum(model)}):
+        verdict.unlink(missing_ok=True)
+        options = [f"--model_file={model}", f"--n_images={images}", f"--phases={list(phases)}", f"--output_dir={made}"]
+        lab.bundle("inference", ["hr_synthesis_inference.yaml"], *options)
+    if not verdict.exists():
+        Gating(str(stack), str(learned), phases, held_out_images=str(folder / "test" / "hr.tif")).run()
     return stack
 
 

@@ -140,6 +140,10 @@ class WindowInferer(Inferer):
         """The precision of the network on a device: bfloat16 or float32."""
         return "bfloat16" if (has_bfloat16(torch.device(device)) if self.amp is None else self.amp) else "float32"
 
+    def free(self, device: torch.device) -> int:
+        """Bytes that this process may take, of those that are free."""
+        return free_memory(device) // self.processes
+
     def core_for(self, network: nn.Module, most: int, probabilities: bool = False, reserved: int = 0) -> int:
         """Edge of the windows of a box whose longest edge is `most`. Chosen once: later what is free is not what was.
 
@@ -154,7 +158,7 @@ class WindowInferer(Inferer):
         """
         if self._chosen[0] is not network or self._chosen[1] < most:
             device = next(network.parameters()).device
-            amp, free = self.precision(device) == "bfloat16", free_memory(device) // self.processes - reserved
+            amp, free = self.precision(device) == "bfloat16", self.free(device) - reserved
             self._chosen = network, most, choose_core(network, amp, free, most, self.core, probabilities)
             logger.debug(f"windows of {self._chosen[2]} LR voxels")
         return min(self._chosen[2], most)

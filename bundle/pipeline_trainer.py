@@ -44,12 +44,12 @@ class PipelineTrainer(SuperResolutionTrainer):
 
     def _steps(self, iteration: int, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         image = convert_to_tensor(batch["image"], track_meta=False).to(self.state.device)
-        self.labels = self.network.corrected(image).contiguous()
         last = self.parallel.rank == self.parallel.size - 1
         self.adversarial_turn = bool(self.critics) and iteration > self.warmup_iterations
         generator_turn = iteration % self.n_critic == 0 or not self.critics
         generates = generator_turn or self.buffer is None or not (self.pushed or self.buffer.rings)
         if generates:  # else nothing is drawn either, as in one process
+            self.labels = self.network.corrected(image).contiguous()
             noises = self._draw(image)
         self.random, self.reals, self.micro = torch.get_rng_state(), {}, []
         losses: dict[str, Tensor] = {}

@@ -67,8 +67,11 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
             if least > edge:  # else it takes them, or none at all, and says why
                 small = f"boxes: {edge} LR voxels at {scale}x are slices of {slices} pixels, smaller than a critic takes"
                 raise InputError(f"{small}; set that edge to {least} or more")
-    need, free = training_memory(trainer, batch_size, trainer.boxes), free_memory(trainer.state.device)
-    logger.info(f"training takes about {size_text(need)} of memory, {size_text(free)} are free")
+    need, sharing = training_memory(trainer, batch_size, trainer.boxes), _sharing(trainer)
+    free = free_memory(trainer.state.device) // sharing
+    each = f" for each of {sharing} processes" if sharing > 1 else ""
+    takes = f"training takes about {size_text(need)} of memory, {size_text(free)} are free{each}"
+    logger.info(takes)
     if need <= free:
         return
     if trainer.spread:
@@ -76,8 +79,8 @@ def check_training(trainer: SuperResolutionTrainer, batch_size: int, scale_facto
         return
     for advice, smaller in _smaller(trainer, batch_size):
         if smaller <= free:
-            raise InputError(f"training takes about {size_text(need)} of memory, {size_text(free)} are free; set {advice}: {size_text(smaller)}")
-    raise InputError(f"training takes about {size_text(need)} of memory, {size_text(free)} are free, and no smaller setting fits; free memory")
+            raise InputError(f"{takes}; set {advice}: {size_text(smaller)}")
+    raise InputError(f"{takes}, and no smaller setting fits; free memory{', or run fewer processes' if sharing > 1 else ''}")
 
 
 def _takes(critic: nn.Module, trainer: SuperResolutionTrainer, pixels: int) -> bool:
@@ -167,6 +170,11 @@ def _patches(patches: SlicedWasserstein, fake: Tensor) -> Tensor:
 def _shares(trainer: SuperResolutionTrainer) -> int:
     """Processes that each make a part of every batch."""
     return 1 if trainer.parallel is None else trainer.parallel.shares
+
+
+def _sharing(trainer: SuperResolutionTrainer) -> int:
+    """Processes that share the free memory, each of which takes as much. Of a pipeline each holds a part of what is counted."""
+    return 1 if trainer.parallel is None or trainer.spread else trainer.parallel.neighbours
 
 
 def _kept(trainer: SuperResolutionTrainer, batch_size: int, edges: Sequence[int]) -> int:

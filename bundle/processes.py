@@ -27,6 +27,7 @@ class Processes:
         device: the GPU of this process, or the processor.
         leads: whether this process logs and writes for all.
         shares: processes that each take patches of their own.
+        neighbours: processes on this machine, this one included, that share the memory of `device`.
 
     Raises:
         InputError: not started by torchrun.
@@ -52,6 +53,7 @@ class Processes:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == self.leader % self.size
         self.shares = 1
+        self.neighbours = -(-int(os.environ["LOCAL_WORLD_SIZE"]) // max(gpus, 1))
         if not self.leads:
             logging.disable(logging.INFO)  # one tells it for all
 

@@ -19,7 +19,7 @@ from bundle.errors import InputError, switch, whole
 from bundle.inferer import WindowInferer
 from bundle.io import Volume, super_resolved_affine
 from bundle.io.source import LabelSource
-from bundle.memory import lack_of_memory
+from bundle.memory import lack_of_memory, size_text
 from bundle.metrics import upsample_nearest
 from bundle.store import SUFFIX, LabelStore, PercentStore, ShardStore
 from bundle.trust import Trust
@@ -100,10 +100,8 @@ class StoreInferer(Inferer):
         """
         scale, edge = int(network.scale_factor), min(self.shard, max(inputs.shape))
         device = next(network.parameters()).device
-        layers = 1 + len(self.phases) * (self.probabilities + bool(self.uncertainty)) + 2 * bool(self.uncertainty) + 2 * bool(self.trust)
-        reserved = 0 if device.type == "cuda" else 2 * layers * (scale * edge) ** 3  # one made, one written
         # before anything is written, so that too little memory leaves nothing
-        self.window.core_for(network, edge, self.probabilities, reserved)
+        self.window.core_for(network, edge, self.probabilities, 0 if device.type == "cuda" else self._reserved(inputs.shape, network))
         stores = self._stores(inputs, network)
         own = list(stores[LABELS].shards())[self.rank :: self.world_size]
         open_stores = {start: [name for name, store in stores.items() if not store.finished(start)] for start, _ in own}
@@ -139,6 +137,27 @@ class StoreInferer(Inferer):
             if self.progress:
                 bar.set_description(_progress(stores))
         return stores
+
+    def _reserved(self, shape: Sequence[int], network: nn.Module) -> int:
+        """Bytes that two shards, one made and one written, take of a volume of so many LR voxels.
+
+        Raises:
+            InputError: more than are free, or too few even for a window.
+        """
+        layers = 1 + len(self.phases) * (self.probabilities + bool(self.uncertainty)) + 2 * bool(self.uncertainty) + 2 * bool(self.trust)
+
+        def taken(edge: int) -> int:
+            return 2 * layers * prod(int(network.scale_factor) * min(edge, n) for n in shape)
+
+        free = self.window.free(next(network.parameters()).device)
+        if taken(self.shard) >= free:
+            self.window.core_for(network, min(self.shard, max(shape)), self.probabilities)
+            fitting = next((n for power in range(self.shard.bit_length()) if taken(n := self.shard >> power) <= free / 2), 1)
+            raise InputError(
+                f"shard: shards of {self.shard} LR voxels take {size_text(taken(self.shard))} of memory, {size_text(free)} are free; "
+                f"set shard to {fitting} and choose another output_dir, or run fewer processes"
+            )
+        return taken(self.shard)
 
     def _stores(self, inputs: LabelSource, network: nn.Module) -> dict[str, ShardStore]:
         scale = int(network.scale_factor)

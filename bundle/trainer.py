@@ -137,13 +137,13 @@ class SuperResolutionTrainer(AdversarialTrainer):
     def _steps(self, iteration: int, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """One critic step and, every `n_critic` iterations, one generator step."""
         image = convert_to_tensor(batch["image"], track_meta=False).to(self.state.device, memory_format=torch.channels_last_3d)
-        labels = self.whole(self.network.corrected(image))
         adversarial = bool(self.critics) and iteration > self.warmup_iterations
         generator_turn = iteration % self.n_critic == 0 or not self.critics
         losses: dict[str, Tensor] = {}
 
         volumes = []
         if generator_turn or self.buffer is None or not self.buffer.rings:
+            labels = self.whole(self.network.corrected(image))
             with torch.set_grad_enabled(generator_turn), torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.bfloat16):
                 volumes = (self.decoder or self.network.forward_training)(image, self.boxes)
             volumes = [(scale, self.whole(probabilities.to(image.device)), box) for scale, probabilities, box in volumes]
@@ -152,7 +152,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
         reals, fakes = {}, {}
         if self.critics or self.patches is not None or self.feedback is not None:
             reals = self._reals(batch, image.shape[1] - 1) if self.critics else {}
-            fakes = self.fakes(volumes, labels)
+            fakes = self.fakes(volumes, labels) if volumes else {}  # a critic's turn takes those of the buffer
             if self.buffer is not None:
                 for name, per_plane in fakes.items():
                     self.buffer.push(name, *(torch.cat(parts) for parts in zip(*per_plane)))

@@ -80,6 +80,7 @@ def together(tmp_path_factory, bundle_root) -> Path:
         from bundle.data_parallel import DataParallel
         from tests.test_data_parallel import trainer_with
         parallel = DataParallel()
+        assert parallel.neighbours == 2
         for teacher in ("patches", "critics"):
             trainer = trainer_with(teacher, 1, parallel)
             trainer.run()

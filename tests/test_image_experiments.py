@@ -76,7 +76,7 @@ def test_each_source_teaches_as_long_and_one_image_is_never_seen(tmp_path, comma
     trainings = [(configs, given) for run, configs, given in commands.calls if run == "training"]
     (configs, generator), *others = trainings
     assert configs == ("hr_synthesis.yaml",) and generator["hr_images"] == str(folder / "train" / "hr.tif") and generator["max_epochs"] == "5"
-    stack = str(folder / "generator" / "hr_generated.tif")
+    stack = str(folder / "generator" / "images" / "hr_generated.tif")
     sources = {"real": str(folder / "train" / "hr.tif"), "our generated": stack, "others' generated": str(tmp_path / "others.tif")}
     critics, patches = ("train.yaml", "critics.yaml"), ("train.yaml",)
     titles = ["real, ADA critic", *(f"{source}, {teacher}" for teacher in ("plain critic", "patches") for source in sources)]
@@ -174,3 +174,22 @@ def test_a_generator_of_other_epochs_is_told(tmp_path, commands, judged, rock, c
         image_experiments.hr_sources(lab_in(tmp_path), **rock, others=None, phases=PHASES, generator_epochs=epochs, images=2)
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert told.startswith(f"{tmp_path / 'lab' / 'hr_sources' / 'without_0' / 'generator'}: used as it is, made with epochs 1, now 2;")
+
+
+def test_a_generator_whose_images_were_broken_off_is_not_taken_for_one_of_other_epochs(tmp_path, commands, judged, rock, monkeypatch, caplog):
+    def killed(run, configs, *options):
+        if configs == ["hr_synthesis_inference.yaml"]:
+            raise InputError("killed")
+        commands.run(run, configs, *options)
+
+    run = dict(others=None, phases=PHASES, left_out=0, images=2)
+    monkeypatch.setattr(Lab, "bundle", staticmethod(killed))
+    with pytest.raises(InputError, match="killed"):
+        image_experiments.hr_sources(lab_in(tmp_path), **rock, generator_epochs=1, **run)
+    monkeypatch.setattr(Lab, "bundle", commands.run)
+    image_experiments.hr_sources(lab_in(tmp_path), **rock, generator_epochs=2, **run)
+    folder = tmp_path / "lab" / "hr_sources" / "without_0" / "generator"
+    assert [given["max_epochs"] for given in commands.of("training") if given["output_dir"] == str(folder)] == ["1"]
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith(f"{folder}: used as it is, made with epochs 1, now 2;")
+    assert json.loads((folder / "settings.json").read_text())["epochs"] == 1

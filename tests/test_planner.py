@@ -73,14 +73,11 @@ def test_of_two_processes_each_holds_what_both_made(bundle_root, tmp_path):
         assert peak == pytest.approx(before + need, rel=0.2) and peak - before == pytest.approx(need, rel=0.4), (before, need, peak)
 
 
+class Shared:
+    shares, neighbours, decoder = 3, 2, staticmethod(lambda network: None)
+
+
 def test_a_shared_batch_takes_more_than_its_part_and_less_than_the_whole():
-    class Shared:
-        shares, decoder = 3, staticmethod(lambda network: None)
-
-        @staticmethod
-        def sampler(items, batch_size):
-            return None
-
     trainer = patch_trainer(buffer=SliceBuffer(20))
     part, whole = (planner.training_memory(trainer, batch, [4, 2]) for batch in (2, 6))
     trainer.parallel = Shared()
@@ -155,6 +152,16 @@ def test_a_generator_without_levels_gets_smaller_batches_and_boxes(monkeypatch):
     one = planner.training_memory(trainer, 1, (6,))
     assert "set batch_size to 1: " in advice_of(trainer, 2, one, monkeypatch)
     assert "set batch_size to 1, boxes to [5]: " in advice_of(trainer, 2, one - 1, monkeypatch)
+
+
+def test_processes_of_a_machine_share_its_memory(monkeypatch):
+    """Three that share a batch, two of them here: both must fit."""
+    trainer = patch_trainer()
+    trainer.parallel = Shared()
+    need = planner.training_memory(trainer, 1, trainer.boxes)
+    monkeypatch.setattr(planner, "free_memory", lambda device: 2 * need)
+    planner.check_training(trainer, 1, 4)
+    assert " are free for each of 2 processes; set checkpointing to true: " in advice_of(trainer, 1, 2 * need - 2, monkeypatch)
 
 
 def test_training_stops_before_it_writes_anything(bundle_root, tmp_path, monkeypatch):

@@ -271,6 +271,27 @@ def test_too_little_memory_shows_before_anything_is_written(source, tmp_path, mo
     assert not (tmp_path / "out").exists()
 
 
+def test_shards_that_take_more_than_is_free_are_told_and_one_that_fits(source, tmp_path, monkeypatch):
+    """Two of 3 + 3 layers, of 6 LR voxels a side at 4x: 165,888 bytes; of 3 an eighth. What a window takes is another matter."""
+    monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 150_000)
+    monkeypatch.setattr("bundle.inferer.choose_core", lambda *_: 1)
+    message = "^shard: shards of 6 LR voxels take 0.16 MiB of memory, 0.14 MiB are free; set shard to 3 and choose another output_dir, or run fewer"
+    with pytest.raises(InputError, match=message):
+        infer(source, tmp_path / "out", shard=6, uncertainty=2)
+    assert not (tmp_path / "out").exists()
+    infer(source, tmp_path / "out", shard=3, uncertainty=2)
+
+
+def test_shards_of_a_thin_volume_take_no_more_than_it_holds(tmp_path, monkeypatch):
+    """1 x 1 x 40 LR voxels at 4x are 2,560 bytes, one made and one written, not the cubes of 160."""
+    write_volume(tmp_path / "thin.nii", Volume(np.zeros((1, 1, 40), np.uint8), (1.0,) * 3))
+    left = []  # for windows
+    monkeypatch.setattr("bundle.inferer.free_memory", lambda device: 6000)
+    monkeypatch.setattr("bundle.inferer.choose_core", lambda network, amp, free, *_: left.append(free) or 1)
+    assert infer(LabelSource(tmp_path / "thin.nii", 3), tmp_path, shard=40).missing() == 0
+    assert left == [6000 - 2 * 4 * 4 * 160]
+
+
 def test_memory_that_a_shard_lacks_is_one_line(source, tmp_path, monkeypatch):
     """An allocation that really fails, of the votes of a shard."""
     zeros = np.zeros

@@ -763,6 +763,15 @@ def test_memory_that_a_handler_lacks_is_one_line():
         trainer.run()
 
 
+def test_labels_are_corrected_where_a_volume_is_made_alone(monkeypatch):
+    """In the first iteration, to begin the buffer, and with each generator step; a critic's turn takes what the buffer holds."""
+    trainer, corrected = level_trainer(iterations=5, n_critic=2, buffer=SliceBuffer(3)), []
+    once = trainer.network.corrected
+    monkeypatch.setattr(trainer.network, "corrected", lambda image: corrected.append(trainer.state.iteration) or once(image))
+    trainer.run()
+    assert corrected == [1, 2, 4]
+
+
 class Turned(AdaptiveAugmentation):
     """An augmentation that marks what it saw: each phase becomes the next."""
 

@@ -43,7 +43,7 @@ class LevelGenerator(nn.Module):
             rows on its grid; 0: it is white. It is saved with the weights.
         grain_perturbation: standard deviation of smooth noise, some LR voxels wide, that is added to the logits of the LR labels: it decides
             which grains turn, where the LR does not say. Without it all of a phase turns at once.
-        noise_std: of the noise that `forward` and `forward_training` draw for the finer levels; 0 is the paper's ablation.
+        noise_std: of the noise that `forward` and `forward_training` draw for the finer levels, and that is given to it; 0 is the paper's ablation.
         checkpointing: training keeps no features within the trunk and the levels, and computes them again on the way back: slower, in less memory.
         block: edge, in voxels of the level before, of what the finest level makes of a window at a time.
     """
@@ -83,7 +83,7 @@ class LevelGenerator(nn.Module):
         self.logit_bound, self.noise_std = logit_bound, noise_std
         self.grain_perturbation = grain_perturbation
         self.grains = SmoothNoise(out_channels, grain_radius)
-        self.hidden = HiddenPhases(in_channels - 1, out_channels, grain_radius)
+        self.hidden = HiddenPhases(in_channels - 1, out_channels, grain_radius, noise_std)
         self.register_buffer("softness", torch.tensor(softness))
         self.register_buffer("label_blur", torch.tensor(float(label_blur)))
         self.register_load_state_dict_pre_hook(bring_up)

@@ -63,15 +63,18 @@ class HiddenPhases(nn.Module):
     Args:
         n_labels, n_phases: of LR and of the result.
         radius: LR voxels that smoothing reaches, somewhat less than a grain does. A walk is half as long again.
+        noise_std: standard deviation of the white noise that `forward` will be given; thresholds and weights are told in its smooth noise. 0, which
+            turns nothing by itself: as 1.
     """
 
     hosts: list[int]  # labels that are another phase in part
     rims: list[int]  # those of them that are rims
     becomes: list[int]  # the phase that each label hides, where it is a host
 
-    def __init__(self, n_labels: int, n_phases: int, radius: int):
+    def __init__(self, n_labels: int, n_phases: int, radius: int, noise_std: float = 1.0):
         super().__init__()
         self.unknown: int = n_phases - n_labels
+        self.noise_std: float = noise_std or 1.0
         self.radius: int = radius
         self.walk: int = radius + radius // 2
         self.reach: int = radius + self.walk
@@ -120,7 +123,7 @@ class HiddenPhases(nn.Module):
             for phase, share in turning:
                 self.target[label, phase], self.rim[label] = 1.0, float(label in rims)
                 # of the noise; of a rim it is compared with a share, which is never more than 1
-                self.threshold[label] = 2 - share if label in rims else NormalDist().inv_cdf(1 - share)
+                self.threshold[label] = 2 - share if label in rims else self.noise_std * NormalDist().inv_cdf(1 - share)
         _find_hosts(self)
 
     @torch.jit.unused
@@ -150,18 +153,18 @@ class HiddenPhases(nn.Module):
             if len(seen) and label in self.rims:
                 self.threshold[label] = float(np.quantile(_quantiles(seen), before - 1))
             elif len(seen):
-                share = 1 - NormalDist().cdf(before)
+                share = 1 - NormalDist().cdf(before / self.noise_std)
                 specks = torch.cat(given[label]) if given.get(label) else seen[:0]
                 ratio = len(specks) / len(seen)
                 seen, specks = (_quantiles(values) for values in (seen, specks))
                 weight = EVIDENCE / max(float(np.quantile(seen, 1 - share)), LEAST_SEEN)
 
-                def excess(threshold: float) -> float:  # the noise on top of a hill is standard normal, wherever the hill is
+                def excess(threshold: float) -> float:  # in its deviation the noise on top of a hill is standard normal, wherever the hill is
                     lost = ratio * ndtr(threshold - weight * specks).mean() if ratio else 0.0
                     return ndtr(weight * seen - threshold).mean() - share - lost
 
-                self.threshold[label] = brentq(excess, -10, 10 + weight)
-                self.evidence[label] = weight / SHARES
+                self.threshold[label] = self.noise_std * brentq(excess, -10, 10 + weight)
+                self.evidence[label] = self.noise_std * weight / SHARES
                 if ratio:
                     self.doubt[label] = self.threshold[label]
 
@@ -202,7 +205,7 @@ class HiddenPhases(nn.Module):
         return x.round().to(torch.int32 if self.radius <= 16 else torch.int64)
 
     def smooth(self, noise: Tensor) -> Tensor:
-        """White noise (B, 1, D + 2 reach, …) -> smooth noise of unit variance, without `radius` voxels on each side."""
+        """White noise (B, 1, D + 2 reach, …) -> smooth noise of the same variance, without `radius` voxels on each side."""
         field = box_sum(box_sum(self.exact(noise * self.fineness), self.widths[-1]), self.widths[-1])
         return trimmed(field, self.radius - self.widths[-1] + 1).to(noise) / self.deviation
 

@@ -330,6 +330,19 @@ def test_the_share_of_a_uniform_volume_that_turns(share):
     assert (turned[:, 1:] * turned[:, :-1]).sum() / turned[:, 1:].sum() > 0.7
 
 
+@pytest.mark.parametrize("noise_std", [0.5, 2.0])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_the_share_that_turns_does_not_depend_on_the_noise(noise_std, calibrated):
+    """A uniform volume and the bound of the deviation as above: of a quarter half the noise turned 9 %, twice the noise 37 %."""
+    net = LevelGenerator(3, 2, channels=[4, 4], blocks=1, grain_radius=4, noise_std=noise_std)
+    net.hidden.hide([[0.0, 0.25], [0.0, 0.0]])
+    if calibrated:
+        net.hidden.calibrate(np.zeros((6, 6, 6), np.uint8))
+    labels = torch.zeros(1, *[96 + 2 * net.reach] * 3, dtype=torch.long)
+    turned = net.hidden(onehot(labels, 2), noise_std * white(3, 1, 1, *labels.shape[1:])).argmax(1).double()
+    assert turned.mean().item() == pytest.approx(0.25, abs=0.044)
+
+
 def test_nothing_hidden_is_nothing_changed():
     """However high the field, the labels stay, and a phase that the LR does not know is nowhere."""
     labels = torch.randint(0, 2, (1, 14, 15, 16))
