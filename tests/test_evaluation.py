@@ -468,6 +468,14 @@ def test_without_a_display_the_report_is_written_without_a_view(files, no_pictur
     assert views == [{}] and "without a 3D view: view3d: no OpenGL" in caplog.text
 
 
+def test_what_an_assessment_saw_is_handed_to_the_report(files, no_pictures, monkeypatch):
+    shown, settings = [], Assessment()
+    monkeypatch.setattr(settings, "run", lambda *args: settings.pictures.update(real=b"crops", fake=b"more") or {})
+    monkeypatch.setattr(html_report, "write", lambda *args: shown.append(args[-1]))
+    evaluation(files, assessment=settings).run()
+    assert shown == [{"real": b"crops", "fake": b"more"}]
+
+
 def test_what_is_asked_for_is_measured_and_shown(files):
     pytest.importorskip("skimage")
     truth = tifffile.imread(files / "rock_3.5um_sr.tif")
