@@ -151,7 +151,7 @@ class StoreInferer(Inferer):
 
         free = self.window.free(next(network.parameters()).device)
         if taken(self.shard) >= free:
-            self.window.core_for(network, min(self.shard, max(shape)), self.probabilities)
+            self.window.core_for(network, min(self.shard, max(shape)), self.probabilities)  # says so where no window fits, whatever the shard
             fitting = next((n for power in range(self.shard.bit_length()) if taken(n := self.shard >> power) <= free / 2), 1)
             raise InputError(
                 f"shard: shards of {self.shard} LR voxels take {size_text(taken(self.shard))} of memory, {size_text(free)} are free; "

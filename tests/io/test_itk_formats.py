@@ -59,6 +59,14 @@ def test_axes_that_run_backward_or_are_turned_stay_in_file_order(tmp_path, array
     assert "turned" in caplog.text
 
 
+def check_size(path, header: str, size) -> None:
+    """A header over 4 x 3 x 2 bytes that count up is read as those voxels, of this size."""
+    path.write_bytes(header.encode() + bytes(range(24)))
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array, np.arange(24).reshape(2, 3, 4))
+    assert volume.voxel_size == size
+
+
 @pytest.mark.parametrize(
     ("lines", "size"),
     [
@@ -70,19 +78,13 @@ def test_axes_that_run_backward_or_are_turned_stay_in_file_order(tmp_path, array
 )  # fmt: skip
 def test_nrrd_without_spacing_is_unknown_and_with_units_honoured(tmp_path, lines, size):
     header = f"NRRD0004\ntype: unsigned char\ndimension: 3\nsizes: 4 3 2\n{lines}encoding: raw\n\n"
-    (tmp_path / "a.nrrd").write_bytes(header.encode() + bytes(range(24)))
-    volume = read_volume(tmp_path / "a.nrrd")
-    np.testing.assert_array_equal(volume.array, np.arange(24).reshape(2, 3, 4))
-    assert volume.voxel_size == size
+    check_size(tmp_path / "a.nrrd", header, size)
 
 
 @pytest.mark.parametrize(("line", "size"), [("", (4.0, 3.0, 2.0)), ("DistanceUnits = um\n", (4.0, 3.0, 2.0)), ("DistanceUnits = mm\n", (4e3, 3e3, 2e3))])
 def test_metaimage_that_names_its_unit(tmp_path, line, size):
     header = f"ObjectType = Image\nNDims = 3\n{line}ElementSpacing = 2 3 4\nDimSize = 4 3 2\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
-    (tmp_path / "a.mha").write_bytes(header.encode() + bytes(range(24)))
-    volume = read_volume(tmp_path / "a.mha")
-    np.testing.assert_array_equal(volume.array, np.arange(24).reshape(2, 3, 4))
-    assert volume.voxel_size == size
+    check_size(tmp_path / "a.mha", header, size)
 
 
 def test_nrrd_of_an_unknown_unit(tmp_path):
