@@ -95,6 +95,7 @@ def load_weights(network: nn.Module, path: str | Path, facts: Mapping[str, Any],
     missing = [key for key in ("model", *facts) if key not in model]
     if missing:
         raise InputError(f"{path}: no trained model (it lacks {', '.join(missing)}); give the model.pt that training writes")
+    check_weights(path, model["model"])
     for key, expected in facts.items():
         if model[key] != expected:
             raise InputError(f"{path}: was trained with {key} {model[key]}, but the config has {expected}; correct {key} or give another model")
@@ -111,6 +112,16 @@ def load_weights(network: nn.Module, path: str | Path, facts: Mapping[str, Any],
     network.load_state_dict(weights)
     network.eval()
     return model
+
+
+def check_weights(path: str | Path, weights: Any) -> None:
+    """Refuse what a file holds in place of the weights of a network.
+
+    Raises:
+        InputError: it is something else than tensors by name.
+    """
+    if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise InputError(f"{path}: holds no weights of a network; give the model.pt or checkpoint.pt that training writes")
 
 
 def save_model(path: str | Path, network: nn.Module, phases: Sequence[str], lr_phases: Sequence[str]) -> None:

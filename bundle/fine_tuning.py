@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from bundle.checkpoint import load_checkpoint
+from bundle.checkpoint import check_weights, load_checkpoint
 from bundle.engine import AdversarialTrainer
 from bundle.errors import InputError
 from bundle.networks.generator import LevelGenerator
@@ -50,6 +50,8 @@ def warm_start(
         InputError: missing, damaged, of other networks, or of other phases of which none is said to be like a new one.
     """
     state = load_checkpoint(path)
+    for name in {"model", "network", "ema", "critics"} & set(state):
+        check_weights(path, state[name])
     if "model" in state:  # the averaged generator alone; critics start anew
         average = {f"module.{key}": value for key, value in state["model"].items()}
         count = {key: value for key, value in engine.ema.state_dict().items() if not key.startswith("module.")}

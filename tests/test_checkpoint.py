@@ -102,6 +102,7 @@ DAMAGE = {
     "flipped": (flip, "checksum"),
     "malicious": (lambda p: torch.save({"model": Malicious()}, p), "not a checkpoint"),
     "list": (lambda p: torch.save([1, 2], p), "no trained model"),
+    "no weights": (lambda p: torch.save({"model": 3, "phases": PHASES, "lr_phases": PHASES, "scale_factor": 4}, p), "holds no weights"),
     "training checkpoint": (lambda p: torch.save({"network": {}, "phases": PHASES}, p), "lacks model, lr_phases, scale_factor"),
 }
 

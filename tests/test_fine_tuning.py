@@ -65,6 +65,13 @@ def test_warm_start_from_what_is_no_checkpoint(tmp_path, content):
         warm_start(Trainer(), tmp_path / "other.pt", ["pore"], ["pore"])
 
 
+@pytest.mark.parametrize("content", [{"model": 3}, {"network": {"weight": 3}, "ema": {}, "critics": {}}, {"network": {}, "ema": {}, "critics": [1]}])
+def test_warm_start_from_what_holds_no_weights(tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt: holds no weights of a network; give the model\.pt or checkpoint\.pt that training writes"):
+        warm_start(Trainer(), tmp_path / "other.pt", ["pore"], ["pore"])
+
+
 class Engine:
     """What a warm start sees of a training of a generator with levels."""
 
