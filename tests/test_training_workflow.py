@@ -536,11 +536,13 @@ def test_what_is_counted_of_absent_phases_goes_on_where_it_was(parse, rock, tmp_
 def test_the_record_says_how_the_model_was_trained(parse, rock, tmp_path):
     """What README calls keys of the rock, and what the trials of docs/trials.md changed: without them nobody can train the model again."""
     given = {"seen": ["pore"], "noise_std": 0.5, "patches#borders": 0.25, "feedback#fractions": 7.0, "lr_region": [[0, 20], [1, 20], [0, 20]]}
-    train(parse(**TINY | rock | given))
+    mixed = {"clay": "pore", "feldspar": "pore"}
+    train(parse(**TINY | rock | given | {"consistency#absent#mixed": mixed, "separate_planes": True}))
     found = json.loads((tmp_path / "output" / "model.json").read_text())["settings"]
     assert {"phases", "scale_factor", "symmetries", "hidden", "rims", "costs", "tolerance", "grain_radius", "frozen_levels", "start_phases"} <= set(found)
     assert found["seen"] == ["pore"] and found["noise_std"] == 0.5 and found["lr_region"] == given["lr_region"]
-    assert found["patches"] == [3, 1024, 0.25] and found["feedback"][0] == 7.0 and found["absent"] == "AbsentPhases"
+    assert found["patches"] == [3, 1024, 0.25] and found["feedback"][0] == 7.0
+    assert found["absent"] == "AbsentPhases" and found["mixed"] == mixed and found["separate_planes"] is True
 
 
 def test_zero_noise_is_without_noise(parse, rock):

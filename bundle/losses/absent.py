@@ -92,7 +92,8 @@ class AbsentPhases(StepMemory):
         self.known = [name in seen and not gone for name, gone in zip(labels, lost)]
         self.counts = torch.tensor([not (gone and planes_differ) for gone in lost])
         self.allowed = torch.from_numpy(images_shares(images, self.known, scale_factor, tolerance))
-        for label, phase in (mixed or {}).items():
+        self.mixed = dict(mixed or {})
+        for label, phase in self.mixed.items():
             if label in labels and phase in labels:
                 self.allowed[labels.index(label), labels.index(phase)] = tolerance
 
