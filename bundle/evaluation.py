@@ -15,7 +15,7 @@ from bundle.errors import InputError, check_seed, names, number, whole
 from bundle.evaluation_files import Place, check_alike, common_voxel_size, find_sr, open_percent, record
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
-from bundle.io import Volume, check_labels, read_images, read_volume, write_text
+from bundle.io import Volume, check_labels, read_images, write_text
 from bundle.io.files import format_of, in_memory, lone_path, open_volume
 from bundle.io.images import EVALUATED, image_files
 from bundle.io.labels import labels_sha256
@@ -193,13 +193,13 @@ class Evaluation:
         """LR and SR volumes with labels and voxel sizes that fit, HR images by group, the unit of the voxel sizes, where it all comes from, and the
         place in LR."""
         n = len(self.phases)
-        lr = read_volume(self.lr_image, self.lr_voxel_size)
-        region, opened = region_slices(lr.array.shape, self.lr_region), open_volume(self.sr_image)
-        place = Place(lr.array.shape, region, self.scale_factor, tuple(opened.array.shape))
+        scan, opened = open_volume(self.lr_image, self.lr_voxel_size), open_volume(self.sr_image)
+        region = region_slices(scan.array.shape, self.lr_region)
+        place = Place(scan.array.shape, region, self.scale_factor, tuple(opened.array.shape))
         sr = self._read_sr(self.sr_image, opened, place)
         of_all = sr.array.shape != place.stored
-        seen = lr.array if of_all else lr.array[region]  # by the inference
-        array = check_labels(seen, len(self.lr_phases), str(self.lr_image), self.lr_labels, "lr_labels")
+        lr = in_memory(self.lr_image, scan) if of_all else in_memory(self.lr_image, scan, region)  # what the inference saw
+        array = check_labels(lr.array, len(self.lr_phases), str(self.lr_image), self.lr_labels, "lr_labels")
         lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array[region] if of_all else array]
         groups, pixels = {}, {}
         for group, paths in self.hr_images.items():

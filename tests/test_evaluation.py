@@ -15,6 +15,7 @@ from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError
 from bundle.evaluation import Evaluation, find_sr
+from bundle.io.files import in_memory as files_in_memory
 from bundle.io.images import EVALUATED, image_files
 from bundle.io.source import LabelSource
 from bundle.metrics import mean_relative_error, statistics
@@ -105,12 +106,20 @@ def test_several_volumes_in_place_of_one(files, key):
         evaluation(files, **{key: ["a.tif", "b.tif"]})
 
 
-def test_region_is_cut_from_lr(files, no_pictures):
-    sr = tifffile.imread(files / "rock_3.5um_sr.tif")
+def test_region_is_cut_from_lr(files, no_pictures, monkeypatch):
+    """And no more of it is read: a scan may be larger than the memory."""
+    sr, read = tifffile.imread(files / "rock_3.5um_sr.tif"), []
     tifffile.imwrite(files / "part.tif", sr[4:20, 8:32, :16])
+
+    def in_memory(path, volume, part=None):
+        read.append((path.name, part))
+        return files_in_memory(path, volume, part or (slice(None),) * 3)
+
+    monkeypatch.setattr("bundle.evaluation.in_memory", in_memory)
     region = [[1, 5], [2, 8], [0, 4]]
     result = evaluation(files, sr_image=files / "part.tif", lr_region=region).run()
     assert result["lr_agreement"]["all"] == 1.0 and result["shape"]["lr"] == [4, 6, 4]
+    assert [part for name, part in read if name == "rock_3.5um.tif"] == [(slice(1, 5), slice(2, 8), slice(0, 4))]
 
 
 def test_a_region_is_cut_from_an_sr_of_all(files, stored, monkeypatch):
