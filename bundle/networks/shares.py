@@ -7,9 +7,6 @@ from bundle.errors import InputError
 MOST = 0.5
 """Largest share of a label that may be another phase: beyond it the LR label would not mean what it says."""
 
-OPENING = 0.5
-"""Share of what the LR has too much of a rim's label that is left to the textures: what stays of it opens on the finer grid, mostly to the same phase."""
-
 
 def hidden_shares(
     names: Sequence[str],
@@ -21,7 +18,7 @@ def hidden_shares(
     """Share of each LR label that is another phase -> rows LR label, columns phase.
 
     So much that the corrected LR holds the hidden phase as the HR images do; nothing where it holds enough of it already. Labels that hide
-    the same phase give the same share of themselves. Of a label that is rims half as much turns as the LR has of it beyond the images,
+    the same phase give the same share of themselves. Of a label that is rims as much turns as the LR has of it beyond the images,
     or lacks of the phase.
 
     Args:
@@ -47,7 +44,7 @@ def hidden_shares(
         if label in names and phase in names and label != phase:
             a, b = names.index(label), names.index(phase)
             wanted = min(float(hr_fractions[b]) - float(lr_fractions[b]), float(lr_fractions[a]) - float(hr_fractions[a]))
-            shares[a][b] = (1 - OPENING) * min(max(wanted, 0.0) / max(float(lr_fractions[a]), 1e-9), 1.0)
+            shares[a][b] = min(max(wanted, 0.0) / max(float(lr_fractions[a]), 1e-9), 1.0)
     return shares
 
 
