@@ -198,7 +198,7 @@ class Evaluation:
         place = Place(scan.array.shape, region, self.scale_factor, tuple(opened.array.shape))
         sr = self._read_sr(self.sr_image, opened, place)
         of_all = sr.array.shape != place.stored
-        lr = in_memory(self.lr_image, scan) if of_all else in_memory(self.lr_image, scan, region)  # what the inference saw
+        lr = in_memory(self.lr_image, scan, (slice(None),) * 3 if of_all else region)  # what the inference saw
         array = check_labels(lr.array, len(self.lr_phases), str(self.lr_image), self.lr_labels, "lr_labels")
         lr_array = np.array([self.phases.index(name) for name in self.lr_phases], np.uint8)[array[region] if of_all else array]
         groups, pixels = {}, {}

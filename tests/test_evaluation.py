@@ -111,9 +111,9 @@ def test_region_is_cut_from_lr(files, no_pictures, monkeypatch):
     sr, read = tifffile.imread(files / "rock_3.5um_sr.tif"), []
     tifffile.imwrite(files / "part.tif", sr[4:20, 8:32, :16])
 
-    def in_memory(path, volume, part=None):
+    def in_memory(path, volume, part):
         read.append((path.name, part))
-        return files_in_memory(path, volume, part or (slice(None),) * 3)
+        return files_in_memory(path, volume, part)
 
     monkeypatch.setattr("bundle.evaluation.in_memory", in_memory)
     region = [[1, 5], [2, 8], [0, 4]]
