@@ -118,6 +118,7 @@ SETTINGS: dict[str, Check] = {
     "costs": _or_null(_costs),
     "hidden": _or_null(_names_by_name),
     "rims": _or_null(_names_by_name),
+    "rim_share": _share,
     "seen": _or_null(lambda value, name: value == [] or names(value, name)),
     "lone_voxels": _or_null(switch),
     "tolerance": _share,

@@ -46,6 +46,7 @@ def line_of(parser: ConfigParser, run: str) -> str:
 SPOILING = [  # taken without a word before, or an exit code of 0
     ("tolerance", 45, "a share, 0 to 1"), ("costs", {"pore": {"clay": 80}}, "costs: pore: clay: 80; give a cost, 0 to 1"),
     ("ema_decay", 2.0, "a share"), ("decay", -1, "a share"), ("noise_std", -1, "0 or more"), ("slices_per_plane", -3, "1 or more"),
+    ("rim_share", 50, "a share"),
     ("hidden", {"quartz": ["feldspar"]}, "a table of a name"), ("phases", ["pore", "quartz", "pore", "clay"], "has pore twice"),
     ("phases", "clay", "a list of names"), ("epoch_length", 0, "1 or more"),
 ]  # fmt: skip

@@ -442,11 +442,11 @@ def test_rims_turn_in_training_with_and_without_noise(parse, rock, tmp_path):
     lr, hr = (fractions_of(rims[key]) for key in ("lr_image", "hr_images"))
     turned = min(hr[0] - lr[0], lr[3] - hr[3])
     assert 0.02 < turned < 0.08
-    for i, laid in enumerate(([], ["zero_noise.yaml"])):
-        trainer = train(parse(*laid, **TINY | rims | {"output_dir": str(tmp_path / str(i))}))
+    for i, (laid, share) in enumerate((([], 1.0), (["zero_noise.yaml"], 1.0), ([], 0.5))):
+        trainer = train(parse(*laid, **TINY | rims | {"output_dir": str(tmp_path / str(i)), "rim_share": share}))
         record = json.loads((tmp_path / str(i) / "model.json").read_text())["settings"]
-        assert record["rims"] == {"clay": "pore"} and record["hidden"][3] == [pytest.approx(turned / lr[3]), 0, 0, 0]
-        assert trainer.feedback.lr_fractions.tolist() == pytest.approx([lr[0] + turned, lr[1], lr[2], lr[3] - turned])
+        assert record["rims"] == {"clay": "pore"} and record["rim_share"] == share and record["hidden"][3] == [pytest.approx(share * turned / lr[3]), 0, 0, 0]
+        assert trainer.feedback.lr_fractions.tolist() == pytest.approx([lr[0] + share * turned, lr[1], lr[2], lr[3] - share * turned])
         for network in (trainer.network, trainer.ema.module):
             assert network.hidden.rim.tolist() == [0, 0, 0, 1] and network.hidden.target[3].tolist() == [1, 0, 0, 0]
 

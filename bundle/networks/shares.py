@@ -14,18 +14,20 @@ def hidden_shares(
     lr_fractions: Sequence[float],
     hr_fractions: Sequence[float],
     rims: Mapping[str, str] | None = None,
+    rim_share: float = 1.0,
 ) -> list[list[float]]:
     """Share of each LR label that is another phase -> rows LR label, columns phase.
 
     So much that the corrected LR holds the hidden phase as the HR images do; nothing where it holds enough of it already. Labels that hide
-    the same phase give the same share of themselves. Of a label that is rims as much turns as the LR has of it beyond the images,
-    or lacks of the phase.
+    the same phase give the same share of themselves. Of a label that is rims as much turns, or `rim_share` of that, as the LR
+    has of it beyond the images, or lacks of the phase.
 
     Args:
         names: of the LR labels, in order.
         hidden: {LR label: phase that the segmentation lost to it}. Names that are no LR labels of this rock are left out.
         lr_fractions, hr_fractions: volume fractions of the labels in the LR volume and of the phases in the HR images.
         rims: {LR label: phase}, as `hidden`: voxels that are mixed of that phase and another pass for the label.
+        rim_share: 0 to 1. Less than 1 where the label stands for a sponge of the phases: of what it has too much a part is the sponge's own pores.
 
     Raises:
         InputError: a label is to hide a phase and to be rims as well.
@@ -44,7 +46,7 @@ def hidden_shares(
         if label in names and phase in names and label != phase:
             a, b = names.index(label), names.index(phase)
             wanted = min(float(hr_fractions[b]) - float(lr_fractions[b]), float(lr_fractions[a]) - float(hr_fractions[a]))
-            shares[a][b] = min(max(wanted, 0.0) / max(float(lr_fractions[a]), 1e-9), 1.0)
+            shares[a][b] = rim_share * min(max(wanted, 0.0) / max(float(lr_fractions[a]), 1e-9), 1.0)
     return shares
 
 

@@ -83,6 +83,8 @@ def test_rims_turn_as_far_as_both_sides_want_it():
         assert shares[3, 0] == pytest.approx(share), hr
         assert shares[1, 2] == pytest.approx((hr[2] - 0.03) / 0.75) and np.count_nonzero(shares) == 1 + (share > 0)
         assert corrected_fractions(lr, shares)[0] == pytest.approx(0.17 + 0.05 * share)
+        fewer = hidden_shares(NAMES, {"quartz": "feldspar"}, lr, hr, {"clay": "pore"}, 0.3)
+        assert fewer[3][0] == pytest.approx(0.3 * share) and fewer[1] == shares[1].tolist()  # what hides is not rims
     assert rim_labels(NAMES, {"clay": "pore", "mica": "pore"}) == [3] and rim_labels(NAMES, None) == []
     with pytest.raises(InputError, match="rims: clay cannot hide a phase and be rims as well"):
         hidden_shares(NAMES, {"clay": "pore"}, lr, lr, {"clay": "pore"})
