@@ -47,14 +47,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write what `load_checkpoint` reads, whole or not at all.
+    """Write what `load_checkpoint` reads, whole or not at all: equal states as equal bytes.
 
     Raises:
         InputError: it cannot be written.
     """
     with atomic_path(path) as partial:
         try:
-            torch.save(dict(state), partial)
+            with partial.open("wb") as file:  # given a path, torch writes its name, here a random one, into the file
+                torch.save(dict(state), file)
         except RuntimeError as error:  # of torch's own writer, which tells a full disk from nothing else
             if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
                 raise

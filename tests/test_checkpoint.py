@@ -156,7 +156,7 @@ def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):
     before = path.read_bytes()
 
     def fail(content, target):
-        Path(target).write_bytes(b"half")
+        target.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
@@ -164,6 +164,13 @@ def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):
         save_model(path, network, PHASES, LR_PHASES)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["model.pt"]
+
+
+def test_equal_weights_are_equal_bytes(saved, tmp_path):
+    """The map of trust knows its model by the hash of the file."""
+    path, network = saved
+    save_model(tmp_path / "again.pt", network, PHASES, LR_PHASES)
+    assert (tmp_path / "again.pt").read_bytes() == path.read_bytes()
 
 
 def test_load_checkpoint_returns_what_was_saved(tmp_path):
