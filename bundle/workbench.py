@@ -269,7 +269,7 @@ class Lab:
             phases: names of the labels.
             models: title -> model; the last is the one that is set against nearest neighbour.
             scale: fine voxels along the edge of a coarse one.
-            physics: of the baselines and the last model's first seed.
+            physics: of the baselines and each model's first seed.
             votes: seeds of the last model whose most frequent label is judged as well; 0 = none.
         """
         geometry: dict[str, list[dict]] = {}
@@ -295,7 +295,7 @@ class Lab:
                     geometry.setdefault(title, []).append(self.kept(folder, f"geometry_{keys[title]}_{seed}", settings, errors))
             if physics:
                 found = {"truth": self._physics(folder, "truth", truth.array, phases, size)}
-                found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in ("nearest", "trilinear", own)}
+                found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in ("nearest", "trilinear", *models)}
                 for title in list(found)[1:]:
                     physical.setdefault(title, []).append(judging.physical_errors(found[title], found["truth"]))
                 write_text(folder / "physics.md", judging.property_table(found))
