@@ -295,7 +295,8 @@ class Lab:
                     geometry.setdefault(title, []).append(self.kept(folder, f"geometry_{keys[title]}_{seed}", settings, errors))
             if physics:
                 found = {"truth": self._physics(folder, "truth", truth.array, phases, size)}
-                found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in ("nearest", "trilinear", *models)}
+                titles = ("nearest", "trilinear", *models)
+                found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in titles}
                 for title in list(found)[1:]:
                     physical.setdefault(title, []).append(judging.physical_errors(found[title], found["truth"]))
                 write_text(folder / "physics.md", judging.property_table(found))
