@@ -48,7 +48,6 @@ KILLER = '''
 """Kills its process (SIGKILL) at an iteration, or in the middle of the writing of a checkpoint."""
 import os
 import signal
-from pathlib import Path
 
 import torch
 from ignite.engine import Events
@@ -65,10 +64,10 @@ def at(trainer, iteration):
 def writing(trainer, epoch):
     save = torch.save
 
-    def torn(content, path):
-        save(content, path)
-        if trainer.state.epoch == epoch and Path(path).name.endswith("checkpoint.pt"):
-            os.truncate(path, os.path.getsize(path) // 2)
+    def torn(content, file):
+        save(content, file)
+        if trainer.state.epoch == epoch and str(file.name).endswith("checkpoint.pt"):
+            file.truncate(file.tell() // 2)
             kill()
 
     torch.save = torn
