@@ -297,7 +297,7 @@ class Lab:
                 found = {"truth": self._physics(folder, "truth", truth.array, phases, size)}
                 titles = ("nearest", "trilinear", *models)
                 found |= {title: self._physics(folder, f"{keys[title]}_0", made[title][0], phases, size) for title in titles}
-                for title in list(found)[1:]:
+                for title in titles:
                     physical.setdefault(title, []).append(judging.physical_errors(found[title], found["truth"]))
                 write_text(folder / "physics.md", judging.property_table(found))
         spreads = {title: judging.spread(rows) | (judging.spread(physical[title]) if title in physical else {}) for title, rows in geometry.items()}
