@@ -155,6 +155,7 @@ class TrainingCheckpoint:
         self.path, self.save_weights, self.interval, self.snapshots = Path(path), save_weights, interval, snapshots
         self.names = {key: [str(name) for name in value] for key, value in names.items()}
         self.seconds = 0.0
+        self.snapshot: Path | None = None  # that the last epoch left
 
     def attach(self, engine: Engine) -> None:
         """Registers with an engine."""
@@ -168,6 +169,7 @@ class TrainingCheckpoint:
         now = time.monotonic()
         self.seconds, self.mark = self.seconds + now - self.mark, now
         epoch = engine.state.epoch
+        self.snapshot = None
         if epoch % self.interval and epoch != engine.state.max_epochs:
             return
         position = {"epoch": epoch, "iteration": engine.state.iteration, "seconds": self.seconds}
@@ -182,7 +184,8 @@ class TrainingCheckpoint:
         if self.monitors:
             state["monitors"] = {name: monitor.state_dict() for name, monitor in self.monitors.items()}
         if self.snapshots and epoch % self.snapshots == 0:
-            self.save_weights(engine.ema.module, self.path.with_name(f"model_{epoch:04d}.pt"))
+            self.snapshot = self.path.with_name(f"model_{epoch:04d}.pt")
+            self.save_weights(engine.ema.module, self.snapshot)
         self.save_weights(engine.ema.module, self.path.with_name("model.pt"))  # first: killed in between, a resume makes both again
         save_state(self.path, {"position": position, "names": self.names, **state})
 

@@ -84,7 +84,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 class TrainingRecord:
-    """Writes a JSON beside the weights at the end of every epoch: data, settings, commit, seed, steps, hours and hardware.
+    """Writes a JSON beside the weights, and beside each snapshot of them, at the end of every epoch: data, settings, commit, seed, steps, hours and hardware.
 
     A training that is resumed goes on with its record: what it started from, and under `resumed` which settings and commit it had until which epoch, where
     they were others.
@@ -93,7 +93,7 @@ class TrainingRecord:
         path: of the JSON.
         data: file names by entry, as `training_files` gives them; only names and checksums are noted, no folders.
         settings: of the config, to be noted.
-        checkpoint: the `TrainingCheckpoint`, which counts the seconds over resumed runs; put it before this handler.
+        checkpoint: the `TrainingCheckpoint`, which counts the seconds over resumed runs and knows the snapshot; put it before this handler.
         start: the file that the training starts from, if any.
         labels: (z, y, x), what the training sees of the scan: their checksum does not depend on the format, whose header may name another file.
     """
@@ -168,7 +168,8 @@ class TrainingRecord:
             "generator_steps": engine.generator_steps,
             "hours": round(self.checkpoint.seconds / 3600, 3),
         }
-        write_text(self.path, json.dumps({**self.fixed, **steps}, indent=2, default=str) + "\n")
+        for path in (self.path, *([self.checkpoint.snapshot.with_suffix(".json")] if self.checkpoint.snapshot else [])):
+            write_text(path, json.dumps({**self.fixed, **steps}, indent=2, default=str) + "\n")
 
 
 def _checksums(files: list[dict[str, str]], kind: str) -> list[str | None]:

@@ -11,7 +11,7 @@ import monai
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from bundle import provenance
 from bundle.errors import InputError
@@ -51,7 +51,7 @@ def test_training_record(tmp_path):
     (tmp_path / "images").mkdir()
     for name in ("lr.tif", "images/b.tif", "images/a.tif"):
         (tmp_path / name).write_text(name)
-    checkpoint = SimpleNamespace(seconds=1800.0)
+    checkpoint = SimpleNamespace(seconds=1800.0, snapshot=None)
     data = {"image": str(tmp_path / "lr.tif"), "hr": str(tmp_path / "images")}
     record = TrainingRecord(tmp_path / "model.json", data, {"seed": 3}, checkpoint)
     engine = Engine(lambda *_: None)
@@ -68,6 +68,23 @@ def test_training_record(tmp_path):
     assert str(tmp_path) not in text  # no folders of the machine
 
 
+def test_a_snapshot_has_the_record_of_its_epoch(tmp_path):
+    (tmp_path / "lr.tif").write_text("scan")
+    checkpoint = SimpleNamespace(seconds=0.0, snapshot=None)
+    engine = Engine(lambda *_: None)
+    engine.generator_steps, engine.state.device = 1, torch.device("cpu")
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def save(engine):
+        epoch = engine.state.epoch
+        checkpoint.snapshot = tmp_path / f"model_{epoch:04d}.pt" if epoch % 2 == 0 else None
+
+    TrainingRecord(tmp_path / "model.json", {"image": str(tmp_path / "lr.tif")}, {}, checkpoint).attach(engine)
+    engine.run([0], max_epochs=5)
+    epochs = {path.name: json.loads(path.read_text())["epochs"] for path in tmp_path.glob("*.json")}
+    assert epochs == {"model.json": 5, "model_0002.json": 2, "model_0004.json": 4}
+
+
 def test_the_record_tells_one_scan_from_another_behind_the_same_header(tmp_path):
     """An .mhd names the file of its voxels; what was trained on is known by its labels, in whatever format they come."""
     labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3
@@ -76,7 +93,7 @@ def test_the_record_tells_one_scan_from_another_behind_the_same_header(tmp_path)
         path = tmp_path / str(i) / ("scan.nii" if i == 1 else "scan.mhd")
         path.parent.mkdir()
         write_volume(path, Volume(values, (1.0, 1.0, 1.0)))
-        record = TrainingRecord(path.with_name("model.json"), {"image": str(path)}, {}, SimpleNamespace(seconds=0.0), labels=read_volume(path).array)
+        record = TrainingRecord(path.with_name("model.json"), {"image": str(path)}, {}, SimpleNamespace(seconds=0.0, snapshot=None), labels=read_volume(path).array)
         engine = Engine(lambda *_: None)
         engine.generator_steps, engine.state.device = 1, torch.device("cpu")
         record.attach(engine)
@@ -100,7 +117,7 @@ def test_what_a_training_started_from(tmp_path, name):
     (tmp_path / name).write_text("weights")
     (tmp_path / "lr.tif").write_text("scan")
     (tmp_path / "model.json").write_text(json.dumps({"generator_steps": 7, "hours": 0.5, "started_from": {"file": "first.pt"}, "settings": {}}))
-    record = TrainingRecord(tmp_path / "new.json", {"image": str(tmp_path / "lr.tif")}, {}, SimpleNamespace(seconds=0.0), str(tmp_path / name))
+    record = TrainingRecord(tmp_path / "new.json", {"image": str(tmp_path / "lr.tif")}, {}, SimpleNamespace(seconds=0.0, snapshot=None), str(tmp_path / name))
     engine = Engine(lambda *_: None)
     engine.generator_steps = 1
     engine.state.device = torch.device("cpu")
@@ -119,7 +136,7 @@ def _trained(folder, epochs: int, resumed: bool, settings: dict, start=None, lab
     engine.state.device, engine.generator_steps = torch.device("cpu"), 0
     if resumed:
         engine.load_state_dict({"epoch_length": 1, "max_epochs": epochs, "iteration": 1})
-    TrainingRecord(folder / "model.json", data, settings, SimpleNamespace(seconds=0.0), start, labels).attach(engine)
+    TrainingRecord(folder / "model.json", data, settings, SimpleNamespace(seconds=0.0, snapshot=None), start, labels).attach(engine)
     engine.run([0], max_epochs=epochs)
     return json.loads((folder / "model.json").read_text())
 

@@ -212,7 +212,8 @@ def test_training_without_resume_starts_anew(parse, rock, tmp_path):
 def test_it_writes_what_the_config_says(parse, rock, tmp_path):
     train(parse(**TINY | rock | {"max_epochs": 2, "snapshots": 2}))
     names = sorted(os.listdir(tmp_path / "output"))
-    assert names == ["checkpoint.pt", "model.json", "model.pt", "model_0002.pt", "tensorboard"]
+    assert names == ["checkpoint.pt", "model.json", "model.pt", "model_0002.json", "model_0002.pt", "tensorboard"]
+    assert (tmp_path / "output" / "model_0002.json").read_bytes() == (tmp_path / "output" / "model.json").read_bytes()  # both of the last epoch
     assert same(load(tmp_path / "output" / "model_0002.pt"), load(tmp_path / "output" / "model.pt"))  # phases and all
     (log,) = os.listdir(tmp_path / "output" / "tensorboard")
     assert log.startswith("events.out.tfevents")
