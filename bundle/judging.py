@@ -131,7 +131,7 @@ def physical_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: f
 
 
 def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]) -> dict[str, float | None]:
-    """Relative errors of `physical_properties`, mean over the axes that have a value other than 0 in the truth; None where a value is not known.
+    """Relative errors of `physical_properties`, mean over the axes that have a value above 0 in the truth (moduli of what hangs on nothing may be a little below); None where a value is not known.
 
     Of the formation factor F the error is that of 1 / F, the conductivity: without a path F is infinite, 1 / F is 0 and its error 1.
     """
@@ -140,7 +140,7 @@ def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]
         pairs = list(zip(found[name], truth[name], strict=True))
         if name == "formation_factor":
             name, pairs = "conductivity (1 / formation factor)", [tuple(0.0 if f is None else 1 / f for f in pair) for pair in pairs]
-        pairs = [(a, b) for a, b in pairs if b]
+        pairs = [(a, b) for a, b in pairs if b > 0]
         known = bool(pairs) and all(a is not None for a, _ in pairs)
         errors[name.replace("_", " ")] = float(np.mean([abs(a - b) / b for a, b in pairs])) if known else None
     return errors

@@ -79,6 +79,7 @@ def test_physical_errors_are_relative_means_over_the_axes():
     assert errors["conductivity (1 / formation factor)"] == pytest.approx(((0.1 - 1 / 11) / 0.1 + 1) / 2)
     assert errors["bulk modulus"] == pytest.approx(0.1) and errors["shear modulus"] == 0
     assert physical_errors({**found, "bulk_modulus": [None]}, truth)["bulk modulus"] is None  # of unknown minerals
+    assert physical_errors(found, {**truth, "shear_modulus": [-1e-3]})["shear modulus"] is None  # what hangs on nothing: no error is better than another
 
 
 def test_spread_is_mean_and_standard_deviation():

@@ -27,7 +27,7 @@ def phase_shares(labels: np.ndarray, n_phases: int, factor: int) -> Tensor:
 
 def coarse_labels(labels: np.ndarray, n_phases: int, factor: int) -> np.ndarray:
     """What most pixels of each block of factor² hold, (y, x) -> (y / factor, x / factor) uint8; of phases that hold equally many that of its first
-    pixel, if it is one of them. At borders many blocks are such, and a rule that prefers a label, as `majority_downsample` does, would change the amounts."""
+    pixel, if it is one of them, as `majority_downsample` in three dimensions."""
     shares = phase_shares(labels, n_phases, factor)
     h, w = shares.shape[1:]
     first = torch.from_numpy(labels[::factor, ::factor][:h, :w].astype(np.int64))

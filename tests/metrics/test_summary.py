@@ -63,13 +63,20 @@ def test_majority_equals_a_loop_over_blocks(block_voxels, monkeypatch):
     expected = np.zeros((3, 2, 4), np.uint8)
     for z, y, x in np.ndindex(expected.shape):
         block = labels[2 * z : 2 * z + 2, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
-        expected[z, y, x] = np.bincount(block.ravel(), minlength=3).argmax()
+        counts = np.bincount(block.ravel(), minlength=3)
+        expected[z, y, x] = block[0, 0, 0] if counts[block[0, 0, 0]] == counts.max() else counts.argmax()
     np.testing.assert_array_equal(majority_downsample(labels, 2, 3), expected)
 
 
-def test_majority_ties_go_to_the_lowest_label():
+def test_majority_ties_prefer_no_label():
     block = np.repeat(np.array([2, 1], np.uint8), 4).reshape(2, 2, 2)
-    assert majority_downsample(block, 2, 3).item() == 1
+    assert majority_downsample(block, 2, 3).item() == 2 and majority_downsample(block[::-1], 2, 3).item() == 1
+    third = np.array([0, 2, 2, 2, 1, 1, 1, 0], np.uint8).reshape(2, 2, 2)
+    assert majority_downsample(third, 2, 3).item() == 1
+    labels = np.random.default_rng(0).integers(0, 2, (32, 32, 32), np.uint8)  # two labels, as often: neither gains, and names do not matter
+    half = majority_downsample(labels, 2, 2)
+    assert abs(half.mean() - 0.5) < 0.03  # with ties to the lowest .36
+    np.testing.assert_array_equal(majority_downsample(1 - labels, 2, 2), 1 - half)
 
 
 def test_majority_of_large_blocks_does_not_overflow():
