@@ -22,6 +22,9 @@ MONAI = set(inspect.signature(run).parameters)
 INSTANCES = ("_target_", "_disabled_", "_mode_")
 """Names that say how MONAI makes a component."""
 
+NUMBER = re.compile(r"[0-9][0-9_]*(\.[0-9]*)?(e[0-9]+)?|0x[0-9a-f]+")
+"""What python-fire makes a number of."""
+
 FLAG = re.compile("--|-[a-zA-Z]")
 """What python-fire takes for a name; -3.5 is a number."""
 
@@ -34,7 +37,8 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
         arguments: program and its arguments; those of this process unless given. Nothing is checked where another program runs the config.
 
     Raises:
-        InputError: a name that no config file has, with the most similar one that there is; a word that belongs to no name.
+        InputError: a name that no config file has, with the most similar one that there is; a word that belongs to no name; a folder whose name is
+            read as a number.
     """
     program, *words = sys.argv if arguments is None else arguments
     if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py") or words[:1] != ["run"]:
@@ -44,6 +48,8 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"{alone[1]}: belongs to no setting; write --name value, and a value that has spaces in quotes")
     if "args_file" in given:  # what is given beside it counts more
         given = ConfigParser.load_config_file(given["args_file"]) | given
+    if NUMBER.fullmatch(str(given.get("output_dir", ""))):
+        raise InputError(f"--output_dir {given['output_dir']}: is read as a number; write ./{given['output_dir']}")
     files = given.get("config_file") or []
     config = ConfigParser.load_config_files(files)
     shown = files if isinstance(files, str) else ", ".join(map(str, files))

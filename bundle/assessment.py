@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from bundle import judging, report
-from bundle.errors import InputError, optional, switch, whole
+from bundle.errors import InputError, check_seed, optional, switch, whole
 from bundle.html_slices import mosaic_png
 from bundle.io import Volume, check_labels
-from bundle.io.files import read_volume
+from bundle.io.files import lone_path, read_volume
 from bundle.io.volume import are_cubes, cube_edge
 from bundle.metrics import (
     chord_lengths, connected_fraction, euler_number, half_path, oblique_reference, oblique_slices, pore_sizes, real_reference, specific_surface,
@@ -75,10 +75,10 @@ class Assessment:
         two_sample: bool | str = False,
         seed: int = 0,
     ):
-        self.truth_image = Path(truth_image) if truth_image else None
+        self.truth_image = lone_path(truth_image, "truth_image") if truth_image else None
         self.morphology, self.two_sample = switch(morphology, "morphology"), switch(two_sample, "two_sample")
         self.physics = None if physics is None else whole(physics, "physics", "LR voxels along the edge of the cube", 1)
-        self.physics_cell, self.seed = whole(physics_cell, "physics_cell", "SR voxels along the edge of a cell", 1), seed
+        self.physics_cell, self.seed = whole(physics_cell, "physics_cell", "SR voxels along the edge of a cell", 1), check_seed(seed)
         self.pictures: dict[str, bytes] = {}
         self.minerals = {"conductivity": _conductivities(conductivity or {}), "moduli": _moduli(moduli or {})}
 

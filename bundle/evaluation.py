@@ -12,7 +12,7 @@ import numpy as np
 from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError, check_seed, names, number, whole
-from bundle.evaluation_files import Place, check_alike, common_voxel_size, find_sr, open_percent, record
+from bundle.evaluation_files import Place, check_alike, common_voxel_size, find_sr, is_trust, open_percent, record
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, write_text
@@ -60,7 +60,7 @@ class Evaluation:
         max_lag: largest distance of the two-point correlation in µm (in SR voxels where no file and no setting tells the voxel size).
         seed: of the bootstrap.
         sr_images: further SR volumes of the same LR, made with other seeds of the noise: they tell how much of SR is chance; null = none.
-        uncertainty_image: per cent on the grid of SR, laid over it in report.html; null takes `<name of sr_image>_trust.ome.zarr` beside SR, or in
+        uncertainty_image: per cent on the grid of SR, laid over it in report.html, of a store of trust what is left to 100; null takes `<name of sr_image>_trust.ome.zarr` beside SR, or in
             `output_dir`, where there is one, or else `…_uncertainty.ome.zarr`.
         view3d: surfaces of a phase in report.html: true for the first, or its name; false for none.
         assessment: what is measured beyond this; null = nothing.
@@ -95,14 +95,15 @@ class Evaluation:
         self.lr_region, self.max_lag, self.seed = lr_region, number(max_lag, "max_lag", "a distance in µm, such as 64"), check_seed(seed)
         self.lr_labels, self.hr_labels = lr_labels, hr_labels
         self.lr_voxel_size, self.hr_voxel_size = lr_voxel_size, hr_voxel_size
-        self.sr_images = [Path(path) for path in ([sr_images] if isinstance(sr_images, (str, os.PathLike)) else sr_images or [])]
+        self.sr_images = [lone_path(path, "sr_images") for path in (sr_images if isinstance(sr_images, (list, tuple)) else [sr_images] if sr_images else [])]
         self.assessment = assessment
-        self.uncertainty_image, self.view_phase = uncertainty_image, phase_to_draw(view3d, self.phases)
+        self.uncertainty_image = lone_path(uncertainty_image, "uncertainty_image") if uncertainty_image else None
+        self.view_phase = phase_to_draw(view3d, self.phases)
         if not self.hr_images:
             raise InputError("hr_images: no images; give a file, a folder, or {xy: .., xz: .., yz: ..}")
         unknown = set(self.hr_images) - set(report.PLANES) - {ALL_PLANES}
         if unknown:
-            raise InputError(f"hr_images has unknown plane {', '.join(sorted(unknown))}: planes are {', '.join(report.PLANES)}")
+            raise InputError(f"hr_images has unknown plane {', '.join(sorted(map(str, unknown)))}: planes are {', '.join(report.PLANES)}")
         missing = [name for name in self.lr_phases if name not in self.phases]
         if missing:
             raise InputError(f"lr_phases has {', '.join(missing)}, which phases ({', '.join(self.phases)}) lacks: use the same names")
@@ -118,9 +119,11 @@ class Evaluation:
         truth = self.assessment.prepare(*assessed) if self.assessment else None
         for path in self.sr_images:
             place.of(path, open_volume(path))  # that it is there and fits; its labels are read when SR is measured
-        trust = open_percent(None, TRUST, self.sr_image, self.output_dir, place)
-        doubt = trust is not None and not self.uncertainty_image
-        overlay = 100 - trust if doubt else open_percent(self.uncertainty_image, UNCERTAINTY, self.sr_image, self.output_dir, place)
+        given = self.uncertainty_image
+        known = given if given and is_trust(given) else None
+        trust = open_percent(known, TRUST, self.sr_image, self.output_dir, place)
+        doubt = trust is not None and given == known
+        overlay = 100 - trust if doubt else open_percent(given, UNCERTAINTY, self.sr_image, self.output_dir, place)
         check_output_dir(self.output_dir)  # before the work, and after what may be refused
         shown = sections(lr, sr, groups, len(self.phases), overlay)
         n, rows = len(self.phases), statistic_names(self.phases)

@@ -64,8 +64,8 @@ def common_voxel_size(
     if not told:
         return (1.0, 1.0, 1.0), "SR voxels"
     first, size, axes = told[0]
-    if len(axes) == 2:  # only the images tell: what they do not is taken to be as long as their rows are apart
-        told_by_axis = dict(zip(axes, size, strict=True))
+    if len(axes) == 2:  # only the images tell, one plane or more: what none does is taken to be as long as the rows of the first are apart
+        told_by_axis = {axis: value for _, values, of in reversed(told) for axis, value in zip(of, values, strict=True)}
         size = tuple(told_by_axis.get(axis, size[0]) for axis in range(3))
     for group in pixels.keys() - PLANES.keys():
         check_one_set(size, "SR", f"hr_images, {group}")
@@ -195,26 +195,49 @@ def _is_record(found: Any) -> bool:
 
 
 def check_alike(path: Path, one: Volume, first: Path, other: Volume) -> None:
-    """Whether two SR volumes have the same voxel size, as far as both say.
+    """Whether two SR volumes have the same voxel size, and were made by the same model and, of the same place, from the same scan, as far as both say.
 
     Raises:
-        InputError: they differ by more than 1 %.
+        InputError: the voxel sizes differ by more than 1 %, or what they were made from differs.
     """
     if one.voxel_size and other.voxel_size and not np.allclose(one.voxel_size, other.voxel_size, rtol=0.01):
         raise InputError(f"{path} has voxels of {one.voxel_size} µm, {first} of {other.voxel_size}: sr_images must be of the same LR")
+    mine, others = _made_of(path) or {}, _made_of(first) or {}
+    place = ("start in lr", "shape")
+    keys = ["model_sha256", "noise_std", *(["lr_sha256"] if all(mine.get(key) == others.get(key) for key in place) else [])]
+    differing = [key for key in keys if key in mine and key in others and mine[key] != others[key]]
+    if differing:
+        raise InputError(f"{path}: {', '.join(differing)} is not that of {first}; give sr_images that differ in the seed alone")
+
+
+def is_trust(path: Path) -> bool:
+    """Whether a file of per cent is a store of trust."""
+    try:
+        return path.is_dir() and TRUST in _fingerprint(path)
+    except Exception:  # of zarr and of the system, each their own: whoever reads it says what is wrong
+        return False
 
 
 def _made_otherwise(path: Path, sr_image: Path) -> str:
     """Why a store of votes is not taken for that of SR: what the two are made from differs, or is not known; nothing where they fit."""
     try:
         votes = _fingerprint(path)
-        made_of = _fingerprint(sr_image) if sr_image.name.endswith(SUFFIX) else (_inference_of(sr_image) or {}).get("fingerprint")
+        made_of = _made_of(sr_image)
     except Exception as error:  # of zarr and of the system, each their own
         return f"its record ({first_line(error)}) is not that of {sr_image}"
     if made_of is None:
         return f"{record_of(sr_image)} is missing, or does not tell what {sr_image.name} was made from"
     keys = [key for key in {**votes, **made_of} if key not in (UNCERTAINTY, TRUST) and votes.get(key) != made_of.get(key)]
     return f"{', '.join(keys)} is not that of {sr_image}" if keys else ""
+
+
+def _made_of(sr_image: Path) -> dict[str, Any] | None:
+    """What an SR volume is made from, as its store or the record beside it tells; None where none does.
+
+    Raises:
+        InputError: the record cannot be read, or is none.
+    """
+    return _fingerprint(sr_image) if sr_image.name.endswith(SUFFIX) else (_inference_of(sr_image) or {}).get("fingerprint")
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

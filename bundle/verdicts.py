@@ -48,12 +48,12 @@ def plus_minus(mean: float, deviation: float) -> str:
 
 def percent(share: float, decimals: int = 1) -> str:
     """A share in per cent; 100 and 0 only where it is that, not where it is rounded to it."""
-    step = 10.0**-decimals
-    if 0 < share < 1 and 100 - 100 * share < step / 2:
+    step, text = 10.0**-decimals, f"{100 * share:.{decimals}f}"
+    if 0 < share < 1 and float(text) == 100:
         return f"over {100 - step:.{decimals}f} %"
-    if 0 < share < 1 and 100 * share < step / 2:
+    if 0 < share < 1 and float(text) == 0:
         return f"under {step:.{decimals}f} %"
-    return f"{100 * share:.{decimals}f} %"
+    return f"{text} %"
 
 
 def _decimals(value: float, decimals: int) -> str:

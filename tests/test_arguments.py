@@ -49,6 +49,7 @@ def test_what_the_files_have_and_what_is_monais_is_taken(config):
     (["max_epochs=3"], "max_epochs=3: belongs to no setting; write --name value"), (["--max_epochs", "3", "4"], "4: belongs to no setting"),
     (["--costs", "[pore,", "clay]"], r"clay\]: belongs to no setting; .* a value that has spaces in quotes"),
     (["--zzz"], r"--zzz: {} has no such setting; see the file for those that there are"),
+    (["--output_dir", "2024"], r"--output_dir 2024: is read as a number; write ./2024"), (["--output-dir=1e3"], "write ./1e3"),
 ])  # fmt: skip
 @pytest.mark.parametrize("by", ["config_file", "args_file"])
 def test_another_name_is_refused(config, words, message, by):

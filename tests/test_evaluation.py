@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,10 +101,20 @@ def test_an_evaluation_may_be_written_beside_its_images_and_run_again(files, mon
     assert image_files(folder) == [folder / "hr.tif", *sorted(folder / name for name in EVALUATED)]
 
 
-@pytest.mark.parametrize("key", ["lr_image", "sr_image"])
+@pytest.mark.parametrize("key", ["lr_image", "sr_image", "uncertainty_image"])
 def test_several_volumes_in_place_of_one(files, key):
     with pytest.raises(InputError, match=rf"{key}: \['a.tif', 'b.tif'\]; one volume is read at a time: give one path"):
         evaluation(files, **{key: ["a.tif", "b.tif"]})
+
+
+def test_what_is_no_path(files):
+    with pytest.raises(InputError, match="truth_image: 5; one volume is read at a time: give one path"):
+        Assessment(truth_image=5)
+    for given in (5, [5]):
+        with pytest.raises(InputError, match="sr_images: 5; one volume"):
+            evaluation(files, sr_images=given)
+    with pytest.raises(InputError, match="hr_images has unknown plane 1, ab"):
+        evaluation(files, hr_images={"xy": "a.tif", 1: "b.tif", "ab": "c.tif"})
 
 
 def test_region_is_cut_from_lr(files, no_pictures, monkeypatch):
@@ -219,6 +230,12 @@ def test_pixels_that_alone_tell_a_size_need_not_be_squares(files, no_pictures):
     assert result["voxel_size"]["sr"] == [1.0, 1.0, 0.5]
 
 
+def test_planes_that_together_tell_a_size_need_not_be_cubes(files, no_pictures):
+    for planes in (("xy", "xz", "yz"), ("yz", "xy")):
+        result = evaluation(files, lr_voxel_size=None, hr_images={plane: files / "hr.tif" for plane in planes}, hr_voxel_size=[1.0, 0.25, 0.5]).run()
+        assert result["voxel_size"]["sr"] == [1.0, 0.25, 0.5]
+
+
 @pytest.mark.parametrize("size", [0.5, None])  # told, or not
 def test_one_set_of_images_is_no_sample_of_planes_of_other_voxels(files, no_pictures, size):
     with pytest.raises(InputError, match=r"hr_images, all planes: one set .* SR voxels are 1 x 0.5 x 0.5 µm; give one set a plane \(\{xy: "):
@@ -321,6 +338,25 @@ def test_the_same_seed_twice_is_refused(files, no_pictures):
     for paths, says in (([path, path], "same labels as .*seed_0"), (str(files / "rock_3.5um_sr.tif"), "other seeds of the noise")):
         with pytest.raises(InputError, match=says):
             evaluation(files, sr_images=paths).run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({}, None), ({"model_sha256": "b"}, "model_sha256"), ({"lr_sha256": "d", "noise_std": 0.5}, "noise_std, lr_sha256"),
+     ({"start in lr": [0, 0, 1], "lr_sha256": "d"}, None)],
+)  # fmt: skip
+def test_seeds_of_another_model_or_scan_are_refused(files, no_pictures, changes, says):
+    """As far as both tell what they were made from: in their store, or in the record beside them."""
+    made_of = {"model_sha256": "a", "lr_sha256": "c", "noise_std": 1.0, "start in lr": [0, 0, 0], "shape": [24, 32, 32], "seed": 0}
+    path = Path(other_seeds(files, 1)[0])
+    for one, told in ((files / "rock_3.5um_sr.tif", made_of), (path, made_of | {"seed": 1} | changes)):
+        one.with_name(f"{one.stem}_provenance.json").write_text(json.dumps({"settings": {}, "fingerprint": told}))
+    seeds = evaluation(files, sr_images=[path])
+    if says is None:
+        assert "diversity" in seeds.run()
+    else:
+        with pytest.raises(InputError, match=f"{path.name}: {says} is not that of .*_sr.tif; give sr_images that differ in the seed alone"):
+            seeds.run()
 
 
 @pytest.mark.parametrize("key", ["sr_images", "uncertainty_image"])
@@ -437,6 +473,9 @@ def test_trust_beside_sr_is_told_and_laid_over_as_doubt(files, stored, monkeypat
     tifffile.imwrite(files / "percent.tif", percent)
     assert not evaluation(files, uncertainty_image=files / "percent.tif").run()["trust"]["overlay"]
     assert np.array_equal(seen[1], percent)
+    moved = (files / "rock_3.5um_sr_trust.ome.zarr").rename(files / "chances.zarr")  # given by hand it is the same
+    assert evaluation(files, uncertainty_image=str(moved)).run()["trust"] == found["trust"]
+    assert np.array_equal(seen[2], 100 - percent)
 
 
 @pytest.mark.parametrize(("damage", "says"), [(None, "parts that are not made yet"), (b"no chunk", "cannot be read")])
@@ -542,6 +581,7 @@ def test_every_setting_has_a_key_in_the_config(bundle_root, section, kind):
     assert names <= set(parser.config)
     for name in names:
         parser[name] = f"the {name}"
-    parser[f"{section}#_target_"] = "types.SimpleNamespace"
+    for part in ("evaluation", "assessment"):
+        parser[f"{part}#_target_"] = "types.SimpleNamespace"
     found = parser.get_parsed_content(section)
     assert {name: getattr(found, name) for name in names} == {name: f"the {name}" for name in names}

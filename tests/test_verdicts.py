@@ -63,6 +63,10 @@ def test_a_share_is_rounded_to_all_or_nothing_only_where_it_is(share, text):
     assert percent(share) == text
 
 
+def test_a_half_is_not_rounded_to_all_or_nothing():
+    assert [percent(share, 0) for share in (0.995, 0.005, 0.994, 0.006)] == ["over 99 %", "under 1 %", "99 %", "1 %"]
+
+
 def test_fraction_inside_and_outside_the_spread_of_the_images():
     mark, text = said(result(), "feldspar fraction")
     assert mark == "warn" and text.startswith("The feldspar fraction of SR, .0310, lies outside the spread of the 4 HR images (.0450 to .160; LR .0100)")
