@@ -55,7 +55,9 @@ def factors(lab: Lab, lr_image: str, hr_images: str, phases: Sequence[str], fine
         curves[f"{factor}x"] = two_point_curves(judging.sections(sr), n)[None, :, : judging.LAGS]
         shown[f"{factor}x: scan"] = (report.middle_slices(nearest), (pixel,) * 3)
         shown[f"{factor}x"] = (report.middle_slices(sr), (pixel,) * 3)
-    curves["HR images"] = np.stack([two_point_curves([image], n) for image in real])
+    of_images = [two_point_curves([image], n) for image in real]
+    lags = min(curve.shape[1] for curve in of_images)  # images may differ in size
+    curves["HR images"] = np.stack([curve[:, :lags] for curve in of_images])
     lags = min(curve.shape[2] for curve in curves.values())
     report.plot_curves(lab.folder / "factors_two_point.png", pixel * np.arange(lags), {name: c[:, :, :lags] for name, c in curves.items()}, phases)
     report.plot_slices(lab.folder / "factors.png", shown, phases)

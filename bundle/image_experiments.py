@@ -51,6 +51,8 @@ def hr_sources(
     real, size = read_images(hr_images)
     if not 0 <= left_out < len(real) >= 3:
         raise InputError(f"{hr_images}: {len(real)} images; with image {left_out} kept out 2 or more must be left: give another number")
+    if len({image.shape for image in real}) > 1:
+        raise InputError(f"{hr_images}: images of several sizes; cut them to one, as each takes its turn in the same stack")
     folder = lab.folder / "hr_sources" / f"without_{left_out}"
     kept, unseen = [image for i, image in enumerate(real) if i != left_out], real[left_out]
     pixel = None if size is None else (size[0], *size)

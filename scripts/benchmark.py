@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bundle.errors import one_line_errors  # noqa: E402
+from bundle.errors import InputError, one_line_errors  # noqa: E402
 from bundle.provenance import processor  # noqa: E402
 
 # An eighth of the published crop and half its batch, so that it fits a workstation; the critic's last kernel shrunk to match.
@@ -241,6 +241,8 @@ def report_inference(lr_image: str, quick: bool) -> None:
     from bundle.io.files import open_volume
 
     results, largest = {}, min(open_volume(lr_image, voxel_size=1.0).array.shape)
+    if largest < INFERENCE["default"][2]:
+        raise InputError(f"--lr-image: {lr_image} has an edge of {largest} voxels; give a scan of {INFERENCE['default'][2]} or more")
     for case, (_, _, edge, _, threads) in INFERENCE.items():
         if edge > largest or (quick and case in SLOW):
             continue

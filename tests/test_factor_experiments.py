@@ -71,6 +71,17 @@ def test_each_factor_learns_its_scan_and_all_are_judged_at_one_place(tmp_path, c
     assert factor_experiments.factors(Lab(tmp_path / "lab", epochs=3), **files, phases=PHASES) == text and len(commands.calls) == calls
 
 
+def test_images_may_differ_in_size(tmp_path, commands):
+    rng = np.random.default_rng(0)
+    write_volume(tmp_path / "lr.tif", Volume(rng.integers(0, 4, (16, 12, 8)).astype(np.uint8), (3.5,) * 3))
+    (tmp_path / "images").mkdir()
+    for name, shape in (("a.tif", (1, 64, 64)), ("b.tif", (1, 40, 72))):
+        write_volume(tmp_path / "images" / name, Volume(rng.integers(0, 4, shape).astype(np.uint8), None))
+    given = {"lr_image": str(tmp_path / "lr.tif"), "hr_images": str(tmp_path / "images"), "phases": PHASES}
+    assert "| 16x |" in factor_experiments.factors(Lab(tmp_path / "lab", epochs=3), **given, finer=(16,))
+    assert (tmp_path / "lab" / "factors_two_point.png").stat().st_size > 10000
+
+
 def test_likeness_of_a_volume_to_its_own_planes(monkeypatch):
     """Against images of one phase, a volume of that phase: nothing differs. Against another phase: everything."""
     monkeypatch.setattr(judging, "two_sample_auc", lambda real, made, n, edge: {"auc": 0.5, "error": 0.0})

@@ -122,6 +122,15 @@ def test_too_few_images(tmp_path, commands, judged, rock, left_out, images):
     assert not commands.calls and not (tmp_path / "lab").exists()
 
 
+def test_images_of_several_sizes_are_refused_before_anything_is_made(tmp_path, commands, judged, rock):
+    (tmp_path / "images").mkdir()
+    for i, edge in enumerate((64, 64, 40)):
+        write_volume(tmp_path / "images" / f"{i}.tif", Volume(np.zeros((1, edge, 64), np.uint8), None))
+    with pytest.raises(InputError, match="images: images of several sizes"):
+        image_experiments.hr_sources(lab_in(tmp_path), **rock | {"hr_images": str(tmp_path / "images")}, others=None, phases=PHASES)
+    assert not commands.calls and not (tmp_path / "lab").exists()
+
+
 def test_a_generator_that_learns_nothing_is_refused(tmp_path, commands, judged, rock):
     with pytest.raises(InputError, match="--generator-epochs: 0; give a whole number of epochs, such as 50, 1 or more"):
         image_experiments.hr_sources(lab_in(tmp_path), **rock, others=None, phases=PHASES, generator_epochs=0)

@@ -111,6 +111,13 @@ def test_benchmarks_tell_a_missing_scan_in_one_line(bundle_root, tmp_path):
     assert ended.returncode == 1 and ended.stderr == f"error: {tmp_path / 'absent.tif'}: no such file; check the path\n"
 
 
+def test_benchmarks_refuse_a_scan_that_is_too_small(bundle_root, tmp_path):
+    write_volume(tmp_path / "small.tif", Volume(np.zeros((31, 40, 40), np.uint8), (3.5,) * 3))
+    command = [sys.executable, str(bundle_root / "scripts" / "benchmark.py"), "inference", "--lr-image", str(tmp_path / "small.tif")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and ended.stderr == f"error: --lr-image: {tmp_path / 'small.tif'} has an edge of 31 voxels; give a scan of 32 or more\n"
+
+
 def test_what_a_case_of_the_benchmarks_refuses_ends_them_in_its_line(bundle_root, tmp_path):
     write_volume(tmp_path / "other.tif", Volume(np.full((32, 32, 32), 9, np.uint8), (3.5,) * 3))
     command = [sys.executable, str(bundle_root / "scripts" / "benchmark.py"), "inference", "--quick", "--lr-image", str(tmp_path / "other.tif")]
