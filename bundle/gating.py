@@ -109,7 +109,9 @@ class Gating:
 
     def _read(self, paths: Any, key: str) -> tuple[list[np.ndarray], tuple[float, float] | None]:
         images, size = read_images(paths, self.hr_voxel_size)
-        return [check_labels(image, len(self.phases), f"{key} ({paths})", self.hr_labels, "hr_labels") for image in images], size
+        ours = key == "images" and all(record_of(path).is_file() for path in image_files(paths))  # generated: labels, whatever the real files hold
+        table = None if ours else self.hr_labels
+        return [check_labels(image, len(self.phases), f"{key} ({paths})", table, "hr_labels") for image in images], size
 
     def _picture(self, path: str, real: Sequence[np.ndarray], made: Sequence[np.ndarray]) -> None:
         rng = np.random.default_rng(self.settings["seed"])

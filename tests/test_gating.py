@@ -58,6 +58,18 @@ def test_the_verdict_lies_beside_the_set_with_its_checksum_and_pictures(tmp_path
     assert "FAILED: diversity: all alike" in caplog.text and "passed: statistics: well" in caplog.text and "does NOT pass" in caplog.text
 
 
+def test_values_of_the_real_files_are_not_those_of_a_generated_set(tmp_path, judged):
+    real, made = write(tmp_path / "real.tif"), write(tmp_path / "made.tif", seed=1)
+    values = tifffile.imread(real)
+    tifffile.imwrite(tmp_path / "values.tif", np.array([255, 0], np.uint8)[values], photometric="minisblack")
+    (tmp_path / "made_provenance.json").write_text("{}")
+    table = {255: 0, 0: 1}
+    Gating(made, tmp_path / "values.tif", PHASES, hr_labels=table).run()
+    assert np.array_equal(judged[0][0], values) and np.array_equal(judged[0][1], tifffile.imread(made))
+    with pytest.raises(InputError, match="holds values .* hr_labels"):  # of somebody else's set nothing is known
+        Gating(write(tmp_path / "other.tif"), tmp_path / "values.tif", PHASES, hr_labels=table).run()
+
+
 def test_the_verdict_may_lie_elsewhere(tmp_path, judged):
     Gating(write(tmp_path / "made.tif"), write(tmp_path / "real.tif"), PHASES, output_dir=tmp_path / "there").run()
     assert (tmp_path / "there" / "made_gates.json").is_file() and not (tmp_path / "made_gates.json").exists()

@@ -7,11 +7,12 @@ from bundle.pyramid import majority_pyramid, mean_pyramid
 
 
 def by_loops(labels: np.ndarray, n: int, edge: int) -> np.ndarray:
-    """Most frequent label of every block of edge^3, by bincount; the lowest of equals."""
+    """Most frequent label of every block of edge^3, by bincount; of equals that of the first voxel, or else the lowest."""
     result = np.empty([-(-s // edge) for s in labels.shape], np.uint8)
     for z, y, x in np.ndindex(*result.shape):
         block = labels[z * edge : (z + 1) * edge, y * edge : (y + 1) * edge, x * edge : (x + 1) * edge]
-        result[z, y, x] = np.bincount(block.ravel(), minlength=n).argmax()
+        counts = np.bincount(block.ravel(), minlength=n)
+        result[z, y, x] = block[0, 0, 0] if counts[block[0, 0, 0]] == counts.max() else counts.argmax()
     return result
 
 
@@ -25,6 +26,12 @@ def test_each_level_is_the_majority_of_the_finest_voxels(shape, n):
     for level, coarse in enumerate(found):
         assert coarse.dtype == np.uint8
         np.testing.assert_array_equal(coarse, by_loops(labels, n, 2 ** (level + 1)))
+
+
+def test_no_label_is_preferred():
+    labels = np.random.default_rng(1).integers(2, size=(32, 32, 32), dtype=np.uint8)
+    for coarse, swapped in zip(majority_pyramid(labels, 2, 2), majority_pyramid(1 - labels, 2, 2), strict=True):
+        np.testing.assert_array_equal(coarse, 1 - swapped)
 
 
 def test_a_majority_of_majorities_is_another():

@@ -35,7 +35,10 @@ def open_nifti(path: Path) -> Volume:
     unit = micrometres(image.header.get_xyzt_units()[0])
     if unit is None or len(shape) != 3:
         return Volume(array)
-    size, origin, turned = upright(image.affine[:3, :3] * unit, image.affine[:3, 3] * unit)
+    affine = image.affine
+    if not image.header["sform_code"] and not image.header["qform_code"]:  # only sizes are told: nibabel would put 0 into the middle of the volume
+        affine = np.diag([*image.header.get_zooms()[:3], 1.0])
+    size, origin, turned = upright(affine[:3, :3] * unit, affine[:3, 3] * unit)
     if turned:
         logger.warning("%s: its axes are turned in space; the voxels are taken in file order and the direction and origin dropped", path)
     return Volume(array, size[::-1], origin[::-1])

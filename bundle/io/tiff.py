@@ -52,8 +52,8 @@ def read_tiff_series(path: Path) -> tuple[list[np.ndarray], tuple[float, float, 
 
     The voxel size is looked for in this order: OME-XML; ImageJ's `unit`, `spacing` and resolution tags (no `spacing`
     means one unit, as in ImageJ, and is warned of); the same keys in tifffile's own JSON description; the resolution in
-    dots per inch or cm, if below 21 µm, since a coarser one (72, 300 dpi) is a default made for printers. Where the
-    distance of the slices is not stated it is the pixel size.
+    dots per inch or cm, if below 21 µm, since a coarser one (72, 300 dpi) is a default made for printers: such a one is
+    that of the pixels beside a `unit`, too. Where the distance of the slices is not stated it is the pixel size.
 
     Returns:
         arrays, each (..., y, x), and the voxel size (z, y, x) in µm or None.
@@ -161,6 +161,9 @@ def _voxel_size(file: tifffile.TiffFile) -> tuple[float, float, float] | None:
     unit = micrometres(described.get("unit"))
     y, x = (_unit_per_pixel(page, tag) for tag in ("YResolution", "XResolution"))
     spacing = abs(float(described.get("spacing") or 0)) or None
+    stated = {2: 25400.0, 3: 10000.0}.get(page.resolutionunit)
+    if stated is None or x is None or stated * x > PRINT_PIXEL_UM:
+        stated = None
     if unit and file.is_imagej:
         if spacing is None and len(file.pages) > 1:
             logger.warning("%s: ImageJ states no spacing of the slices, so it is 1 %s; if that is wrong, set the voxel size in "
@@ -171,13 +174,11 @@ def _voxel_size(file: tifffile.TiffFile) -> tuple[float, float, float] | None:
         if page.resolutionunit == 1 and y == x == 1:
             y = x = spacing
     else:
-        unit = {2: 25400.0, 3: 10000.0}.get(page.resolutionunit)
         spacing = None
-        if unit is None or x is None or unit * x > PRINT_PIXEL_UM:
-            return None
-    if not unit or not x or not y:
+    of_pixels = stated or unit
+    if not of_pixels or not x or not y:
         return None
-    return tuple(significant(unit * v) for v in (spacing or x, y, x))
+    return tuple(significant(v) for v in (unit * spacing if unit and spacing else of_pixels * x, of_pixels * y, of_pixels * x))
 
 
 def _unit_per_pixel(page: tifffile.TiffPage, tag: str) -> float | None:

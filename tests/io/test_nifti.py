@@ -66,6 +66,18 @@ def test_reads_what_itk_writes(tmp_path, array):
     assert volume.origin == pytest.approx(ORIGIN)
 
 
+def test_a_header_that_tells_sizes_alone_starts_at_0_as_in_itk(tmp_path, array):
+    image = nib.Nifti1Image(np.ascontiguousarray(array.T), None, dtype=array.dtype)
+    image.header.set_zooms((2.0, 3.0, 4.0))
+    image.header.set_xyzt_units("micron")
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nib.save(image, tmp_path / "a.nii")
+    found = read_volume(tmp_path / "a.nii")
+    expected = itk.imread(str(tmp_path / "a.nii"))
+    assert found.voxel_size == (4.0, 3.0, 2.0) and found.origin == tuple(itk.origin(expected))[::-1] == (0.0, 0.0, 0.0)
+
+
 def test_unknown_unit_is_no_voxel_size_unless_given(tmp_path, array):
     save(tmp_path / "a.nii", array, AFFINE_XYZ, "unknown")
     assert read_volume(tmp_path / "a.nii").voxel_size is None

@@ -71,6 +71,14 @@ def test_plain_resolution_counts_unless_made_for_a_printer(tmp_path, array, unit
     assert read_volume(tmp_path / "a.tif").voxel_size == (None if size is None else pytest.approx((size,) * 3))
 
 
+@pytest.mark.parametrize("imagej", [True, False])
+@pytest.mark.parametrize(("unit", "per_unit", "pixel"), [("CENTIMETER", 10000 / 3.5, 3.5), ("INCH", 25400 / 3.5, 3.5), ("NONE", 1 / 3.5, 3.5)])
+def test_beside_a_unit_the_resolution_has_its_own(tmp_path, array, imagej, unit, per_unit, pixel):
+    given = {"photometric": "minisblack", "metadata": {"unit": "um", "spacing": 7.0}, "resolution": (per_unit,) * 2, "resolutionunit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", array, imagej=imagej, **given)
+    assert read_volume(tmp_path / "a.tif").voxel_size == pytest.approx((7.0, pixel, pixel))
+
+
 @pytest.mark.parametrize("planes", [3, 4])
 def test_pages_written_as_colour_planes_are_pages(tmp_path, planes):
     array = np.random.default_rng(0).integers(0, 4, (planes, 9, 13)).astype(np.uint8)
