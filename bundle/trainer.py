@@ -17,7 +17,7 @@ from bundle.errors import switch
 from bundle.losses.confusion import ConfusionConsistency
 from bundle.networks.generator import Box
 from bundle.parallel import Pipeline, place
-from bundle.transforms.downsample import block_mean
+from bundle.transforms.downsample import block_mean, majority_onehot
 from bundle.transforms.slices import random_slices
 
 
@@ -200,8 +200,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
 
     def at_scale(self, crops: Tensor, edge: int) -> Tensor:
         """HR crops (N, phases, h, h) as the critic of slices of `edge` voxels sees them: block means, or their majority labels."""
-        real = block_mean(crops, crops.shape[-1] // edge)
-        return straight_through(real) if self.hard_labels else real
+        return (majority_onehot if self.hard_labels else block_mean)(crops, crops.shape[-1] // edge)
 
     def _reals(self, batch: Mapping[str, Any], n_labels: int) -> dict[str, list[Slices]]:
         """HR crops by critic, one pair of crops and shares a critic update; of the shares only that of the matched label is counted."""
@@ -212,8 +211,7 @@ class SuperResolutionTrainer(AdversarialTrainer):
                 crops = self.whole(convert_to_tensor(crops, track_meta=False).to(self.state.device)).flatten(0, 1)
                 shares = torch.zeros(len(crops), n_labels, device=crops.device)
                 if self.match_label is not None:
-                    label = block_mean(crops, self.network.scale_factor).argmax(1)
-                    shares[:, self.match_label] = (label == self.match_label).float().mean((1, 2))
+                    shares[:, self.match_label] = majority_onehot(crops, self.network.scale_factor)[:, self.match_label].mean((1, 2))
                 n = len(planes) if self.separate_planes else 1
                 reals[f"{group}_{scale}x"] = list(zip(crops.chunk(n), shares.chunk(n)))
         return reals

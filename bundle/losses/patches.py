@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bundle.errors import InputError
+from bundle.errors import InputError, switch
 from bundle.metrics.gates import cut_tiles
-from bundle.transforms.downsample import block_mean, phase_shares
+from bundle.transforms.downsample import block_mean, coarse_labels, phase_shares
 from bundle.transforms.slices import allowed_symmetries, symmetry
 
-
-MOST_PIXELS = 2**24  # of the images of a group that are compared, 270 MB for four phases: of a larger stack every second, third, .. image
+MOST_PIXELS = 2**24  # of the images of a group that are compared, 270 MB for four phases: of a larger stack a half, a third, .. of the images, drawn
 TILE = 1024  # edge of the tiles of which an image with more pixels is a stack
 
 
@@ -58,6 +57,7 @@ class SlicedWasserstein:
         pyramid: block means of the slices that are compared as well; those with too few pixels for a patch are left out.
         samples: patches a phase that stand for the newest slices, the pool and the images at a time.
         borders: share of them whose centre lies at a border of its phase, 0..1; where the others lie is left to chance.
+        hard_labels: whether the slices of all scales are labels; then the images are compared by their majority labels at each scale.
         symmetries: of the square that may turn a patch of the images: 8, or 4 where the plane is anisotropic.
 
     Raises:
@@ -75,6 +75,7 @@ class SlicedWasserstein:
         samples: int = 512,
         symmetries: int = 8,
         borders: float = 0.0,
+        hard_labels: bool = False,
     ):
         if patch % 2 == 0:
             raise InputError(f"patches#patch: {patch} pixels have none at their centre; give an odd edge")
@@ -84,10 +85,10 @@ class SlicedWasserstein:
             raise InputError(f"patches#borders: {borders}; the share of the patches that lies at borders is 0 to 1")
         self.images, self.n_phases, self.scale_factor = images, n_phases, scale_factor
         self.patch, self.projections, self.pyramid = patch, projections, list(pyramid)
-        self.samples, self.borders = samples, borders
+        self.samples, self.borders, self.hard_labels = samples, borders, switch(hard_labels, "hard_labels")
         places = np.arange(patch**2).reshape(patch, patch)
         self.turns = torch.from_numpy(np.stack([symmetry(places, turn).ravel() for turn in allowed_symmetries(symmetries)]))
-        self.sheets: dict[tuple[str, int], Sheets] = {}  # block means of the images
+        self.sheets: dict[tuple[str, int, int], Sheets] = {}  # block means of the images
 
     def __call__(self, group: str, scale: int, fake: Tensor, pool: Tensor) -> Tensor:
         """Distance that the fakes can shorten.
@@ -102,13 +103,13 @@ class SlicedWasserstein:
         Raises:
             ValueError: the slices are smaller than a patch.
         """
-        total, found = fake.new_zeros(()), False
+        total, found, pixel = fake.new_zeros(()), False, self.scale_factor // scale
         for factor in self.pyramid:
             if min(fake.shape[-2:]) // factor < self.patch:
                 continue
-            block, found = factor * self.scale_factor // scale, True
+            found = True
             newest, known = (Sheets.of(block_mean(x, factor)) for x in (fake, pool))
-            total = total + self._distance(newest, known, self._images(group, block, fake))
+            total = total + self._distance(newest, known, self._images(group, pixel, factor, fake))
         if not found:
             raise ValueError(f"slices of {tuple(fake.shape[-2:])} pixels are smaller than a patch of {self.patch}")
         return total
@@ -159,21 +160,27 @@ class SlicedWasserstein:
         patches = sheets.values.index_select(0, pixels.flatten()).view(len(first), -1)
         return (patches @ direction).T.contiguous()
 
-    def _images(self, group: str, block: int, like: Tensor) -> Sheets:
-        """Block means of a group's images; made once.
+    def _images(self, group: str, pixel: int, factor: int, like: Tensor) -> Sheets:
+        """Means of a group's images over blocks of `factor` pixels of a scale that are `pixel` of theirs; made once.
 
         Raises:
             ValueError: all of them are smaller than a patch.
         """
-        if (group, block) not in self.sheets:
+        if not self.hard_labels:  # a mean of means is the mean
+            pixel, factor = 1, pixel * factor
+        if (group, pixel, factor) not in self.sheets:
             images = [tile for image in self.images[group] for tile in _tiles(image)]
-            images = images[:: -(-sum(image.size for image in images) // MOST_PIXELS)]
-            means = [phase_shares(image, self.n_phases, block).to(like) for image in images]
+            parts = -(-sum(image.size for image in images) // MOST_PIXELS)
+            if parts > 1:  # drawn, as every n-th tile of a mosaic may be one column of it
+                images = [images[i] for i in sorted(np.random.default_rng(0).permutation(len(images))[: -(-len(images) // parts)])]
+            if pixel > 1:
+                images = [coarse_labels(image, self.n_phases, pixel) for image in images]
+            means = [phase_shares(image, self.n_phases, factor).to(like) for image in images]
             means = [mean for mean in means if min(mean.shape[-2:]) >= self.patch]
             if not means:
-                raise ValueError(f"HR images of block means of {block} pixels are smaller than a patch of {self.patch}")
-            self.sheets[group, block] = Sheets.of(means)
-        return self.sheets[group, block]
+                raise ValueError(f"HR images of block means of {pixel * factor} pixels are smaller than a patch of {self.patch}")
+            self.sheets[group, pixel, factor] = Sheets.of(means)
+        return self.sheets[group, pixel, factor]
 
 
 def _tiles(image: np.ndarray) -> list[np.ndarray]:

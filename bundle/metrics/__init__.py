@@ -10,7 +10,7 @@ from bundle.metrics.baselines import upsample_nearest, upsample_trilinear
 from bundle.metrics.correlation import compare_curves, two_point
 from bundle.metrics.diversity import seed_diversity
 from bundle.metrics.fidelity import fidelity
-from bundle.metrics.fractions import count_labels, volume_fractions
+from bundle.metrics.fractions import count_labels, mean_fractions, volume_fractions
 from bundle.metrics.interfaces import face_counts, interfacial_areas, phase_pairs
 from bundle.metrics.morphology import chord_lengths, connected_fraction, euler_number, half_path, lineal_path, pore_sizes, specific_surface
 from bundle.metrics.oblique import oblique_reference, oblique_slices
@@ -34,6 +34,7 @@ __all__ = [
     "lineal_path",
     "lr_agreement",
     "majority_downsample",
+    "mean_fractions",
     "mean_relative_error",
     "oblique_reference",
     "oblique_slices",

@@ -61,3 +61,8 @@ def volume_fractions(labels: Labels, n_phases: int) -> np.ndarray:
     """Share of the voxels that each label has -> (n_phases,), sums to 1."""
     counts = count_labels(labels, n_phases)
     return counts / counts.sum()
+
+
+def mean_fractions(images: Sequence[np.ndarray], n_phases: int) -> np.ndarray:
+    """Mean over images of any size of their volume fractions, each as much as any other, as `run evaluating` and the feedback count: (n_phases,)."""
+    return np.mean([volume_fractions(image, n_phases) for image in images], axis=0)

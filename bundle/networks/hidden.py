@@ -133,7 +133,7 @@ class HiddenPhases(nn.Module):
         as before, on average over the noise. A phase that several labels hide is given back to none.
 
         Args:
-            labels: (z, y, x). Of a large volume some blocks stand for the whole.
+            labels: (z, y, x). Of a volume of more than three times 96 voxels along an axis blocks from each third of it stand for the whole.
         """
         found: dict[int, list[Tensor]] = {label: [] for label in self.hosts}
         hiding = [self.becomes[label] for label in self.hosts if label not in self.rims]
@@ -169,10 +169,9 @@ class HiddenPhases(nn.Module):
                     self.doubt[label] = self.threshold[label]
 
     def _blocks(self, labels: np.ndarray) -> Iterator[Tensor]:
-        """One-hot blocks of a volume, as `forward` takes them; beyond the border its outermost voxels go on."""
-        edges = [min(LARGEST, n) for n in labels.shape]
-        for start in product(*(sorted({0, n - edge}) for n, edge in zip(labels.shape, edges))):
-            around = [np.arange(low - self.reach, low + edge + self.reach).clip(0, n - 1) for low, edge, n in zip(start, edges, labels.shape)]
+        """One-hot blocks of a volume, as `forward` takes them, none of which shares a voxel with another; beyond the border its outermost voxels go on."""
+        for place in product(*(_parts(n) for n in labels.shape)):
+            around = [np.arange(low - self.reach, high + self.reach).clip(0, n - 1) for (low, high), n in zip(place, labels.shape)]
             block = torch.from_numpy(labels[np.ix_(*around)]).long()
             yield F.one_hot(block, len(self.target)).movedim(-1, 0)[None].to(self.target)
 
@@ -247,6 +246,14 @@ class HiddenPhases(nn.Module):
         found = torch.cat([field, shares[-1]], 1).flatten(2)
         found = trimmed(found.gather(2, top[:, None].expand(-1, 2, -1)).view(height.shape), self.walk)
         return found[:, :1], torch.cat([found[:, 1:], trimmed(torch.cat(shares, 1), self.walk)], 1)
+
+
+def _parts(n: int) -> list[tuple[int, int]]:
+    """Parts of n voxels, LARGEST at most and three at most: all of them, or the middle of each third."""
+    number = min(-(-n // LARGEST), 3)
+    cuts = [n * i // number for i in range(number + 1)]
+    spare = [max(high - low - LARGEST, 0) for low, high in zip(cuts, cuts[1:])]
+    return [(low + rest // 2, high - (rest - rest // 2)) for low, high, rest in zip(cuts, cuts[1:], spare)]
 
 
 def _quantiles(values: Tensor) -> np.ndarray:

@@ -35,6 +35,14 @@ def coarse_labels(labels: np.ndarray, n_phases: int, factor: int) -> np.ndarray:
     return shares.argmax(0).to(torch.uint8).numpy()
 
 
+def majority_onehot(onehot: Tensor, factor: int) -> Tensor:
+    """The same of one-hot labels (B, P, h, w) -> (B, P, h / factor, w / factor)."""
+    shares = block_mean(onehot, factor)
+    h, w = shares.shape[2:]
+    labels = (shares + 0.5 / factor**2 * onehot[:, :, ::factor, ::factor][:, :, :h, :w]).argmax(1)
+    return F.one_hot(labels, onehot.shape[1]).movedim(-1, 1).to(onehot)
+
+
 def nearest(x: Tensor, factor: int) -> Tensor:
     """First voxel of each block, as torch's nearest-neighbour interpolation takes it (the paper's downsampling): (B, C, …)."""
     return x[(slice(None), slice(None)) + (slice(None, None, factor),) * (x.ndim - 2)]

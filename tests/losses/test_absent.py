@@ -95,6 +95,16 @@ def test_the_images_are_counted_block_by_block(known):
     assert counted == {(0, 1), (0, 2), (1, 0), (1, 2)} and 0 < len(held[2, 0]) < 25
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_what_a_phase_may_hold_does_not_depend_on_its_number(factor):
+    """At borders many blocks hold two phases alike."""
+    rng = np.random.default_rng(2)
+    image = np.kron(rng.integers(0, 2, (40, 40)), np.ones((6, 6))).astype(np.uint8)
+    image ^= rng.random(image.shape) < 0.02
+    found, swapped = (images_shares([one], [True, True], factor, 0.35) for one in (image, 1 - image))
+    assert (found != 0.35).any() and np.array_equal(found, swapped[::-1, ::-1])
+
+
 def charge_by_loops(steps: list[tuple[np.ndarray, np.ndarray]], allowed_of: AbsentPhases, tolerance: float) -> float:
     """The consistency of the last step, (probabilities, labels) each."""
     images, pool = allowed_of.allowed.numpy(), {pair: [] for pair in product(range(3), range(3))}

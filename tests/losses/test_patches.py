@@ -454,25 +454,40 @@ def test_gathered_patches_are_cut_from_their_images(sizes, symmetries):
     assert len(seen) == symmetries
 
 
-def test_of_a_large_stack_every_second_or_third_image_is_compared(monkeypatch):
+def test_of_a_large_stack_a_half_or_a_third_is_compared(monkeypatch):
     images = [board(square, 20, 20) for square in (1, 2, 3, 4, 5, 6)]
-    fake = onehot([board(2, 20, 20)])
-    monkeypatch.setattr(patches, "MOST_PIXELS", 3 * 400)
-    assert distance(images, fake) == distance(images[::2], fake)
-    monkeypatch.setattr(patches, "MOST_PIXELS", 3 * 400 - 1)
-    assert distance(images, fake) == distance(images[::3], fake) != distance(images[::2], fake)
-    monkeypatch.setattr(patches, "MOST_PIXELS", 6 * 400)
-    assert distance(images, fake) != distance(images[::2], fake)
+    for most, number in ((6 * 400, 6), (3 * 400, 3), (3 * 400 - 1, 2)):
+        monkeypatch.setattr(patches, "MOST_PIXELS", most)
+        sheets, again = (SlicedWasserstein({"hr": images}, 2, 2, patch=3)._images("hr", 1, 1, torch.zeros(1)) for _ in range(2))
+        assert len(sheets.values) == number * 400 and torch.equal(sheets.values, again.values)
+        kept = [part[:, 1].reshape(20, 20).byte().numpy() for part in sheets.values.split(400)]
+        assert all(sum(np.array_equal(one, image) for image in images) == 1 for one in kept)
 
 
-def test_of_a_mosaic_every_second_or_third_tile_is_compared(monkeypatch):
-    image = np.random.default_rng(0).integers(0, 2, (45, 25)).astype(np.uint8)
+def test_of_a_mosaic_some_tiles_of_all_columns_are_compared(monkeypatch):
+    """Until version 1.5 it was every n-th, which is one column where n is as many as there are."""
+    image = np.random.default_rng(0).integers(0, 2, (85, 45)).astype(np.uint8)
     monkeypatch.setattr(patches, "TILE", 10)
-    monkeypatch.setattr(patches, "MOST_PIXELS", 45 * 25)
-    whole = SlicedWasserstein({"hr": [image]}, 2, 2, patch=3)._images("hr", 1, torch.zeros(1))
-    assert len(whole.values) == 45 * 25
-    monkeypatch.setattr(patches, "MOST_PIXELS", 300)
-    sheets = SlicedWasserstein({"hr": [image]}, 2, 2, patch=3)._images("hr", 1, torch.zeros(1))
-    tiles = [image[y : y + 10, x : x + 10] for y in (0, 10, 20, 30) for x in (0, 10)][::3]
-    assert torch.equal(sheets.values[:, 1], torch.from_numpy(np.concatenate([tile.ravel() for tile in tiles])).float())
-    assert sheets.height.tolist() == sheets.width.tolist() == [10] * 3
+    monkeypatch.setattr(patches, "MOST_PIXELS", 85 * 45)
+    whole = SlicedWasserstein({"hr": [image]}, 2, 2, patch=3)._images("hr", 1, 1, torch.zeros(1))
+    assert len(whole.values) == 85 * 45
+    monkeypatch.setattr(patches, "MOST_PIXELS", 800)
+    sheets = SlicedWasserstein({"hr": [image]}, 2, 2, patch=3)._images("hr", 1, 1, torch.zeros(1))
+    assert sheets.height.tolist() == sheets.width.tolist() == [10] * 8  # a quarter of 8 x 4
+    tiles = {image[y : y + 10, x : x + 10].tobytes(): x for y in range(0, 80, 10) for x in range(0, 40, 10)}
+    columns = [tiles[part[:, 1].byte().numpy().tobytes()] for part in sheets.values.split(100)]
+    assert set(columns) == {0, 10, 20, 30}
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_images_are_means_or_labels_of_their_scale(hard):
+    """At 2x a pixel is two of the images' at 4x: their mean, or the label of most of them, then the means of the pyramid."""
+    image = np.random.default_rng(0).integers(0, 3, (24, 16)).astype(np.uint8)
+    loss = SlicedWasserstein({"hr": [image]}, 3, 4, patch=3, hard_labels=hard)
+    expected = np.zeros((6, 4, 3))
+    for y, x in np.ndindex(12, 8):
+        block = image[2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+        counts = np.bincount(block.ravel(), minlength=3)
+        best = block[0, 0] if counts[block[0, 0]] == counts.max() else counts.argmax()
+        expected[y // 2, x // 2] += (np.eye(3)[best] if hard else counts / 4) / 4
+    np.testing.assert_allclose(loss._images("hr", 2, 2, torch.zeros(1)).values, expected.reshape(-1, 3), atol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bundle.errors import InputError
-from bundle.metrics import count_labels, fractions, volume_fractions
+from bundle.metrics import count_labels, fractions, mean_fractions, volume_fractions
 
 
 def test_fractions_of_a_known_image():
@@ -15,6 +15,11 @@ def test_fractions_of_a_known_image():
 def test_a_list_of_images_is_pooled():
     images = [np.zeros((2, 2), np.uint8), np.ones((4, 3), np.uint8)]
     assert count_labels(images, 2).tolist() == [4, 12]
+
+
+def test_the_mean_over_images_counts_each_as_much():
+    large, small = np.zeros((10, 10), np.uint8), np.ones((2, 2), np.uint8)
+    np.testing.assert_allclose(mean_fractions([large, small], 3), [0.5, 0.5, 0.0])
 
 
 def test_blocks_count_every_voxel_of_a_memory_mapped_volume_once(tmp_path, monkeypatch):
