@@ -27,7 +27,8 @@ def majority(labels: np.ndarray, edge: int) -> np.ndarray:
     result = np.empty([n // edge for n in labels.shape], np.uint8)
     for index in np.ndindex(result.shape):
         block = labels[tuple(slice(edge * i, edge * (i + 1)) for i in index)]
-        result[index] = np.bincount(block.ravel()).argmax()
+        counts = np.bincount(block.ravel(), minlength=4)
+        result[index] = block[0, 0, 0] if counts[block[0, 0, 0]] == counts.max() else counts.argmax()
     return result
 
 
