@@ -60,8 +60,8 @@ class Evaluation:
         max_lag: largest distance of the two-point correlation in µm (in SR voxels where no file and no setting tells the voxel size).
         seed: of the bootstrap.
         sr_images: further SR volumes of the same LR, made with other seeds of the noise: they tell how much of SR is chance; null = none.
-        uncertainty_image: per cent on the grid of SR, laid over it in report.html, of a store of trust what is left to 100; null takes `<name of sr_image>_trust.ome.zarr` beside SR, or in
-            `output_dir`, where there is one, or else `…_uncertainty.ome.zarr`.
+        uncertainty_image: per cent on the grid of SR, laid over it in report.html, of a store of trust what is left to 100; null takes
+            `<name of sr_image>_trust.ome.zarr` beside SR, or in `output_dir`, where there is one, or else `…_uncertainty.ome.zarr`.
         view3d: surfaces of a phase in report.html: true for the first, or its name; false for none.
         assessment: what is measured beyond this; null = nothing.
     """
@@ -95,7 +95,8 @@ class Evaluation:
         self.lr_region, self.max_lag, self.seed = lr_region, number(max_lag, "max_lag", "a distance in µm, such as 64"), check_seed(seed)
         self.lr_labels, self.hr_labels = lr_labels, hr_labels
         self.lr_voxel_size, self.hr_voxel_size = lr_voxel_size, hr_voxel_size
-        self.sr_images = [lone_path(path, "sr_images") for path in (sr_images if isinstance(sr_images, (list, tuple)) else [sr_images] if sr_images else [])]
+        seeds = sr_images if isinstance(sr_images, (list, tuple)) else [sr_images] if sr_images else []
+        self.sr_images = [lone_path(path, "sr_images") for path in seeds]
         self.assessment = assessment
         self.uncertainty_image = lone_path(uncertainty_image, "uncertainty_image") if uncertainty_image else None
         self.view_phase = phase_to_draw(view3d, self.phases)

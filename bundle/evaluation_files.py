@@ -195,7 +195,7 @@ def _is_record(found: Any) -> bool:
 
 
 def check_alike(path: Path, one: Volume, first: Path, other: Volume) -> None:
-    """Whether two SR volumes have the same voxel size, and were made by the same model and, of the same place, from the same scan, as far as both say.
+    """Whether two SR volumes have the same voxel size, the same model and, of the same place, the same scan, as far as both say.
 
     Raises:
         InputError: the voxel sizes differ by more than 1 %, or what they were made from differs.

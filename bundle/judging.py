@@ -131,7 +131,9 @@ def physical_properties(labels: np.ndarray, phases: Sequence[str], voxel_size: f
 
 
 def physical_errors(found: Mapping[str, Sequence], truth: Mapping[str, Sequence]) -> dict[str, float | None]:
-    """Relative errors of `physical_properties`, mean over the axes that have a value above 0 in the truth (moduli of what hangs on nothing may be a little below); None where a value is not known.
+    """Relative errors of `physical_properties`, mean over the axes that have a value above 0 in the truth; None where a value is not known.
+
+    Moduli of what hangs on nothing may be a little below 0, and nothing is told from them.
 
     Of the formation factor F the error is that of 1 / F, the conductivity: without a path F is infinite, 1 / F is 0 and its error 1.
     """

@@ -84,7 +84,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 class TrainingRecord:
-    """Writes a JSON beside the weights, and beside each snapshot of them, at the end of every epoch: data, settings, commit, seed, steps, hours and hardware.
+    """Writes a JSON beside the weights, and beside each snapshot, at the end of every epoch: data, settings, commit, seed, steps, hours and hardware.
 
     A training that is resumed goes on with its record: what it started from, and under `resumed` which settings and commit it had until which epoch, where
     they were others.

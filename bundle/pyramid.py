@@ -6,8 +6,8 @@ import numpy as np
 
 
 def majority_pyramid(labels: np.ndarray, n_phases: int, levels: int) -> list[np.ndarray]:
-    """Label volumes 2, 4, 8, … times coarser: the label that most voxels of a block hold; of those that hold equally many that of its first voxel, if it is
-    one of them, else the lowest.
+    """Label volumes 2, 4, 8, … times coarser: the label that most voxels of a block hold; of those that hold equally many that of its first voxel,
+    if it is one of them, else the lowest.
 
     Counted in the finest voxels at every level: a majority of majorities may be another.
 

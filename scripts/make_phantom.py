@@ -19,7 +19,8 @@ from bundle.phantom import ROCKS  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0, help="of the rock; the images are of the rocks of the seeds after it, so take others from 10 to 10")
+    seed_help = "of the rock; the images are of the rocks of the seeds after it, so let seeds lie 10 apart"
+    parser.add_argument("--seed", type=int, default=0, help=seed_help)
     parser.add_argument("--output", type=Path, default=Path("docs/sample"))
     parser.add_argument("--rock", default="berea", help=f"one of {', '.join(ROCKS)}")
     parser.add_argument("--lr-size", type=int, default=64, help="voxels a side of lr.tif")

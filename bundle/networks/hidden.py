@@ -169,7 +169,7 @@ class HiddenPhases(nn.Module):
                     self.doubt[label] = self.threshold[label]
 
     def _blocks(self, labels: np.ndarray) -> Iterator[Tensor]:
-        """One-hot blocks of a volume, as `forward` takes them, none of which shares a voxel with another; beyond the border its outermost voxels go on."""
+        """One-hot blocks of a volume, as `forward` takes them, that share no voxel; beyond the border its outermost voxels go on."""
         for place in product(*(_parts(n) for n in labels.shape)):
             around = [np.arange(low - self.reach, high + self.reach).clip(0, n - 1) for (low, high), n in zip(place, labels.shape)]
             block = torch.from_numpy(labels[np.ix_(*around)]).long()
