@@ -22,9 +22,6 @@ MONAI = set(inspect.signature(run).parameters)
 INSTANCES = ("_target_", "_disabled_", "_mode_")
 """Names that say how MONAI makes a component."""
 
-NUMBER = re.compile(r"[0-9][0-9_]*(\.[0-9]*)?(e[0-9]+)?|0x[0-9a-f]+")
-"""What python-fire makes a number of."""
-
 FLAG = re.compile("--|-[a-zA-Z]")
 """What python-fire takes for a name; -3.5 is a number."""
 
@@ -48,7 +45,7 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"{alone[1]}: belongs to no setting; write --name value, and a value that has spaces in quotes")
     if "args_file" in given:  # what is given beside it counts more
         given = ConfigParser.load_config_file(given["args_file"]) | given
-    if NUMBER.fullmatch(str(given.get("output_dir", ""))):
+    if isinstance(_literal(str(given.get("output_dir", ""))), (int, float)):
         raise InputError(f"--output_dir {given['output_dir']}: is read as a number; write ./{given['output_dir']}")
     files = given.get("config_file") or []
     config = ConfigParser.load_config_files(files)
@@ -113,8 +110,13 @@ def _given(words: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
 
 
 def _value(text: str) -> Any:
+    value = _literal(text)
+    return value if isinstance(value, (list, tuple)) else text
+
+
+def _literal(text: str) -> Any:
+    """What python-fire makes of it."""
     try:
-        value = literal_eval(text)
+        return literal_eval(text)
     except (SyntaxError, ValueError):
         return text
-    return value if isinstance(value, (list, tuple)) else text
