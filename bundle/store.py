@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -86,13 +87,21 @@ class ShardStore:
         return boxes(self.shape, self.shard)
 
     def finished(self, start: Triple) -> bool:
-        """Whether the shard is there and sound on every level: all of its chunks have their checksums."""
+        """Whether the shard is there and sound on every level: all of its chunks have their checksums.
+
+        Raises:
+            InputError: the system cannot read it, which says nothing of what it holds; for want of memory a MemoryError.
+        """
         for level, array in enumerate(self.arrays):
             if not self._file(level, start).is_file():
                 return False
             try:
                 damage = "incomplete" if (array[self._place(level, start)] == NOT_MADE).any() else None
+            except MemoryError:
+                raise
             except Exception as error:  # of zarr and of the codecs, each their own
+                if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # too many open files, a disk that is away
+                    raise InputError(f"{self._file(level, start)}: cannot be read ({error.strerror}); start again: it goes on") from error
                 damage = first_line(error)
             if damage:
                 logger.warning(f"{self._file(level, start)}: damaged ({damage}); made again")

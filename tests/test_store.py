@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -130,6 +131,38 @@ def test_a_damaged_shard_is_not_finished_and_can_be_made_again(tmp_path, labels,
     again.write(damaged[0][0], cut(labels, *damaged[0]))
     assert again.finished(damaged[0][0])
     assert {p: content for p, (_, content) in files(again).items()} == {p: content for p, (_, content) in before.items()}
+
+
+@pytest.mark.parametrize(("failure", "raised", "message"), [
+    (MemoryError("Unable to allocate 16.0 MiB"), MemoryError, "Unable to allocate"),
+    (OSError(errno.EMFILE, "Too many open files"), InputError, r"rock_sr.ome.zarr/0/c/0/0/0: cannot be read \(Too many open files\); start again"),
+    (OSError(errno.EIO, "Input/output error"), InputError, r"cannot be read \(Input/output error\)"),
+    (OSError(errno.ESTALE, "Stale file handle"), InputError, r"cannot be read \(Stale file handle\)"),
+])  # fmt: skip
+def test_a_shard_that_cannot_be_read_is_not_taken_for_damaged(tmp_path, labels, monkeypatch, caplog, failure, raised, message):
+    """It would be taken away and made again."""
+    store = make(tmp_path)
+    fill(store, labels)
+
+    def fail(*args, **kwargs):
+        raise failure
+
+    with monkeypatch.context() as patch, pytest.raises(raised, match=message):
+        patch.setattr("zarr.storage._local._get", fail)
+        store.finished((0, 0, 0))
+    assert not caplog.records and store.finished((0, 0, 0))
+
+
+@pytest.mark.parametrize("failure", [OSError("no such codec"), FileNotFoundError(errno.ENOENT, "taken away meanwhile")])
+def test_what_a_codec_says_is_damage(tmp_path, labels, monkeypatch, failure):
+    store = make(tmp_path)
+    fill(store, labels)
+
+    def fail(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr("zarr.storage._local._get", fail)
+    assert not store.finished((0, 0, 0))
 
 
 @pytest.mark.parametrize(
