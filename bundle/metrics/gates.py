@@ -20,7 +20,7 @@ from bundle.metrics.fractions import as_arrays, bin_labels
 from bundle.metrics.interfaces import face_counts
 from bundle.metrics.morphology import run_lengths
 from bundle.metrics.summary import mean_relative_error, statistic_names, statistics
-from bundle.metrics.two_sample import SYMMETRIES, draw_crops, real_reference, square_symmetry, two_sample_auc
+from bundle.metrics.two_sample import FOLDS, SYMMETRIES, draw_crops, parts, real_reference, reference_splits, square_symmetry, two_sample_auc
 
 SAMPLES = 1000  # of the bootstrap
 BEYOND = 0.5  # of the range of the real images, by which a statistic of the set may lie outside it: of four images of one rock one lies outside that of the
@@ -74,13 +74,16 @@ def gate_images(
         raise InputError(f"a real image is smaller than those of the set ({made[0].shape[0]} x {made[0].shape[1]}); cut the set's to its size")
     if min(made[0].shape) < edge:
         raise InputError(f"images of {made[0].shape[0]} x {made[0].shape[1]} pixels are smaller than crops of {edge}; lower edge")
+    others = real if held_out is None else as_arrays(held_out)
+    for images in (others, made):  # now, not when networks were trained on the rest
+        parts(images, FOLDS, edge)
+    reference_splits(real, seed=seed, edge=edge)
     rng = np.random.default_rng(seed)
     tiles = [cut_tiles(image, made[0].shape) for image in real]
     gates = {"statistics": statistics_gate(real, made, phases)}
     curves = {}
     for name, curve in (("two-point", two_point_curves), ("chords", chord_curves)):
         gates[name], curves[name] = _curves(curve, tiles, made, phases, rng)
-    others = real if held_out is None else as_arrays(held_out)
     gates["two-sample"] = _two_sample(others, real, made, n, edge, steps, seed)
     gates["memorisation"] = _memorisation(real, made, edge, crops, n, rng)
     gates["diversity"] = _diversity(tiles, made, n, rng)

@@ -234,6 +234,18 @@ def test_sets_that_cannot_be_judged(real, made, message):
         gate_images(real, made, PHASES, **SETTINGS)
 
 
+@pytest.mark.parametrize(("real", "made", "held_out", "edge", "part"), [
+    (rock(4, 40, 0), rock(8, 40, 1), None, 32, r"\(20, 20\)"),  # a half of the real images, in folds
+    (rock(8, 40, 0), rock(3, 40, 1), None, 32, r"\(20, 20\)"),
+    (REAL, rock(8, 48, 1), rock(1, 30, 2), 16, r"\(15, 15\)"),
+])  # fmt: skip
+def test_images_without_room_for_the_folds_are_refused_before_anything_is_trained(monkeypatch, real, made, held_out, edge, part):
+    monkeypatch.setattr(gates, "two_sample_auc", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(gates, "statistics_gate", lambda *args: pytest.fail("measured"))
+    with pytest.raises(InputError, match=f"a part of 4 has shape {part}, too small for crops of {edge}"):
+        gate_images(real, made, PHASES, held_out, edge=edge, steps=1, crops=1)
+
+
 def test_the_statistics_of_the_authors_generated_images(shared_data):
     """Nine of ten in the range of the real images, the contact of quartz and feldspar just beyond."""
     real, made = (read_images(shared_data / "berea" / f"hr_{kind}_0.4375um.tif")[0] for kind in ("real", "generated"))
