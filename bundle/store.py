@@ -261,8 +261,8 @@ def _colours(number: int) -> list[list[int]]:
 
 
 def _chunk(edge: int) -> int:
-    """The largest divisor of a shard's edge that is at most `CHUNK`."""
-    return max(n for n in range(1, min(edge, CHUNK) + 1) if edge % n == 0)
+    """The divisor of a shard's edge whose ratio to `CHUNK` is nearest to 1: of one with a large prime factor it is larger."""
+    return min((n for n in range(1, edge + 1) if edge % n == 0), key=lambda n: max(n / CHUNK, CHUNK / n))
 
 
 def _differences(found: Any, expected: Any, name: str = "") -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bundle import store as store_module
 from bundle.errors import InputError
 from bundle.pyramid import majority_pyramid, mean_pyramid
 from bundle.store import LabelStore, PercentStore
@@ -238,6 +239,24 @@ def test_a_shard_must_hold_whole_blocks_of_the_pyramid(tmp_path):
     with pytest.raises(ValueError, match="no multiple"):
         make(tmp_path, shard=10)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("edge", [67, 71, 101, 127])
+def test_a_shard_with_a_large_prime_factor_is_not_cut_into_single_voxels(tmp_path, edge):
+    """A million of them take minutes. Read back in parts, which need not be chunks."""
+    shape = (edge * 2, edge, 5)
+    labels = np.random.default_rng(0).integers(3, size=shape, dtype=np.uint8)
+    store = make(tmp_path, shape=shape, shard=2 * edge, levels=1)
+    assert [array.chunks for array in store.arrays] == [(edge,) * 3] * 2
+    for start, size in store.shards():
+        store.write(start, cut(labels, start, size))
+    assert all(store.finished(start) for start, _ in store.shards())
+    np.testing.assert_array_equal(store.volume().array[edge - 3 : edge + 4, 5:60, 1:], labels[edge - 3 : edge + 4, 5:60, 1:])
+
+
+@pytest.mark.parametrize(("edge", "chunk"), [(1, 1), (8, 8), (64, 64), (96, 48), (100, 50), (256, 64), (536, 67), (252, 63), (502, 251)])
+def test_chunks_are_about_as_large_as_a_viewer_wants(edge, chunk):
+    assert store_module._chunk(edge) == chunk
 
 
 def test_a_store_of_per_cent_with_a_channel_for_each_phase(tmp_path):
