@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import ndimage
 from bundle.errors import InputError
 from bundle.io import read_images
 from bundle.metrics import gates
-from bundle.metrics.gates import best_match, chord_curves, cut_tiles, gate_images, statistics_error, two_point_curves
+from bundle.metrics.gates import best_matches, chord_curves, cut_tiles, gate_images, statistics_error, two_point_curves
 from bundle.metrics.summary import statistics
 
 PHASES = ["pore", "solid", "clay"]
@@ -204,19 +205,37 @@ def test_a_crop_is_found_again_wherever_it_was_and_however_it_was_turned():
     images = rock(2, 40, seed=6, width=1.5)
     crop = images[1][17:29, 5:17]
     for turned in [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]:
-        assert best_match(np.ascontiguousarray(turned), images, 3) == pytest.approx(1, abs=1e-6)
+        assert best_matches([np.ascontiguousarray(turned)], images, 3) == pytest.approx([1], abs=1e-6)
 
 
-def test_the_best_match_is_the_best_of_all_places_and_symmetries():
-    images, crop = rock(2, 14, seed=6, width=1.0), rock(1, 16, seed=8, width=1.0)[0][:5, :5]
-    best = 0.0
-    for image in images:
-        for turned in [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]:
-            for y in range(10):
-                for x in range(10):
-                    best = max(best, float(np.mean(image[y : y + 5, x : x + 5] == turned)))
-    most = np.bincount(crop.ravel()).max() / 25
-    assert best_match(crop, images, 3) == pytest.approx((best - most) / (1 - most), abs=1e-6)
+@pytest.mark.parametrize("places", [512, 4, 1])
+def test_the_best_match_is_the_best_of_all_places_and_symmetries(monkeypatch, places):
+    monkeypatch.setattr(gates, "PLACES", places)
+    images, (other,) = [rock(1, 14, seed=6, width=1.0)[0], rock(1, 17, seed=7, width=1.0)[0][:11]], rock(1, 16, seed=8, width=1.0)
+    crops, expected = [other[:5, :5], other[3:8, 9:14], images[0][9:, 9:], images[1][:5, 2:7]], []
+    for crop in crops:
+        best = 0.0
+        for image in images:
+            for turned in [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]:
+                for y in range(image.shape[0] - 4):
+                    for x in range(image.shape[1] - 4):
+                        best = max(best, float(np.mean(image[y : y + 5, x : x + 5] == turned)))
+        most = np.bincount(crop.ravel()).max() / 25
+        expected.append((best - most) / (1 - most))
+    assert best_matches(crops, images, 3) == pytest.approx(expected, abs=1e-6)
+    assert expected[2:] == [1, 1] and best_matches([], images, 3) == []
+
+
+def test_the_search_for_copies_takes_no_more_memory_for_a_larger_image(monkeypatch):
+    monkeypatch.setattr(gates, "PLACES", 64)
+    large = np.tile(REAL[0], (5, 5))
+    peaks = []
+    for image in (large[:96], large[:96], large):  # the first fills caches
+        tracemalloc.start()
+        best_matches([REAL[1][:16, :16]], [image], 3)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.1 * peaks[1] < 100 * 80**2
 
 
 @pytest.mark.parametrize(
