@@ -53,7 +53,7 @@ class Assessment:
         physics_cell: edge of a cell of these computations, SR voxels: the majority of its voxels counts.
         conductivity: {phase: conductivity relative to the brine's}, such as of clay; phases that are left out insulate, the pore has 1.
         moduli: {phase: [bulk, shear]} in GPa of minerals that `bundle.physics.elasticity.MODULI` does not know, or knows otherwise.
-        two_sample: whether a network can tell SR from the HR images, on the axis planes and at 45 degrees.
+        two_sample: whether a network can tell SR from the HR images, on the axis planes and at 45 degrees; of images of one plane, on that alone.
         seed: of the two-sample tests.
 
     Attributes:
@@ -124,12 +124,12 @@ class Assessment:
             if len(groups) > 1:
                 logger.warning("two_sample: left out, as each plane has images of its own: pooled they are no sample of any plane")
             else:
-                (images,) = groups.values()
-                for labels in (images, sr.array):
+                ((group, images),) = groups.items()
+                for labels in (images, _seen(sr.array, group)):
                     parts(labels, FOLDS, CROP)
                 if len(images) > 1:
                     reference_splits(images, edge=CROP)
-                if are_cubes(sr.voxel_size):
+                if _at_45_degrees(sr, group):
                     check_oblique(sr.array, images, CROP)
         return self._read_truth(sr.array.shape, len(phases))
 
@@ -162,8 +162,8 @@ class Assessment:
         if self.physics:
             found["physics"] = self._physics(lr, sr, truth, phases, scale)
         if self.two_sample and len(groups) == 1:
-            (images,) = groups.values()
-            found["two_sample"] = self._two_sample(lr.array, sr, images, len(phases), scale)
+            ((group, images),) = groups.items()
+            found["two_sample"] = self._two_sample(lr.array, sr, group, images, len(phases), scale)
         return found
 
     def _truth(self, lr: np.ndarray, sr: Volume, truth: np.ndarray, phases: Sequence[str], scale: int, unit: str) -> dict[str, dict]:
@@ -240,12 +240,12 @@ class Assessment:
                     rows.setdefault(name.format(axis), {})[title] = entry["value"] if entry["why"] is None else _explained(entry)
         return rows
 
-    def _two_sample(self, lr: np.ndarray, sr: Volume, images: Sequence[np.ndarray], n_phases: int, scale: int) -> dict[str, dict]:
-        nearest = upsample_nearest(lr, scale)
-        volumes = {"SR": sr.array, "LR": nearest}
-        rows = {"axis planes": {name: two_sample_auc(images, volume, n_phases, CROP, seed=self.seed, surest=SUREST) for name, volume in volumes.items()}}
-        self.pictures = {name: mosaic_png(crops, FOLDS) for name, crops in rows["axis planes"]["SR"]["crops"].items()}
-        if are_cubes(sr.voxel_size):  # at 45 degrees other voxels than cubes are no squares
+    def _two_sample(self, lr: np.ndarray, sr: Volume, group: str, images: Sequence[np.ndarray], n_phases: int, scale: int) -> dict[str, dict]:
+        volumes, planes = {"SR": sr.array, "LR": upsample_nearest(lr, scale)}, f"{group if group in report.PLANES else 'axis'} planes"
+        found = {name: two_sample_auc(images, _seen(one, group), n_phases, CROP, seed=self.seed, surest=SUREST) for name, one in volumes.items()}
+        self.pictures = {name: mosaic_png(crops, FOLDS) for name, crops in found["SR"]["crops"].items()}
+        rows = {planes: found}
+        if _at_45_degrees(sr, group):
             real = oblique_reference(images, CROPS, CROP, self.seed)
             rows["planes at 45 degrees"] = {
                 name: two_sample_auc(real, oblique_slices(volume, CROPS, CROP, self.seed), n_phases, CROP, seed=self.seed)
@@ -258,8 +258,19 @@ class Assessment:
         if len(images) > 1:
             reference = real_reference(images, n_phases, edge=CROP, seed=self.seed)
             told = f"{reference['auc']:.3f}" + ("" if reference["std"] is None else f" ± {reference['std']:.3f}")
-            table["axis planes"]["HR images against each other"] = told
+            table[planes]["HR images against each other"] = told
         return table
+
+
+def _seen(volume: np.ndarray, group: str) -> np.ndarray | list[np.ndarray]:
+    """What of a volume images of a plane group show: its planes normal to one axis, or all of it, along all axes, where no plane is told."""
+    plane = report.PLANES.get(group)
+    return volume if plane is None else list(np.moveaxis(volume, 3 - sum(plane), 0))
+
+
+def _at_45_degrees(sr: Volume, group: str) -> bool:
+    """Whether planes at 45 degrees can be compared: of other voxels than cubes they are no squares, and images of one plane show none like them."""
+    return are_cubes(sr.voxel_size) and group not in report.PLANES
 
 
 def _by_phase(given: Any, read: Callable[[Any], Any], refusal: str) -> dict[str, Any]:

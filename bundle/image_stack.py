@@ -149,6 +149,7 @@ class ImageSynthesis:
         chosen, told = self._calibrated(facts.get("statistics")) if self.calibration else (None, None)
         images = GeneratedImages(self.network, self.n_images, self.seed, self.truncation, self.device, chosen, progress=True)
         path = self.output_dir / "hr_generated.tif"
+        write_text(record_of(path), json.dumps({"generated": True}) + "\n")  # first: without any, what a killed run leaves would pass for real
         write_volume(path, Volume(images, size and (size[0], *size)))
         images.bar.close()
         write_sheets(path.with_suffix(".png"), {f"generated, seed {self.seed}": images[: min(16, self.n_images)]}, self.phases)

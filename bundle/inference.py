@@ -58,7 +58,7 @@ def check_format(output_ext: str | None, shape: Sequence[int], scale_factor: int
 class InferenceRecord:
     """When all shards are there: writes the formats asked for, `<name>_sr.png` (middle slices of LR and SR) and `<name>_sr_provenance.json`.
 
-    Of several processes the last one does it. What a killed run left of these files is removed.
+    Of several processes the last one does it. What a killed run left of these files is removed by a run of one process.
 
     Args:
         output_dir: folder of the results.
@@ -102,7 +102,7 @@ class InferenceRecord:
         for one in stores.values():
             one.tidy()
         base, sr = str(store.path).removesuffix(SUFFIX), store.volume()
-        if engine.inferer.world_size == 1 or not engine.inferer.made:  # else another process may be done at the same moment, and write, too
+        if engine.inferer.world_size == 1:  # else another process may be done at the same moment, and write, too
             for suffix in {*WRITERS, *self.formats, ".json", ".png", "_provenance.json"}:  # .json: beside .raw
                 for partial in left_partials(Path(base + suffix)):
                     partial.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -86,13 +87,21 @@ class ShardStore:
         return boxes(self.shape, self.shard)
 
     def finished(self, start: Triple) -> bool:
-        """Whether the shard is there and sound on every level: all of its chunks have their checksums."""
+        """Whether the shard is there and sound on every level: all of its chunks have their checksums.
+
+        Raises:
+            InputError: the system cannot read it, which says nothing of what it holds; for want of memory a MemoryError.
+        """
         for level, array in enumerate(self.arrays):
             if not self._file(level, start).is_file():
                 return False
             try:
                 damage = "incomplete" if (array[self._place(level, start)] == NOT_MADE).any() else None
+            except MemoryError:
+                raise
             except Exception as error:  # of zarr and of the codecs, each their own
+                if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # too many open files, a disk that is away
+                    raise InputError(f"{self._file(level, start)}: cannot be read ({error.strerror}); start again: it goes on") from error
                 damage = first_line(error)
             if damage:
                 logger.warning(f"{self._file(level, start)}: damaged ({damage}); made again")
@@ -252,8 +261,8 @@ def _colours(number: int) -> list[list[int]]:
 
 
 def _chunk(edge: int) -> int:
-    """The largest divisor of a shard's edge that is at most `CHUNK`."""
-    return max(n for n in range(1, min(edge, CHUNK) + 1) if edge % n == 0)
+    """The divisor of a shard's edge whose ratio to `CHUNK` is nearest to 1: of one with a large prime factor it is larger."""
+    return min((n for n in range(1, edge + 1) if edge % n == 0), key=lambda n: max(n / CHUNK, CHUNK / n))
 
 
 def _differences(found: Any, expected: Any, name: str = "") -> str:

@@ -122,7 +122,7 @@ def super_resolution(case: str, lr_image: str, folder: str, rank: int) -> dict[s
 
     _, name, edge, window, threads = INFERENCE[case]
     network, phases = generator(name), ["pore", "quartz", "feldspar", "clay"]
-    source = LabelSource(lr_image, 4, region=[[0, edge]] * 3)
+    source = LabelSource(lr_image, 4, voxel_size=1.0, region=[[0, edge]] * 3)
     if window is None:
         start = time.perf_counter()
         voxels = published_tiling(network, source)
@@ -247,7 +247,7 @@ def report_inference(lr_image: str, quick: bool) -> None:
         if edge > largest or (quick and case in SLOW):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            words = ["inference", "--case", case, "--lr-image", lr_image, "--folder", folder]
+            words = ["inference", "--case", case, "--lr-image", Path(lr_image).absolute(), "--folder", folder]
             results[case] = two_processes(words) if threads else in_a_process(*words)
     first = 1e9 * results["default"]["seconds"] / results["default"]["voxels"]
     print(f"{processor()}\n\n| | s | fine voxels | ns a voxel | default = 1 | peak GiB |\n|---|---|---|---|---|---|")

@@ -196,6 +196,22 @@ def test_one_image_set_a_plane_leaves_the_test_out(monkeypatch, caplog):
     assert caplog.text.count("two_sample: left out") == 1
 
 
+@pytest.mark.parametrize(("plane", "axis"), [("xy", 0), ("xz", 1), ("yz", 2)])
+def test_images_of_one_plane_are_compared_with_such_planes_alone(monkeypatch, plane, axis):
+    """Every plane normal to the axis holds one label of its own."""
+    monkeypatch.setattr(assessment, "CROP", 16)
+    asked = []
+    monkeypatch.setattr(assessment, "two_sample_auc", lambda real, fake, *args, **kwargs: asked.append(fake) or NOT_TOLD)
+    monkeypatch.setattr(assessment, "real_reference", lambda *args, **kwargs: {"auc": 0.5, "std": None})
+    coarse = np.moveaxis(np.broadcast_to(np.arange(24, dtype=np.uint8)[:, None, None], (24, 24, 24)), 0, axis)
+    fine = np.moveaxis(np.broadcast_to(np.arange(96, dtype=np.uint8)[:, None, None], (96, 96, 96)), 0, axis)
+    groups = {plane: images()["all planes"]}
+    found = measured(Assessment(two_sample=True), Volume(coarse, (2.0,) * 3), Volume(fine, (0.5,) * 3), groups, PHASES, 4)["two_sample"]
+    assert list(found) == [f"{plane} planes"] and "HR images against each other" in found[f"{plane} planes"]
+    for volume, labels in zip(asked, (np.arange(96), np.arange(24).repeat(4)), strict=True):
+        assert [(one.shape, np.unique(one).tolist()) for one in as_arrays(volume)] == [((96, 96), [label]) for label in labels]
+
+
 @pytest.mark.parametrize(("settings", "message"), [
     ({"physics": 0}, "physics: 0; give a whole number of LR voxels"),
     ({"physics": True}, "physics: True; give a whole number of LR voxels"),

@@ -81,6 +81,17 @@ def test_pixels_of_another_size_are_not_compared(tmp_path, judged):
     assert not (tmp_path / "made_gates.json").exists()
 
 
+def test_a_size_given_for_real_images_does_not_hide_that_of_generated_ones(tmp_path, judged):
+    made = write(tmp_path / "made.tif", pixel=1.0)
+    (tmp_path / "made_provenance.json").write_text('{"generated": true}')
+    for size in (0.5, [0.5, 0.5]):
+        with pytest.raises(InputError, match="made.tif: was made with pixels of 1 µm, but hr_voxel_size is 0.5 µm"):
+            Gating(made, _blank(tmp_path / "real.tif"), PHASES, hr_voxel_size=size).run()
+    assert not judged
+    Gating(made, _blank(tmp_path / "real.tif"), PHASES, hr_voxel_size=1.0).run()
+    assert len(judged) == 1
+
+
 def test_phases_that_are_no_names():
     with pytest.raises(InputError, match="phases: clay; give a list of names"):  # no four phases c, l, a and y
         Gating("made.tif", "real.tif", "clay")

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from bundle import image_stack
 from bundle.calibration import Calibration
 from bundle.checkpoint import save_weights
 from bundle.errors import InputError
+from bundle.gating import admit
 from bundle.image_stack import BATCH, GeneratedImages, ImageSynthesis
 from bundle.io import Volume, read_images, write_volume
 from bundle.metrics import statistics
@@ -91,6 +93,22 @@ def test_a_stack_with_its_pixel_size_picture_and_provenance(tmp_path, network, m
     assert min(Image.open(tmp_path / "out" / "hr_generated.png").size) >= 4 * 16
     path = ImageSynthesis(network, model, tmp_path / "other", PHASES, 2, pixel_size=2.0, calibration=0).run()
     assert read_images(path)[1] == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("step", ["write_sheets", "sha256", "versions"])
+def test_what_a_run_that_was_killed_leaves_does_not_pass_for_real_images(tmp_path, network, model, monkeypatch, step):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(image_stack, step, killed)
+        ImageSynthesis(network, model, tmp_path / "out", PHASES, 2, calibration=0).run()
+    path = tmp_path / "out" / "hr_generated.tif"
+    assert path.is_file()
+    with pytest.raises(InputError, match="hr_generated.tif: generated, and not yet judged"):
+        admit(path)
+    ImageSynthesis(network, model, tmp_path / "out", PHASES, 2, calibration=0).run()
+    assert json.loads((tmp_path / "out" / "hr_generated_provenance.json").read_text())["images"] == 2
 
 
 def test_a_calibrated_stack_is_nearer_to_the_real_statistics(tmp_path, network, model):

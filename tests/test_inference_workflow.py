@@ -159,7 +159,8 @@ def test_processes_share_the_work_and_the_last_writes_the_rest(case):
 
 
 def test_what_a_killed_run_left_of_other_formats_goes_with_the_next(case):
-    """Also of a format that is no longer asked for; not what may be of another process that is done at the same moment, nor of another volume."""
+    """Also of a format that is no longer asked for; not what may be of another process that writes now, even where this one found all there, nor
+    of another volume."""
     left = [case.out / f".partial-0123456789ab-rock_sr{end}" for end in (".tif", ".mhd", ".raw", ".json", ".png", "_provenance.json")]
     others = [case.out / f".partial-0123456789ab-{name}" for name in ("a-rock_sr.tif", "rock_sr_sr.tif", "rock.tif")]
     in_process(case, shard=2, rank=0, world_size=2)
@@ -168,6 +169,8 @@ def test_what_a_killed_run_left_of_other_formats_goes_with_the_next(case):
     in_process(case, shard=2, rank=1, world_size=2)
     assert (case.out / "rock_sr.tif").exists() and all(path.exists() for path in left)
     in_process(case, shard=2, rank=0, world_size=2)
+    assert all(path.exists() for path in [*left, *others])
+    in_process(case, shard=2)
     assert sorted(case.out.glob(".partial*")) == sorted(others)
     left[0].write_text("half")
     in_process(case, shard=2, uncertainty=2)  # alone, also where it has made something

@@ -125,6 +125,14 @@ def test_what_a_case_of_the_benchmarks_refuses_ends_them_in_its_line(bundle_root
     assert ended.returncode == 1 and ended.stderr.startswith(f"error: {tmp_path / 'other.tif'}: ") and ended.stderr.count("\n") == 1
 
 
+def test_a_case_of_the_benchmarks_finds_a_scan_named_from_another_folder_and_needs_no_voxel_size(bundle_root, tmp_path):
+    """It refuses the labels, so it has read them."""
+    tifffile.imwrite(tmp_path / "bare.tif", np.full((32, 32, 32), 9, np.uint8))
+    command = [sys.executable, str(bundle_root / "scripts" / "benchmark.py"), "inference", "--quick", "--lr-image", "bare.tif"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 1 and ended.stderr.startswith(f"error: {tmp_path / 'bare.tif'}: holds values (9)"), ended.stderr
+
+
 @pytest.mark.parametrize(("given", "message"), [
     ({"lr_size": 0}, "--lr-size: 0; give a whole number of voxels, such as 64, 1 or more"),
     ({"hr_size": 0}, "--hr-size: 0; give a whole number of pixels, such as 512, 1 or more"),

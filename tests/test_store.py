@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bundle import store as store_module
 from bundle.errors import InputError
 from bundle.pyramid import majority_pyramid, mean_pyramid
 from bundle.store import LabelStore, PercentStore
@@ -132,6 +134,38 @@ def test_a_damaged_shard_is_not_finished_and_can_be_made_again(tmp_path, labels,
     assert {p: content for p, (_, content) in files(again).items()} == {p: content for p, (_, content) in before.items()}
 
 
+@pytest.mark.parametrize(("failure", "raised", "message"), [
+    (MemoryError("Unable to allocate 16.0 MiB"), MemoryError, "Unable to allocate"),
+    (OSError(errno.EMFILE, "Too many open files"), InputError, r"rock_sr.ome.zarr/0/c/0/0/0: cannot be read \(Too many open files\); start again"),
+    (OSError(errno.EIO, "Input/output error"), InputError, r"cannot be read \(Input/output error\)"),
+    (OSError(errno.ESTALE, "Stale file handle"), InputError, r"cannot be read \(Stale file handle\)"),
+])  # fmt: skip
+def test_a_shard_that_cannot_be_read_is_not_taken_for_damaged(tmp_path, labels, monkeypatch, caplog, failure, raised, message):
+    """It would be taken away and made again."""
+    store = make(tmp_path)
+    fill(store, labels)
+
+    def fail(*args, **kwargs):
+        raise failure
+
+    with monkeypatch.context() as patch, pytest.raises(raised, match=message):
+        patch.setattr("zarr.storage._local._get", fail)
+        store.finished((0, 0, 0))
+    assert not caplog.records and store.finished((0, 0, 0))
+
+
+@pytest.mark.parametrize("failure", [OSError("no such codec"), FileNotFoundError(errno.ENOENT, "taken away meanwhile")])
+def test_what_a_codec_says_is_damage(tmp_path, labels, monkeypatch, failure):
+    store = make(tmp_path)
+    fill(store, labels)
+
+    def fail(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr("zarr.storage._local._get", fail)
+    assert not store.finished((0, 0, 0))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -205,6 +239,24 @@ def test_a_shard_must_hold_whole_blocks_of_the_pyramid(tmp_path):
     with pytest.raises(ValueError, match="no multiple"):
         make(tmp_path, shard=10)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("edge", [67, 71, 101, 127])
+def test_a_shard_with_a_large_prime_factor_is_not_cut_into_single_voxels(tmp_path, edge):
+    """A million of them take minutes. Read back in parts, which need not be chunks."""
+    shape = (edge * 2, edge, 5)
+    labels = np.random.default_rng(0).integers(3, size=shape, dtype=np.uint8)
+    store = make(tmp_path, shape=shape, shard=2 * edge, levels=1)
+    assert [array.chunks for array in store.arrays] == [(edge,) * 3] * 2
+    for start, size in store.shards():
+        store.write(start, cut(labels, start, size))
+    assert all(store.finished(start) for start, _ in store.shards())
+    np.testing.assert_array_equal(store.volume().array[edge - 3 : edge + 4, 5:60, 1:], labels[edge - 3 : edge + 4, 5:60, 1:])
+
+
+@pytest.mark.parametrize(("edge", "chunk"), [(1, 1), (8, 8), (64, 64), (96, 48), (100, 50), (256, 64), (536, 67), (252, 63), (502, 251)])
+def test_chunks_are_about_as_large_as_a_viewer_wants(edge, chunk):
+    assert store_module._chunk(edge) == chunk
 
 
 def test_a_store_of_per_cent_with_a_channel_for_each_phase(tmp_path):

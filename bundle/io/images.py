@@ -12,6 +12,7 @@ from bundle.errors import InputError
 from bundle.io.files import readable, record_of, suffix_of
 from bundle.io.scale import as_pixel_size
 from bundle.io.tiff import read_tiff_series
+from bundle.io.volume import size_text
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png")
 JUDGED = ("_gates.png", "_gates_curves.png")  # ends of the pictures that `run gating` leaves beside a verdict
@@ -26,15 +27,17 @@ def read_images(
     Args:
         paths: file, folder (all its .tif, .tiff and .png by name, but for what the runs of this program leave there beside generated images: pictures
             and super-resolved volumes), pattern such as `hr/*.png`, or a list of them.
-        pixel_size: µm, a number, (row, column) or (z, y, x); overrides what the files say. PNG says nothing.
+        pixel_size: µm, a number, (row, column) or (z, y, x); overrides what the files say, but for those that this program made. PNG says nothing.
         axes: of z, y, x along rows and columns; None for images of no one plane.
 
     Returns:
         images, each (row, column), and the pixel size (row, column) in µm, None where nobody says.
 
     Raises:
-        InputError: nothing found; missing, damaged or colour images; pixel sizes that differ between files.
+        InputError: nothing found; missing, damaged or colour images; pixel sizes that differ between files, or between one that this program made and
+            `pixel_size`.
     """
+    given = None if pixel_size is None else as_pixel_size(pixel_size, axes)
     images: list[np.ndarray] = []
     sizes: dict[tuple[float, float], Path] = {}
     for path in image_files(paths):
@@ -48,8 +51,11 @@ def read_images(
             images.extend(a.astype(a.dtype.newbyteorder("="), copy=False) for a in array.reshape(-1, *array.shape[-2:]))
         if size is not None:
             sizes.setdefault(size[1:], path)
-    if pixel_size is not None:
-        return images, as_pixel_size(pixel_size, axes)
+            if given and record_of(path).is_file() and not np.allclose(size[1:], given, rtol=0.01):
+                told = f"was made with pixels of {size_text(size[1:])} µm, but hr_voxel_size is {size_text(given)} µm"
+                raise InputError(f"{path}: {told}; use images of one size, or make it again with that hr_voxel_size")
+    if given:
+        return images, given
     for other, path in sizes.items():
         one, first = next(iter(sizes.items()))
         if not np.allclose(one, other, rtol=0.01):  # programs round what they write

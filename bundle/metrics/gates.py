@@ -6,7 +6,8 @@ second never hears of. So a set is compared with the real images before it may t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 import numpy as np
 from scipy import fft
@@ -20,7 +21,7 @@ from bundle.metrics.fractions import as_arrays, bin_labels
 from bundle.metrics.interfaces import face_counts
 from bundle.metrics.morphology import run_lengths
 from bundle.metrics.summary import mean_relative_error, statistic_names, statistics
-from bundle.metrics.two_sample import SYMMETRIES, draw_crops, real_reference, square_symmetry, two_sample_auc
+from bundle.metrics.two_sample import FOLDS, SYMMETRIES, draw_crops, parts, real_reference, reference_splits, square_symmetry, two_sample_auc
 
 SAMPLES = 1000  # of the bootstrap
 BEYOND = 0.5  # of the range of the real images, by which a statistic of the set may lie outside it: of four images of one rock one lies outside that of the
@@ -29,6 +30,7 @@ LEVEL = 0.99  # of the band of a curve: there are two curves a phase, and all mu
 SLACK = 0.01  # of a curve's largest value, by which it may leave the band: where all chords of the images are shorter, their band is a line
 INSIDE = 0.95  # share of a curve that must lie in its band
 MOST_AUC = 0.75  # of the two-sample test
+PLACES = 512  # of crops along each axis of an image, that are searched at a time: it takes 70 bytes a pixel
 COPIES = 0.05  # share of the crops that may repeat a real one
 PAIRS = 300  # of images, whose distance is measured
 LEAST_DIVERSITY = 0.8  # distance of two images, and spread of their fractions, against those of real ones
@@ -74,13 +76,16 @@ def gate_images(
         raise InputError(f"a real image is smaller than those of the set ({made[0].shape[0]} x {made[0].shape[1]}); cut the set's to its size")
     if min(made[0].shape) < edge:
         raise InputError(f"images of {made[0].shape[0]} x {made[0].shape[1]} pixels are smaller than crops of {edge}; lower edge")
+    others = real if held_out is None else as_arrays(held_out)
+    for images in (others, made):  # now, not when networks were trained on the rest
+        parts(images, FOLDS, edge)
+    reference_splits(real, seed=seed, edge=edge)
     rng = np.random.default_rng(seed)
     tiles = [cut_tiles(image, made[0].shape) for image in real]
     gates = {"statistics": statistics_gate(real, made, phases)}
     curves = {}
     for name, curve in (("two-point", two_point_curves), ("chords", chord_curves)):
         gates[name], curves[name] = _curves(curve, tiles, made, phases, rng)
-    others = real if held_out is None else as_arrays(held_out)
     gates["two-sample"] = _two_sample(others, real, made, n, edge, steps, seed)
     gates["memorisation"] = _memorisation(real, made, edge, crops, n, rng)
     gates["diversity"] = _diversity(tiles, made, n, rng)
@@ -196,38 +201,47 @@ def _two_sample(
     return {"passed": found["auc"] <= limit, "text": text, "auc": found["auc"], "error": found["error"], "reference": reference}
 
 
-def best_match(crop: np.ndarray, images: Sequence[np.ndarray], n_phases: int) -> float:
-    """How well a crop is found again in images, at any place and under any of the 8 symmetries.
+def best_matches(crops: Sequence[np.ndarray], images: Sequence[np.ndarray], n_phases: int) -> list[float]:
+    """How well each of some crops is found again in images, at any place and under any of the 8 symmetries.
 
     (agreement - m) / (1 - m), agreement the share of its pixels that have the same label there, m the share of its most frequent label: 1 for a copy,
-    0 where nothing agrees better than a uniform place. By Fourier transform: all places at once.
+    0 where nothing agrees better than a uniform place. By Fourier transform: all places of a block at once.
 
     Args:
-        crop: (h, h) labels of more than one phase.
-        images: (y, x), none smaller than the crop.
+        crops: (h, h) labels of more than one phase, of one size.
+        images: (y, x), none smaller than a crop.
         n_phases: labels are 0..n_phases-1.
     """
-    h, w = crop.shape
-    best = 0.0
+    if not crops:
+        return []
+    best = np.zeros(len(crops))
+    for block in _blocks(images, len(crops[0])):
+        shape = [fft.next_fast_len(size, real=True) for size in block.shape]
+        spectra = [fft.rfft2(block == phase, shape) for phase in range(n_phases)]
+        for i, crop in enumerate(crops):
+            places = tuple(slice(a - b + 1) for a, b in zip(block.shape, crop.shape))
+            for turn in range(SYMMETRIES):
+                turned = square_symmetry(crop, turn)
+                agreement = sum(spectra[p] * fft.rfft2(turned == p, shape).conj() for p in range(n_phases))
+                best[i] = max(best[i], fft.irfft2(agreement, shape)[places].max() / crop.size)
+    most = np.array([bin_labels(crop, n_phases).max() / crop.size for crop in crops])
+    return ((best - most) / (1 - most)).tolist()
+
+
+def _blocks(images: Sequence[np.ndarray], edge: int) -> Iterator[np.ndarray]:
+    """Blocks of images that together hold every place of a crop of an edge once, at most `PLACES` along each axis."""
     for image in images:
-        shape = [fft.next_fast_len(size, real=True) for size in image.shape]
-        spectra = [fft.rfft2(image == phase, shape) for phase in range(n_phases)]
-        for turn in range(SYMMETRIES):
-            turned = square_symmetry(crop, turn)
-            product = sum(spectra[p] * fft.rfft2(turned == p, shape).conj() for p in range(n_phases))
-            agreement = fft.irfft2(product, shape)[: image.shape[0] - h + 1, : image.shape[1] - w + 1]
-            best = max(best, float(agreement.max()) / crop.size)
-    most = bin_labels(crop, n_phases).max() / crop.size
-    return (best - most) / (1 - most)
+        for y, x in product(*(range(0, size - edge + 1, PLACES) for size in image.shape)):
+            yield image[y : y + PLACES + edge - 1, x : x + PLACES + edge - 1]
 
 
 def _memorisation(real: Sequence[np.ndarray], made: Sequence[np.ndarray], edge: int, number: int, n_phases: int, rng: np.random.Generator) -> dict:
     """Crops of the set that are found again in the real images, against crops of each real image that are looked for in the others."""
-    ours = [best_match(crop, real, n_phases) for crop in _varied_crops(made, number, edge, n_phases, rng)]
+    ours = best_matches(_varied_crops(made, number, edge, n_phases, rng), real, n_phases)
     theirs = []
     for i, image in enumerate(real):
         others = [other for j, other in enumerate(real) if j != i]
-        theirs += [best_match(crop, others, n_phases) for crop in _varied_crops([image], max(1, number // len(real)), edge, n_phases, rng)]
+        theirs += best_matches(_varied_crops([image], max(1, number // len(real)), edge, n_phases, rng), others, n_phases)
     limit = 0.5 * (1 + max(theirs, default=0.0))
     copied = float(np.mean(np.array(ours) > limit)) if ours else 0.0
     told = [f"{np.median(matches):.2f} in the median, {max(matches):.2f} at most" if matches else "none" for matches in (ours, theirs)]

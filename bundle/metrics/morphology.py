@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage
 
 from bundle.errors import InputError, optional
-from bundle.io.volume import as_voxel_size
+from bundle.io.volume import are_cubes, as_voxel_size
 from bundle.metrics.correlation import line_blocks
 from bundle.metrics.fractions import slabs
 from bundle.metrics.interfaces import face_counts, interior_faces
@@ -111,7 +111,7 @@ def pore_sizes(mask: np.ndarray, voxel_size: VoxelSize = 1.0) -> dict | None:
     """
     mask = _as_mask(mask)
     size = as_voxel_size(voxel_size, n_axes=mask.ndim)
-    if not np.allclose(size, size[0], rtol=1e-3):
+    if not are_cubes(size):
         raise InputError(f"pore sizes need cubic voxels, got {size} µm: resample the volume")
     if mask.all() or not mask.any():
         return None

@@ -105,6 +105,17 @@ def test_given_pixel_size_overrides(tmp_path, stack, given, expected):
     assert read_images(save(tmp_path / "a.tif", stack, 0.4375), given)[1] == expected
 
 
+def test_a_given_pixel_size_is_not_that_of_images_made_with_another(tmp_path, stack):
+    """It overrides what real files say, beside it in a list too, and what was made without a size; what was made knows its own."""
+    real, made = save(tmp_path / "a.tif", stack, 0.875), save(tmp_path / "made.tif", stack, 0.875)
+    (tmp_path / "made_provenance.json").write_text("{}")
+    for paths in (made, [real, made]):
+        with pytest.raises(InputError, match=r"made.tif: was made with pixels of 0.875 µm, but hr_voxel_size is 0.4375 µm; use images of one size"):
+            read_images(paths, 0.4375)
+    assert read_images([real, made], 0.876)[1] == (0.876, 0.876) and read_images(real, 0.4375)[1] == (0.4375, 0.4375)
+    assert read_images(save(made, stack), 0.4375)[1] == (0.4375, 0.4375)
+
+
 def test_unequal_or_wrong_pixel_sizes(tmp_path, stack):
     paths = [save(tmp_path / "a.tif", stack, 0.5), save(tmp_path / "b.tif", stack, 0.25)]
     with pytest.raises(InputError, match=r"b\.tif.*a\.tif.*hr_voxel_size"):

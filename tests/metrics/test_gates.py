@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import ndimage
 from bundle.errors import InputError
 from bundle.io import read_images
 from bundle.metrics import gates
-from bundle.metrics.gates import best_match, chord_curves, cut_tiles, gate_images, statistics_error, two_point_curves
+from bundle.metrics.gates import best_matches, chord_curves, cut_tiles, gate_images, statistics_error, two_point_curves
 from bundle.metrics.summary import statistics
 
 PHASES = ["pore", "solid", "clay"]
@@ -204,19 +205,37 @@ def test_a_crop_is_found_again_wherever_it_was_and_however_it_was_turned():
     images = rock(2, 40, seed=6, width=1.5)
     crop = images[1][17:29, 5:17]
     for turned in [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]:
-        assert best_match(np.ascontiguousarray(turned), images, 3) == pytest.approx(1, abs=1e-6)
+        assert best_matches([np.ascontiguousarray(turned)], images, 3) == pytest.approx([1], abs=1e-6)
 
 
-def test_the_best_match_is_the_best_of_all_places_and_symmetries():
-    images, crop = rock(2, 14, seed=6, width=1.0), rock(1, 16, seed=8, width=1.0)[0][:5, :5]
-    best = 0.0
-    for image in images:
-        for turned in [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]:
-            for y in range(10):
-                for x in range(10):
-                    best = max(best, float(np.mean(image[y : y + 5, x : x + 5] == turned)))
-    most = np.bincount(crop.ravel()).max() / 25
-    assert best_match(crop, images, 3) == pytest.approx((best - most) / (1 - most), abs=1e-6)
+@pytest.mark.parametrize("places", [512, 4, 1])
+def test_the_best_match_is_the_best_of_all_places_and_symmetries(monkeypatch, places):
+    monkeypatch.setattr(gates, "PLACES", places)
+    images, (other,) = [rock(1, 14, seed=6, width=1.0)[0], rock(1, 17, seed=7, width=1.0)[0][:11]], rock(1, 16, seed=8, width=1.0)
+    crops, expected = [other[:5, :5], other[3:8, 9:14], images[0][9:, 9:], images[1][:5, 2:7]], []
+    for crop in crops:
+        best = 0.0
+        for image in images:
+            for turned in [np.rot90(side, k) for side in (crop, crop.T) for k in range(4)]:
+                for y in range(image.shape[0] - 4):
+                    for x in range(image.shape[1] - 4):
+                        best = max(best, float(np.mean(image[y : y + 5, x : x + 5] == turned)))
+        most = np.bincount(crop.ravel()).max() / 25
+        expected.append((best - most) / (1 - most))
+    assert best_matches(crops, images, 3) == pytest.approx(expected, abs=1e-6)
+    assert expected[2:] == [1, 1] and best_matches([], images, 3) == []
+
+
+def test_the_search_for_copies_takes_no_more_memory_for_a_larger_image(monkeypatch):
+    monkeypatch.setattr(gates, "PLACES", 64)
+    large = np.tile(REAL[0], (5, 5))
+    peaks = []
+    for image in (large[:96], large[:96], large):  # the first fills caches
+        tracemalloc.start()
+        best_matches([REAL[1][:16, :16]], [image], 3)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.1 * peaks[1] < 100 * 80**2
 
 
 @pytest.mark.parametrize(
@@ -232,6 +251,18 @@ def test_the_best_match_is_the_best_of_all_places_and_symmetries():
 def test_sets_that_cannot_be_judged(real, made, message):
     with pytest.raises(InputError, match=message):
         gate_images(real, made, PHASES, **SETTINGS)
+
+
+@pytest.mark.parametrize(("real", "made", "held_out", "edge", "part"), [
+    (rock(4, 40, 0), rock(8, 40, 1), None, 32, r"\(20, 20\)"),  # a half of the real images, in folds
+    (rock(8, 40, 0), rock(3, 40, 1), None, 32, r"\(20, 20\)"),
+    (REAL, rock(8, 48, 1), rock(1, 30, 2), 16, r"\(15, 15\)"),
+])  # fmt: skip
+def test_images_without_room_for_the_folds_are_refused_before_anything_is_trained(monkeypatch, real, made, held_out, edge, part):
+    monkeypatch.setattr(gates, "two_sample_auc", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(gates, "statistics_gate", lambda *args: pytest.fail("measured"))
+    with pytest.raises(InputError, match=f"a part of 4 has shape {part}, too small for crops of {edge}"):
+        gate_images(real, made, PHASES, held_out, edge=edge, steps=1, crops=1)
 
 
 def test_the_statistics_of_the_authors_generated_images(shared_data):

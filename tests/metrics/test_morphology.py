@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from bundle.errors import InputError
+from bundle.io.volume import are_cubes
 from bundle.metrics import (
     chord_lengths,
     connected_fraction,
@@ -202,6 +203,15 @@ def test_nothing_bounds_a_phase_that_fills_all_or_is_absent():
 def test_pore_sizes_need_cubic_voxels():
     with pytest.raises(InputError, match="cubic"):
         pore_sizes(random_mask((4, 4, 4)), (1, 1, 2))
+
+
+@pytest.mark.parametrize("size", [(2.0, 2.0, 2.004), (2.003, 2.0, 2.0), (2.0, 2.019, 2.0), (2.0, 2.0, 1.981)])
+def test_pore_sizes_take_for_cubes_what_the_rest_does(size):
+    """Files round voxel sizes: an evaluation asks `are_cubes` first."""
+    pytest.importorskip("porespy", reason="porespy is not installed")
+    mask = np.zeros((12, 9, 9), bool)
+    mask[4:8] = True
+    assert are_cubes(size) and pore_sizes(mask, size)["mean"] == pytest.approx(2 * size[0])
 
 
 # Euler number
