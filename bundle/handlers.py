@@ -125,6 +125,20 @@ class TensorBoardLog:
         return np.concatenate(panels[:-1], axis=1)
 
 
+def check_unused(path: str | Path) -> None:
+    """Whether a training may begin in a folder: another's models would be overwritten there, and its snapshots mixed with the new ones.
+
+    Args:
+        path: of the training checkpoint.
+
+    Raises:
+        InputError: there is one, or what lies there cannot be read.
+    """
+    if Path(path).exists():
+        epochs = load_checkpoint(path).get("position", {}).get("epoch", "some")
+        raise InputError(f"{path}: holds a training of {epochs} epochs; --resume true goes on, or choose another output_dir, or move it away")
+
+
 class TrainingCheckpoint:
     """Saves everything every few epochs, atomically, and the averaged generator beside it; `restore` resumes to the same bytes.
 
