@@ -208,12 +208,13 @@ class TrainingCheckpoint:
 
         Args:
             engine: a trainer built from the same configuration.
-            optional: do nothing where there is no checkpoint yet.
+            optional: where there is no checkpoint yet only say so.
 
         Raises:
             InputError: missing, damaged, of another configuration, or already at `max_epochs`.
         """
         if optional and not self.path.exists():
+            logger.info(f"no {self.path.name} in {self.path.parent}: begins with the first epoch")
             return
         state = load_checkpoint(self.path)
         parts = engine.parts()
@@ -222,8 +223,10 @@ class TrainingCheckpoint:
             raise InputError(f"{self.path}: lacks {', '.join(missing)}: no training checkpoint of this configuration; choose another output_dir")
         for key, names in self.names.items():
             if state["names"].get(key) != names:
-                was = f"{self.path}: was trained with {key} {state['names'].get(key)}, now {names}"
-                raise InputError(f"{was}; give them as they were, or choose another output_dir")
+                was = f"was trained with {key} {state['names'].get(key)}, now {names}"
+                if key == "hidden":  # what was found, by amounts that nobody gave
+                    was = "the amounts of the phases in the scan or in the images were others (another file or region?), or hidden, rims or rim_share"
+                raise InputError(f"{self.path}: {was}; give them as they were, or choose another output_dir")
         try:
             for name, part in parts.items():
                 settings = [{k: v for k, v in group.items() if k != "params"} for group in getattr(part, "param_groups", [])]

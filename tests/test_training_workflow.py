@@ -707,8 +707,10 @@ def test_resume_with_another_network_or_epoch_length(parse, rock):
 def test_resume_with_other_images_that_hide_more(parse, hiding_rock, rock):
     """The weights would keep the shares of the first images, the losses go by those of the second."""
     train(parse(**TINY | hiding_rock))
-    message = failure(parse(**TINY | hiding_rock | {"hr_images": rock["hr_images"], "max_epochs": 2, "resume": True}))
-    assert "was trained with hidden [" in message and "choose another output_dir" in message
+    for change in ({"hr_images": rock["hr_images"]}, {"lr_region": [[0, 20], [0, 20], [1, 20]]}):
+        message = failure(parse(**TINY | hiding_rock | change | {"max_epochs": 2, "resume": True}))
+        assert "checkpoint.pt: the amounts of the phases in the scan or in the images were others (another file or region?)" in message
+        assert message.endswith("or choose another output_dir") and "[" not in message
     assert train(parse(**TINY | hiding_rock | {"max_epochs": 2, "resume": True})).state.iteration == 6
 
 
