@@ -45,7 +45,7 @@ BARE = {key: value for key, value in TINY.items() if not key.startswith("patches
 CRITICS = BARE | {"critic_def#channels": [4, 4], "warmup_iterations": 1}  # for critics.yaml
 
 KILLER = '''
-"""Kills its process (SIGKILL) at an iteration, or in the middle of the writing of a checkpoint."""
+"""Kills its process (SIGKILL) at an iteration, or in the middle of the writing of a checkpoint, or interrupts it (SIGINT)."""
 import os
 import signal
 
@@ -59,6 +59,10 @@ def kill():
 
 def at(trainer, iteration):
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), kill)
+
+
+def interrupted(trainer, iteration):
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), lambda: os.kill(os.getpid(), signal.SIGINT))
 
 
 def writing(trainer, epoch):
@@ -136,6 +140,13 @@ def test_killed_twice_and_resumed_it_has_the_weights_of_the_uninterrupted_run(cl
     message = error_line(cli("broken", resume=True, **settings))
     assert str(path) in message and "trained for 4 epochs already; raise max_epochs (now 4)" in message
     assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == before
+
+
+def test_an_interrupted_training_ends_in_one_line_and_keeps_its_checkpoint(cli, tmp_path):
+    result = cli("broken", kill="interrupted(@train#trainer, 4)", max_epochs=2)
+    assert result.returncode == 130 and "Traceback" not in result.stderr, result.stderr[-2000:]
+    assert result.stderr.splitlines()[-1] == "stopped; the same command goes on (training: with --resume true)"
+    assert load(tmp_path / "broken" / "checkpoint.pt")["position"]["iteration"] == 3
 
 
 def test_bad_input_is_one_line_of_the_command(cli, tmp_path):
