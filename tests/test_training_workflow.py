@@ -304,6 +304,16 @@ def test_hr_with_a_phase_that_the_lr_does_not_know(parse, rock, tmp_path):
     assert (model["lr_phases"], len(model["phases"])) == (["pore", "quartz"], 4)
 
 
+def test_a_phase_that_no_image_holds_is_told_of(parse, rock, tmp_path, caplog):
+    phases = ["pore", "quartz", "feldspar", "clay", "pyrite"]
+    train(parse(**TINY | rock | {"phases": phases}))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING" and "no HR image holds" in record.getMessage()]
+    assert told == ["no HR image holds pyrite: training cannot learn what it looks like"]
+    caplog.clear()
+    train(parse(**TINY | rock | {"output_dir": str(tmp_path / "four")}))
+    assert "no HR image holds" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("key", "value", "attribute"),
     [
