@@ -137,7 +137,8 @@ def find_input_error(error: BaseException | None) -> str | None:
 
 
 def one_line_errors() -> None:
-    """Let an uncaught `InputError` end the program with `error: <message>` on stderr and exit code 1, without a traceback; Ctrl-C with a line and 130.
+    """Let an uncaught `InputError` end the program with `error: <message>` on stderr and exit code 1, without a traceback,
+    and Ctrl-C with a line and exit code 130.
 
     MONAI wraps what its transforms raise in a RuntimeError, so the whole chain is searched. Every other exception goes
     to the hook that was there before.
