@@ -137,7 +137,8 @@ def find_input_error(error: BaseException | None) -> str | None:
 
 
 def one_line_errors() -> None:
-    """Let an uncaught `InputError` end the program with `error: <message>` on stderr and exit code 1, without a traceback.
+    """Let an uncaught `InputError` end the program with `error: <message>` on stderr and exit code 1, without a traceback,
+    and Ctrl-C with a line and exit code 130.
 
     MONAI wraps what its transforms raise in a RuntimeError, so the whole chain is searched. Every other exception goes
     to the hook that was there before.
@@ -145,6 +146,9 @@ def one_line_errors() -> None:
     previous = sys.excepthook
 
     def hook(kind, error, traceback):
+        if issubclass(kind, KeyboardInterrupt):
+            sys.stderr.write("stopped; the same command goes on (training: with --resume true)\n")
+            sys.exit(130)
         message = find_input_error(error)
         if message is None:
             previous(kind, error, traceback)

@@ -125,6 +125,20 @@ class TensorBoardLog:
         return np.concatenate(panels[:-1], axis=1)
 
 
+def check_unused(path: str | Path) -> None:
+    """Whether a training may begin in a folder: another's models would be overwritten there, and its snapshots mixed with the new ones.
+
+    Args:
+        path: of the training checkpoint.
+
+    Raises:
+        InputError: there is one, or what lies there cannot be read.
+    """
+    if Path(path).exists():
+        epochs = load_checkpoint(path).get("position", {}).get("epoch", "some")
+        raise InputError(f"{path}: holds a training of {epochs} epochs; --resume true goes on, or choose another output_dir, or move it away")
+
+
 class TrainingCheckpoint:
     """Saves everything every few epochs, atomically, and the averaged generator beside it; `restore` resumes to the same bytes.
 
@@ -194,12 +208,13 @@ class TrainingCheckpoint:
 
         Args:
             engine: a trainer built from the same configuration.
-            optional: do nothing where there is no checkpoint yet.
+            optional: where there is no checkpoint yet only say so.
 
         Raises:
             InputError: missing, damaged, of another configuration, or already at `max_epochs`.
         """
         if optional and not self.path.exists():
+            logger.info(f"no {self.path.name} in {self.path.parent}: begins with the first epoch")
             return
         state = load_checkpoint(self.path)
         parts = engine.parts()
@@ -208,8 +223,10 @@ class TrainingCheckpoint:
             raise InputError(f"{self.path}: lacks {', '.join(missing)}: no training checkpoint of this configuration; choose another output_dir")
         for key, names in self.names.items():
             if state["names"].get(key) != names:
-                was = f"{self.path}: was trained with {key} {state['names'].get(key)}, now {names}"
-                raise InputError(f"{was}; give them as they were, or choose another output_dir")
+                was = f"was trained with {key} {state['names'].get(key)}, now {names}"
+                if key == "hidden":  # what was found, by amounts that nobody gave
+                    was = "the amounts of the phases in the scan or in the images were others (another file or region?), or hidden, rims or rim_share"
+                raise InputError(f"{self.path}: {was}; give them as they were, or choose another output_dir")
         try:
             for name, part in parts.items():
                 settings = [{k: v for k, v in group.items() if k != "params"} for group in getattr(part, "param_groups", [])]

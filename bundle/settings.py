@@ -22,11 +22,17 @@ def check(values: Mapping[str, Any]) -> None:
         values: by the name of the setting.
 
     Raises:
-        InputError: the first that cannot be; one that says nothing without another.
+        InputError: the first that cannot be; one that says nothing without another; a name of a phase with other capitals than in `phases`.
     """
     for name, value in values.items():
         if name in SETTINGS:
             SETTINGS[name](value, name)
+    phases = values.get("phases", [])
+    spelt = {phase.lower() for phase in phases}
+    for name in ("hidden", "rims", "seen", "costs"):  # names that are no phases are of other rocks, and passed over
+        for one in _texts(values.get(name)):
+            if one not in phases and one.lower() in spelt:
+                raise InputError(f"{name}: {one}, but the phases are {', '.join(phases)}; write names alike")
     if values.get("start_phases") and not values.get("start_from", True):
         raise InputError("start_phases: says which phases of start_from are alike, and there is none; give start_from, or leave it out")
 
@@ -41,6 +47,13 @@ def check_device(value: Any, name: str) -> None:
         torch.empty(0, device=torch.device(value))
     except (AssertionError, RuntimeError, TypeError) as error:
         raise InputError(f"{name}: {value} is not there ({str(error).splitlines()[0]}); correct {name}") from error
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts in tables and lists."""
+    if isinstance(value, Mapping):
+        value = [part for pair in value.items() for part in pair]
+    return [value] if isinstance(value, str) else [text for part in value for text in _texts(part)] if isinstance(value, list | tuple) else []
 
 
 def _as_it_is(value: Any) -> Any:

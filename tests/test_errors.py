@@ -37,6 +37,13 @@ def test_uncaught_input_error_is_one_line_and_exit_code_1(raising):
     assert done.stderr == "error: lr.tif: no such file; check lr_image\n"
 
 
+def test_an_interrupt_is_one_line_and_exit_code_130():
+    done = run_python("from bundle.errors import one_line_errors\none_line_errors()\nraise KeyboardInterrupt")
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr == "stopped; the same command goes on (training: with --resume true)\n"
+
+
 def test_other_errors_go_to_the_previous_hook():
     done = run_python(
         "import sys\nsys.excepthook = lambda *a: print('previous', a[0].__name__)\n"

@@ -280,10 +280,11 @@ def test_the_learning_rate_of_the_config_holds_after_a_resume(tmp_path):
     assert float(trainer.g_optimizer.state[trainer.network.weight]["step"]) == 4  # its moments are those of the checkpoint
 
 
-def test_optional_restore_without_a_checkpoint(tmp_path):
+def test_optional_restore_without_a_checkpoint(tmp_path, caplog):
     trainer = Trainer()
-    checkpoint_of(tmp_path).restore(trainer, optional=True)
-    assert trainer.state.iteration == 0
+    with caplog.at_level("INFO"):
+        checkpoint_of(tmp_path).restore(trainer, optional=True)
+    assert trainer.state.iteration == 0 and caplog.messages == [f"no checkpoint.pt in {tmp_path}: begins with the first epoch"]
     with pytest.raises(InputError, match="checkpoint.pt: no such file"):
         checkpoint_of(tmp_path).restore(trainer)
 

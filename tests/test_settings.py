@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from bundle.errors import find_input_error
+from bundle.errors import InputError, find_input_error
 from bundle.settings import SETTINGS, check
 
 ELSEWHERE = {  # what is read, made or drawn says what is wrong with these
@@ -96,6 +96,22 @@ def test_what_the_configs_set_can_be(parse, name):
 def test_what_else_can_be():
     check({"slices_per_plane": None, "max_grad_norm": None, "hidden": {}, "rims": None, "seen": [], "costs": {}, "buffer_volumes": 0, "ema_decay": 1,
            "lone_voxels": "true", "device": torch.device("cpu"), "unknown": "of another module"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "spelt"),
+    [("hidden", {"quartz": "Solid"}, "quartz"), ("rims", {"clay": "Pore", "Solid": "pore"}, "pore"), ("seen", ["clay", "SOLID"], "SOLID"),
+     ("costs", {"Pore": {"clay": 0.8}, "clay": {"solid": 0.5}}, "solid")],
+)  # fmt: skip
+def test_a_phase_spelt_with_other_capitals_is_told(name, value, spelt):
+    """It would be taken for a phase of other rocks, and passed over."""
+    with pytest.raises(InputError, match=f"^{name}: {spelt}, but the phases are Pore, Quartz, Solid; write names alike$"):
+        check({"phases": ["Pore", "Quartz", "Solid"], name: value})
+
+
+def test_names_of_other_rocks_are_passed_over():
+    """The defaults of train.yaml serve them, too."""
+    check({"phases": ["pore", "solid"], "hidden": {"Quartz": "feldspar"}, "rims": None, "seen": ["solid", "mica"], "costs": {"clay": {"pore": 0.5}}})
 
 
 @pytest.mark.parametrize(("config", "end"), [("train.yaml", "levels"), ("hr_synthesis.yaml", "settings")])

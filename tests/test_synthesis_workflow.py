@@ -151,6 +151,7 @@ def test_a_training_starts_from_one_of_images_half_as_fine(tmp_path, cli, hr):
     torch.testing.assert_close(fine["model"]["constant"], torch.load(start, weights_only=True)["network"]["constant"])  # averaged anew
     assert json.loads((tmp_path / "fine" / "model.json").read_text())["started_from"]["file"] == "checkpoint.pt"
     options = {"hr_images": hr, "output_dir": tmp_path / "coarse", "max_epochs": 2, "resume": "true"} | TINY | half
+    refused(cli("training", "hr_synthesis.yaml", **options | {"resume": "false"}), f"{start}: holds a training of 1 epochs; --resume true goes on")
     refused(cli("training", "hr_synthesis.yaml", **options | {"coarsening": 1}), "was trained with coarsening ['2'], now ['1']")
     other = {"hr_images": hr, "output_dir": tmp_path / "other", "start_from": start, "phases": "['clay','quartz','feldspar','pore']"} | TINY
     refused(cli("training", "hr_synthesis.yaml", **other), "StyleGenerator cannot start from other phases")

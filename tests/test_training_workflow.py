@@ -45,7 +45,7 @@ BARE = {key: value for key, value in TINY.items() if not key.startswith("patches
 CRITICS = BARE | {"critic_def#channels": [4, 4], "warmup_iterations": 1}  # for critics.yaml
 
 KILLER = '''
-"""Kills its process (SIGKILL) at an iteration, or in the middle of the writing of a checkpoint."""
+"""Kills its process (SIGKILL) at an iteration, or in the middle of the writing of a checkpoint, or interrupts it (SIGINT)."""
 import os
 import signal
 
@@ -59,6 +59,10 @@ def kill():
 
 def at(trainer, iteration):
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), kill)
+
+
+def interrupted(trainer, iteration):
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), lambda: os.kill(os.getpid(), signal.SIGINT))
 
 
 def writing(trainer, epoch):
@@ -138,6 +142,13 @@ def test_killed_twice_and_resumed_it_has_the_weights_of_the_uninterrupted_run(cl
     assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == before
 
 
+def test_an_interrupted_training_ends_in_one_line_and_keeps_its_checkpoint(cli, tmp_path):
+    result = cli("broken", kill="interrupted(@train#trainer, 4)", max_epochs=2)
+    assert result.returncode == 130 and "Traceback" not in result.stderr, result.stderr[-2000:]
+    assert result.stderr.splitlines()[-1] == "stopped; the same command goes on (training: with --resume true)"
+    assert load(tmp_path / "broken" / "checkpoint.pt")["position"]["iteration"] == 3
+
+
 def test_bad_input_is_one_line_of_the_command(cli, tmp_path):
     (tmp_path / "file").write_text("")
     message = error_line(cli("file/output"))
@@ -203,10 +214,17 @@ def test_the_seed_decides_the_weights(parse, rock, tmp_path):
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
-def test_training_without_resume_starts_anew(parse, rock, tmp_path):
-    first = train(parse(**TINY, **rock))
-    again = train(parse(**TINY, **rock))
-    assert torch.equal(weights(first), weights(again)) and again.state.iteration == 3
+def test_a_training_is_not_begun_where_another_lies(parse, rock, tmp_path):
+    """Said before the files are read, and nothing is touched; a folder whose checkpoint was moved away is taken."""
+    path = tmp_path / "output" / "checkpoint.pt"
+    train(parse(**TINY, **rock))
+    before = {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()}
+    for change in ({"resume": "false"}, {"lr_image": str(tmp_path / "absent.tif")}, {"start_from": str(path)}):
+        message = failure(parse(**TINY | rock | change))
+        assert message == f"{path}: holds a training of 1 epochs; --resume true goes on, or choose another output_dir, or move it away"
+    assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == before
+    path.rename(tmp_path / "moved.pt")
+    assert train(parse(**TINY, **rock)).state.iteration == 3 and path.exists()
 
 
 def test_it_writes_what_the_config_says(parse, rock, tmp_path):
@@ -252,13 +270,13 @@ def test_sixteen_times_grows_from_eight_times_whose_levels_stay(parse, rock, tmp
     images = write_hr(tmp_path / "finer.tif", np.random.default_rng(1).integers(0, 4, (2, 128, 128)), 0.25)
     finer = TINY | rock | {"hr_images": images, "network_def#channels": [8] * 5, "network_def#grain_radius": 1, "boxes": [8, 6, 4, 2], "checkpointing": "true"}
     old = load(tmp_path / "8x.pt")["model"]
-    trainer = train(parse("16x.yaml", **finer | {"start_from": str(tmp_path / "8x.pt"), "frozen_levels": 3}))
-    assert json.loads((tmp_path / "output" / "model.json").read_text())["started_from"]["file"] == "8x.pt"
+    trainer = train(parse("16x.yaml", **finer | {"start_from": str(tmp_path / "8x.pt"), "frozen_levels": 3, "output_dir": str(tmp_path / "finer")}))
+    assert json.loads((tmp_path / "finer" / "model.json").read_text())["started_from"]["file"] == "8x.pt"
     assert trainer.network.checkpointing and trainer.network.scale_factor == 16 and "patches_hr_16x" in trainer.state.output
     weights = trainer.network.state_dict()
     assert all(torch.equal(weights[key], value) for key, value in old.items() if key.startswith(("trunk", "levels")))
     torch.manual_seed(0)
-    model = load(tmp_path / "output" / "model.pt")
+    model = load(tmp_path / "finer" / "model.pt")
     assert model["scale_factor"] == 16 and model["model"]["levels.3.conv1.weight"].shape == (8, 8, 3, 3, 3)
     start = parse("16x.yaml", **finer).get_parsed_content("network_def").state_dict()
     assert not torch.equal(weights["levels.3.conv2.weight"], start["levels.3.conv2.weight"])
@@ -284,6 +302,16 @@ def test_hr_with_a_phase_that_the_lr_does_not_know(parse, rock, tmp_path):
     assert trainer.consistency.cost.shape == (2, 2)
     model = load(tmp_path / "output" / "model.pt")
     assert (model["lr_phases"], len(model["phases"])) == (["pore", "quartz"], 4)
+
+
+def test_a_phase_that_no_image_holds_is_told_of(parse, rock, tmp_path, caplog):
+    phases = ["pore", "quartz", "feldspar", "clay", "pyrite"]
+    train(parse(**TINY | rock | {"phases": phases}))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING" and "no HR image holds" in record.getMessage()]
+    assert told == ["no HR image holds pyrite: training cannot learn what it looks like"]
+    caplog.clear()
+    train(parse(**TINY | rock | {"output_dir": str(tmp_path / "four")}))
+    assert "no HR image holds" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -700,8 +728,10 @@ def test_resume_with_another_network_or_epoch_length(parse, rock):
 def test_resume_with_other_images_that_hide_more(parse, hiding_rock, rock):
     """The weights would keep the shares of the first images, the losses go by those of the second."""
     train(parse(**TINY | hiding_rock))
-    message = failure(parse(**TINY | hiding_rock | {"hr_images": rock["hr_images"], "max_epochs": 2, "resume": True}))
-    assert "was trained with hidden [" in message and "choose another output_dir" in message
+    for change in ({"hr_images": rock["hr_images"]}, {"lr_region": [[0, 20], [0, 20], [1, 20]]}):
+        message = failure(parse(**TINY | hiding_rock | change | {"max_epochs": 2, "resume": True}))
+        assert "checkpoint.pt: the amounts of the phases in the scan or in the images were others (another file or region?)" in message
+        assert message.endswith("or choose another output_dir") and "[" not in message
     assert train(parse(**TINY | hiding_rock | {"max_epochs": 2, "resume": True})).state.iteration == 6
 
 
@@ -870,11 +900,11 @@ def test_the_critics_monitor_sees_what_is_held_out(parse, rock, tmp_path):
         assert sorted(crops) == sorted(trainer.critics) and all((one.argmax(1) == label).all() for one in crops.values())
 
 
-def test_critics_without_a_held_out_part_are_told_of(parse, rock, caplog):
+def test_critics_without_a_held_out_part_are_told_of(parse, rock, tmp_path, caplog):
     train(parse("critics.yaml", **CRITICS | rock))
     assert len([record for record in caplog.records if "held_out is 0" in record.getMessage()]) == 1
     caplog.clear()
-    train(parse(**TINY | rock))
+    train(parse(**TINY | rock | {"output_dir": str(tmp_path / "other")}))
     assert "held_out" not in caplog.text
 
 

@@ -1,8 +1,11 @@
 """How much of each LR label is another phase, by the volume fractions of the scan and of the HR images."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from bundle.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 MOST = 0.5
 """Largest share of a label that may be another phase: beyond it the LR label would not mean what it says."""
@@ -20,7 +23,7 @@ def hidden_shares(
 
     So much that the corrected LR holds the hidden phase as the HR images do; nothing where it holds enough of it already. Labels that hide
     the same phase give the same share of themselves. Of a label that is rims as much turns, or `rim_share` of that, as the LR
-    has of it beyond the images, or lacks of the phase.
+    has of it beyond the images, or lacks of the phase. The log says what acts.
 
     Args:
         names: of the LR labels, in order.
@@ -36,17 +39,21 @@ def hidden_shares(
     both = sorted(set(hidden) & set(rims or {}) & set(names))
     if both:
         raise InputError(f"rims: {', '.join(both)} cannot hide a phase and be rims as well; leave it out of hidden or of rims")
+    acting = []
     for label, phase in hidden.items():
         if label in names and phase in names and label != phase:
             a, b = names.index(label), names.index(phase)
             missing = float(hr_fractions[b]) - float(lr_fractions[b])
             hiding_it = sum(float(f) for name, f in zip(names, lr_fractions) if name != phase and hidden.get(name) == phase)
             shares[a][b] = min(max(missing, 0.0) / max(hiding_it, 1e-9), MOST)
+            acting.append(f"hidden: {100 * shares[a][b]:.1f} % of {label} returns as {phase}")
     for label, phase in (rims or {}).items():
         if label in names and phase in names and label != phase:
             a, b = names.index(label), names.index(phase)
             wanted = min(float(hr_fractions[b]) - float(lr_fractions[b]), float(lr_fractions[a]) - float(hr_fractions[a]))
             shares[a][b] = rim_share * min(max(wanted, 0.0) / max(float(lr_fractions[a]), 1e-9), 1.0)
+            acting.append(f"rims: {100 * shares[a][b]:.1f} % of {label} turns to {phase}")
+    logger.info("; ".join(acting) or "hidden, rims: nothing acts on these phases")
     return shares
 
 

@@ -61,6 +61,13 @@ def label_of(phase: str, names: Sequence[str], key: str) -> int:
     return list(names).index(phase)
 
 
+def tell_absent(phases: Sequence[str], fractions: Sequence[float]) -> None:
+    """Warns of phases of which the HR images hold nothing, by their volume fractions."""
+    absent = [phase for phase, fraction in zip(phases, fractions) if not fraction]
+    if absent:
+        logger.warning(f"no HR image holds {', '.join(absent)}: training cannot learn what it looks like")
+
+
 def training_files(lr_image: str, hr_images: Any) -> dict[str, Any]:
     """What the loading transforms start from: the LR file under `image`, the HR files under each plane group."""
     groups = plane_groups(hr_images)

@@ -69,6 +69,21 @@ def test_fractions_of_a_matrix_of_shares():
     assert corrected_fractions([0.5, 0.3, 0.2], shares) == pytest.approx([0.5 - 0.05 + 0.04, 0.3 - 0.09, 0.2 + 0.05 + 0.09 - 0.04])
 
 
+@pytest.mark.parametrize(
+    ("hidden", "rims", "line"),
+    [
+        ({"quartz": "feldspar"}, {"clay": "pore"}, "hidden: 15.0 % of quartz returns as feldspar; rims: 13.3 % of clay turns to pore"),
+        ({"clay": "pore"}, None, "hidden: 0.0 % of clay returns as pore"),
+        ({"mica": "quartz", "quartz": "mica"}, {"solid": "pore"}, "hidden, rims: nothing acts on these phases"),
+    ],
+)
+def test_the_log_says_what_acts(caplog, hidden, rims, line):
+    hr = [0.18, 0.56, 0.14, 0.12] if hidden.get("clay") else [0.22, 0.54, 0.14, 0.1]
+    with caplog.at_level("INFO"):
+        hidden_shares(NAMES, hidden, [0.2, 0.6, 0.05, 0.15], hr, rims)
+    assert caplog.messages == [line]
+
+
 def test_rims_turn_as_far_as_both_sides_want_it():
     """What the scan lacks of the phase or has of the label beyond the images, whichever is less; nothing where either is the other way round."""
     lr = [0.17, 0.75, 0.03, 0.05]
