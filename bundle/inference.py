@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class InferenceRecord:
             return  # all was there before: one is enough
         for one in stores.values():
             one.tidy()
-        base, sr = str(store.path).removesuffix(SUFFIX), store.volume()
+        base, sr = str(store.path).removesuffix(SUFFIX), replace(store.volume(), signs=source.signs)
         if engine.inferer.world_size == 1 or not engine.inferer.made:  # else another process may be done at the same moment, and write, too
             for suffix in {*WRITERS, *self.formats, ".json", ".png", "_provenance.json"}:  # .json: beside .raw
                 for partial in left_partials(Path(base + suffix)):

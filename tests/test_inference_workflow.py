@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -135,6 +136,38 @@ def test_nifti_with_other_settings_by_the_command_line(case):
     expected = super_resolved(case, case.labels % 3, seed=5)[4:16, 0:16, 8:24]  # the region is a part of the whole
     assert (array != expected).mean() < 1e-3
     assert len(np.unique(array)) > 1
+
+
+def place(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Corner of the first voxel of a file and direction of its axes in the world of ITK, µm."""
+    image = itk.imread(str(path))
+    unit = 1000 if path.name.endswith((".nii", ".nii.gz")) else 1  # ITK turns the microns of NIfTI into mm
+    directions = itk.array_from_matrix(image.GetDirection())
+    steps = directions @ np.diag(list(image.GetSpacing()))
+    return unit * (np.array(list(image.GetOrigin())) - steps.sum(axis=1) / 2), directions
+
+
+@pytest.mark.parametrize("signs", [(-1, -1, 1), (1, 1, 1), (1, -1, -1)])
+@pytest.mark.parametrize(("scan", "result"), [(".nii.gz", ".nii.gz"), (".mha", ".nii.gz"), (".nrrd", ".nii"), (".nii", ".mha"), (".nrrd", ".mhd")])
+def test_the_result_overlays_the_scan(case, scan, result, signs):
+    """In a viewer: whichever way the axes of the scan run, and in formats whose worlds are mirrored; also of a part of the scan."""
+    path = case.folder / f"scan{scan}"
+    if scan.startswith(".nii"):
+        image = nib.Nifti1Image(np.ascontiguousarray(case.labels.T), np.diag([*(3.5 * np.array(signs)), 1.0]))
+        image.affine[:3, 3] = [100, 200, 300]
+        image.header.set_xyzt_units("micron")
+        nib.save(image, path)
+    else:
+        image = itk.image_from_array(case.labels)
+        image.SetSpacing([3.5] * 3)
+        image.SetOrigin([100.0, 200.0, 300.0])
+        image.SetDirection(itk.matrix_from_array(np.diag(signs).astype(float)))
+        itk.imwrite(image, str(path))
+    in_process(case, lr_image=str(path), output_ext=result, lr_region=[[1, 4], [0, 4], [2, 6]])
+    corner, directions = place(path)
+    found, axes = place(case.out / f"scan_sr{result}")
+    np.testing.assert_allclose(found, corner + directions @ [2 * 3.5, 0, 3.5], atol=1e-3)
+    np.testing.assert_array_equal(axes, directions)
 
 
 def test_the_store_alone(case):
