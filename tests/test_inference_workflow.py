@@ -20,8 +20,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from bundle.checkpoint import save_model
 from bundle.errors import find_input_error
 from bundle.evaluation_files import Place, open_percent
+from bundle.inference import check_voxel_size
 from bundle.inferer import WindowInferer
-from bundle.io import read_volume
+from bundle.io import as_voxel_size, read_volume
 from bundle.io.source import LabelSource
 from bundle.networks.generator import LevelGenerator
 from bundle.trust import Trust
@@ -170,6 +171,36 @@ def test_the_result_overlays_the_scan(case, scan, result, signs):
     np.testing.assert_array_equal(axes, directions)
 
 
+@pytest.mark.parametrize("told", ["model", "record", "no one"])
+def test_a_scan_of_other_voxels_than_the_models_is_told(case, caplog, told):
+    """Within a tenth nothing is said, nor where neither the model nor its record knows."""
+    if told == "model":
+        save_model(case.folder / "model.pt", case.network, PHASES, PHASES, [3.5] * 3)
+    if told == "record":
+        (case.folder / "model.json").write_text(json.dumps({"settings": {"lr_voxel_size": 3.5}}))
+    scan = case.folder / "rock.tif"
+    for size, text in ((3500, "3500"), (0.0035, "0.0035"), ([3.5, 3.5, 7], "3.5 x 3.5 x 7"), (3.3, None)):
+        caplog.clear()
+        check_voxel_size(case.settings["model_file"], scan, as_voxel_size(size))
+        words = f"{scan}: voxels of {text} µm, but the model learned from voxels of 3.5 µm; if the unit is wrong give lr_voxel_size in µm"
+        assert [record.getMessage() for record in caplog.records] == ([words] if text and told != "no one" else [])
+
+
+def test_a_scan_in_millimetres_is_told_by_the_command_line(case):
+    save_model(case.folder / "model.pt", case.network, PHASES, PHASES, [3.5] * 3)
+    done = command(case, lr_voxel_size=0.0035)
+    assert done.returncode == 0, done.stderr
+    assert "rock.tif: voxels of 0.0035 µm, but the model learned from voxels of 3.5 µm" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("model", "size"), [("model", 3.5), ("model_16x", 7)])
+def test_the_shipped_models_tell_their_voxels(bundle_root, caplog, model, size):
+    check_voxel_size(bundle_root / "models" / f"{model}.pt", "scan.tif", [size] * 3)
+    assert not caplog.records
+    check_voxel_size(bundle_root / "models" / f"{model}.pt", "scan.tif", [1.2 * size] * 3)
+    assert f"voxels of {size} µm" in caplog.text
+
+
 def test_the_store_alone(case):
     in_process(case, output_ext=None)
     assert sorted(p.name for p in case.out.iterdir()) == ["rock_sr.ome.zarr", "rock_sr.png", "rock_sr_provenance.json"]
@@ -314,6 +345,7 @@ BAD = {
     "unknown label": (unknown_label, {"lr_voxel_size": 3.5}, "lr_labels"),
     "region outside": (nothing, {"lr_region": [[0, 4], [0, 4], [0, 7]]}, "lr_region"),
     "region no region": (nothing, {"lr_region": [4, 4, 4]}, "lr_region"),
+    "voxel size forgotten": (nothing, {"lr_voxel_size": True}, "lr_voxel_size: True is not a voxel size"),
     "voxel size no size": (nothing, {"lr_voxel_size": -1}, "lr_voxel_size"),
     "ratio": (nothing, {"hr_voxel_size": 0.5}, "7 times the HR pixels (0.5 µm), but scale_factor is 8"),
     "ratio of pixels": (nothing, {"hr_voxel_size": [0.4375, 0.5]}, "8 x 7 times the HR pixels (0.4375 x 0.5 µm), but scale_factor is 8"),

@@ -23,7 +23,7 @@ def test_as_voxel_size():
         as_voxel_size([1, 2, 3], n_axes=2)
 
 
-@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), [1, 2], "3,5", None])
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), [1, 2], "3,5", None, True, [True] * 3])
 def test_as_voxel_size_refuses(bad):
     with pytest.raises(InputError, match="lr_voxel_size: .*µm"):
         as_voxel_size(bad, "lr_voxel_size")
