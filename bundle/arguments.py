@@ -22,6 +22,9 @@ MONAI = set(inspect.signature(run).parameters)
 INSTANCES = ("_target_", "_disabled_", "_mode_")
 """Names that say how MONAI makes a component."""
 
+PATHS = re.compile("(.*_)?(image|images|dir)|model_file|start_from")
+"""Names of settings that are paths, and never empty: an empty one would be taken for the current folder, or for none."""
+
 FLAG = re.compile("--|-[a-zA-Z]")
 """What python-fire takes for a name; -3.5 is a number."""
 
@@ -35,7 +38,7 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         InputError: a name that no config file has, with the most similar one that there is; a word that belongs to no name; a folder whose name is
-            read as a number.
+            read as a number; a path that is empty.
     """
     program, *words = sys.argv if arguments is None else arguments
     if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py") or words[:1] != ["run"]:
@@ -48,6 +51,9 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
     if isinstance(_literal(str(given.get("output_dir", ""))), (int, float)):
         raise InputError(f"--output_dir {given['output_dir']}: is read as a number; write ./{given['output_dir']}")
     files = given.get("config_file") or []
+    for name, value in given.items():
+        if value == "" and PATHS.fullmatch(re.split("#|::", name)[0]):
+            raise InputError(f"--{name}: is empty, as of a shell variable that is not set; give a path, or leave it out")
     config = ConfigParser.load_config_files(files)
     shown = files if isinstance(files, str) else ", ".join(map(str, files))
     for name in given:

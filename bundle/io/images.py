@@ -38,6 +38,8 @@ def read_images(
     images: list[np.ndarray] = []
     sizes: dict[tuple[float, float], Path] = {}
     for path in image_files(paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check hr_images")
         if suffix_of(path) not in IMAGE_SUFFIXES:
             raise InputError(f"{path}: images are read as {', '.join(IMAGE_SUFFIXES)}; export it as one of them")
         with readable(path):

@@ -116,7 +116,8 @@ def test_unequal_or_wrong_pixel_sizes(tmp_path, stack):
 
 
 def test_nothing_to_read(tmp_path):
-    cases = {"empty list": [], "in this folder": tmp_path, "pattern": tmp_path / "*.tif", "no such file": tmp_path / "a.tif"}
+    cases = {"empty list": [], "in this folder": tmp_path, "pattern": tmp_path / "*.tif", "no such file": tmp_path / "a.tif",
+             "no such file or folder": tmp_path / "nothere"}  # fmt: skip
     for what, paths in cases.items():
         with pytest.raises(InputError, match=what):
             read_images(paths)
