@@ -107,4 +107,4 @@ def _read_png(path: Path) -> list[np.ndarray]:
     with image:
         if len(image.getbands()) > 1:
             raise InputError(f"{path}: a colour image; labels are needed: export it as 8-bit grey with one number a phase")
-        return [np.asarray(image)]  # of a palette the numbers, not the colours
+        return [np.array(image)]  # of a palette the numbers, not the colours

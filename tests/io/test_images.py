@@ -47,6 +47,7 @@ def test_png_values(tmp_path, stack, mode):
     (read,), size = read_images(tmp_path / "a.png")
     np.testing.assert_array_equal(read, array)
     assert size is None
+    assert read.flags.writeable, "torch warns of what it shares and cannot write"
 
 
 def test_folder_list_and_pattern_in_order_of_name(tmp_path, stack):
