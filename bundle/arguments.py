@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import sys
 from ast import literal_eval
@@ -15,6 +16,8 @@ from typing import Any
 from monai.bundle import ConfigParser, run
 
 from bundle.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 MONAI = set(inspect.signature(run).parameters)
 """Names that belong to `python -m monai.bundle run`, not to a config."""
@@ -69,6 +72,20 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
                 meant = f"did you mean {similar[0]}?" if similar else "see the file for those that there are"
                 raise InputError(f"--{name}: {shown} has no such setting; {meant}")
             place, known = _within(place, part)
+
+
+def warn_of_sample(lr_image: Any, hr_images: Any, sample: str) -> None:
+    """A warning where one of scan and images is that of the shipped sample, which a config has where nothing is given, and the other is not.
+
+    Args:
+        lr_image, hr_images: of the config.
+        sample: folder of the shipped sample, as the config writes it.
+    """
+    stands_in = {"lr_image": str(lr_image) == f"{sample}/lr.tif", "hr_images": str(hr_images) == f"{sample}/hr.tif"}
+    if stands_in["lr_image"] != stands_in["hr_images"]:
+        name = "lr_image" if stands_in["lr_image"] else "hr_images"
+        taken = "those of the shipped synthetic sample stand in; they are" if name == "hr_images" else "that of the shipped synthetic sample stands in; it is"
+        logger.warning("%s: not given, so %s of another rock", name, taken)
 
 
 def _within(place: Any, part: str) -> tuple[Any, set[str] | None]:

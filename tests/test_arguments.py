@@ -7,11 +7,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
-from bundle.arguments import check_arguments
+from bundle.arguments import check_arguments, warn_of_sample
 from bundle.errors import InputError
 
 PROGRAM = ["/somewhere/monai/bundle/__main__.py", "run", "training"]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize(("given", "words"), [
+    ({}, None), ({"lr_image": "a.tif", "hr_images": ["b.tif"]}, None),
+    ({"lr_image": "a.tif"}, "hr_images: not given, so those of the shipped synthetic sample stand in; they are of another rock"),
+    ({"hr_images": {"xy": "b.tif"}}, "lr_image: not given, so that of the shipped synthetic sample stands in; it is of another rock"),
+])  # fmt: skip
+def test_a_sample_that_stands_in_for_one_of_scan_and_images_is_told(bundle_root, caplog, name, given, words):
+    """Each config as it is, with what is given."""
+    parser = ConfigParser()
+    parser.read_config(str(bundle_root / "configs" / f"{name}.yaml"))
+    parser.update(given)
+    step = next(i for i, line in enumerate(parser["training" if name == "train" else "evaluating"]) if "warn_of_sample" in line)
+    parser.get_parsed_content(f"{'training' if name == 'train' else 'evaluating'}#{step}")
+    assert [record.getMessage() for record in caplog.records] == ([words] if words else [])
 
 
 @pytest.fixture
