@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from bundle.arguments import check_arguments, warn_of_sample
+from bundle.arguments import check_arguments
 from bundle.errors import InputError
 
 PROGRAM = ["/somewhere/monai/bundle/__main__.py", "run", "training"]
