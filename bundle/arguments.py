@@ -83,9 +83,10 @@ def warn_of_sample(lr_image: Any, hr_images: Any, sample: str) -> None:
     """
     stands_in = {"lr_image": str(lr_image) == f"{sample}/lr.tif", "hr_images": str(hr_images) == f"{sample}/hr.tif"}
     if stands_in["lr_image"] != stands_in["hr_images"]:
-        name = "lr_image" if stands_in["lr_image"] else "hr_images"
-        taken = "those of the shipped synthetic sample stand in; they are" if name == "hr_images" else "that of the shipped synthetic sample stands in; it is"
-        logger.warning("%s: not given, so %s of another rock", name, taken)
+        if stands_in["lr_image"]:
+            logger.warning("lr_image: not given, so that of the shipped synthetic sample stands in; it is of another rock")
+        else:
+            logger.warning("hr_images: not given, so those of the shipped synthetic sample stand in; they are of another rock")
 
 
 def _within(place: Any, part: str) -> tuple[Any, set[str] | None]:

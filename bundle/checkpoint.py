@@ -1,7 +1,8 @@
 """The file of trained weights, model.pt: the averaged generator and what its channels mean.
 
 A dictionary, loaded with `weights_only=True`: "model" (state of the generator), "phases" and "lr_phases" (names in label order),
-"scale_factor", "learned_with" (settings that are no weights, since version 1.0.0), and "lr_voxel_size" (µm, of the scan it learned from; older files lack it).
+"scale_factor", "learned_with" (settings that are no weights, since version 1.0.0), and "lr_voxel_size" (µm, of the scan it learned from;
+older files lack it).
 """
 
 from __future__ import annotations

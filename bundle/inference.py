@@ -58,7 +58,7 @@ def check_format(output_ext: str | None, shape: Sequence[int], scale_factor: int
 
 
 def check_voxel_size(model_file: str | Path, lr_image: str | Path, voxel_size: Sequence[float]) -> None:
-    """A warning where the voxels of the scan differ by more than a tenth from those that a model learned from, as model.pt or the record beside it tells.
+    """A warning where the voxels of the scan differ by more than a tenth from those that a model learned from, as it or the record beside it tells.
 
     Args:
         model_file: the weights.

@@ -68,8 +68,10 @@ def test_what_the_files_have_and_what_is_monais_is_taken(config):
     (["--costs", "[pore,", "clay]"], r"clay\]: belongs to no setting; .* a value that has spaces in quotes"),
     (["--zzz"], r"--zzz: {} has no such setting; see the file for those that there are"),
     (["--output_dir", "2024"], r"--output_dir 2024: is read as a number; write ./2024"), (["--output-dir=1e3"], "write ./1e3"),
-    (["--hr_images", ""], "--hr_images: is empty, as of a shell variable that is not set"), (["--lr-image=", "--max_epochs", "3"], "--lr_image: is empty"),
-    (["--output_dir", "--max_epochs", "3"], "--output_dir: is empty"), (["--start_from="], "--start_from: is empty"), (["--hr_images#xy="], "#xy: is empty"),
+    (["--hr_images", ""], "--hr_images: is empty, as of a shell variable that is not set"),
+    (["--lr-image=", "--max_epochs", "3"], "--lr_image: is empty"),
+    (["--output_dir", "--max_epochs", "3"], "--output_dir: is empty"),
+    (["--start_from="], "--start_from: is empty"), (["--hr_images#xy="], "#xy: is empty"),
 ])  # fmt: skip
 @pytest.mark.parametrize("by", ["config_file", "args_file"])
 def test_another_name_is_refused(config, words, message, by):

@@ -62,7 +62,7 @@ def as_voxel_size(value: float | Sequence[float], name: str = "voxel_size", n_ax
         sizes = tuple(float(v) for v in np.broadcast_to(np.asarray(value, dtype=float), (n_axes,)))
     except (TypeError, ValueError):
         sizes = (math.nan,)
-    if not all(math.isfinite(v) and v > 0 for v in sizes) or np.asarray(value).dtype == bool:  # true: the command line's, of a value that was forgotten
+    if not all(math.isfinite(v) and v > 0 for v in sizes) or np.asarray(value).dtype == bool:  # true: a value was forgotten
         each = "three [z, y, x]" if n_axes == 3 else "two [y, x]"
         raise InputError(f"{name}: {value} is not a voxel size; give a positive number in µm, or {each}")
     return sizes
