@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import sys
 from ast import literal_eval
@@ -16,11 +17,16 @@ from monai.bundle import ConfigParser, run
 
 from bundle.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 MONAI = set(inspect.signature(run).parameters)
 """Names that belong to `python -m monai.bundle run`, not to a config."""
 
 INSTANCES = ("_target_", "_disabled_", "_mode_")
 """Names that say how MONAI makes a component."""
+
+PATHS = re.compile("(.*_)?(image|images|dir)|model_file|start_from")
+"""Names of settings that are paths, and never empty: an empty one would be taken for the current folder, or for none."""
 
 FLAG = re.compile("--|-[a-zA-Z]")
 """What python-fire takes for a name; -3.5 is a number."""
@@ -35,7 +41,7 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         InputError: a name that no config file has, with the most similar one that there is; a word that belongs to no name; a folder whose name is
-            read as a number.
+            read as a number; a path that is empty.
     """
     program, *words = sys.argv if arguments is None else arguments
     if Path(program).parts[-3:] != ("monai", "bundle", "__main__.py") or words[:1] != ["run"]:
@@ -48,6 +54,9 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
     if isinstance(_literal(str(given.get("output_dir", ""))), (int, float)):
         raise InputError(f"--output_dir {given['output_dir']}: is read as a number; write ./{given['output_dir']}")
     files = given.get("config_file") or []
+    for name, value in given.items():
+        if value == "" and PATHS.fullmatch(re.split("#|::", name)[0]):
+            raise InputError(f"--{name}: is empty, as of a shell variable that is not set; give a path, or leave it out")
     config = ConfigParser.load_config_files(files)
     shown = files if isinstance(files, str) else ", ".join(map(str, files))
     for name in given:
@@ -63,6 +72,21 @@ def check_arguments(arguments: Sequence[str] | None = None) -> None:
                 meant = f"did you mean {similar[0]}?" if similar else "see the file for those that there are"
                 raise InputError(f"--{name}: {shown} has no such setting; {meant}")
             place, known = _within(place, part)
+
+
+def warn_of_sample(lr_image: Any, hr_images: Any, sample: str) -> None:
+    """A warning where one of scan and images is that of the shipped sample, which a config has where nothing is given, and the other is not.
+
+    Args:
+        lr_image, hr_images: of the config.
+        sample: folder of the shipped sample, as the config writes it.
+    """
+    stands_in = {"lr_image": str(lr_image) == f"{sample}/lr.tif", "hr_images": str(hr_images) == f"{sample}/hr.tif"}
+    if stands_in["lr_image"] != stands_in["hr_images"]:
+        if stands_in["lr_image"]:
+            logger.warning("lr_image: not given, so that of the shipped synthetic sample stands in; it is of another rock")
+        else:
+            logger.warning("hr_images: not given, so those of the shipped synthetic sample stand in; they are of another rock")
 
 
 def _within(place: Any, part: str) -> tuple[Any, set[str] | None]:

@@ -1,7 +1,8 @@
 """The file of trained weights, model.pt: the averaged generator and what its channels mean.
 
 A dictionary, loaded with `weights_only=True`: "model" (state of the generator), "phases" and "lr_phases" (names in label order),
-"scale_factor", and "learned_with" (settings that are no weights, since version 1.0.0).
+"scale_factor", "learned_with" (settings that are no weights, since version 1.0.0), and "lr_voxel_size" (µm, of the scan it learned from;
+older files lack it).
 """
 
 from __future__ import annotations
@@ -125,16 +126,19 @@ def check_weights(path: str | Path, weights: Any) -> None:
         raise InputError(f"{path}: holds no weights of a network; give the model.pt or checkpoint.pt that training writes")
 
 
-def save_model(path: str | Path, network: nn.Module, phases: Sequence[str], lr_phases: Sequence[str]) -> None:
-    """Write model.pt of a super-resolution: the averaged generator, the names of the HR and of the LR labels in order, its scale factor, and with which
-    settings it learned that are no weights.
+def save_model(
+    path: str | Path, network: nn.Module, phases: Sequence[str], lr_phases: Sequence[str], lr_voxel_size: Sequence[float] | None = None
+) -> None:
+    """Write model.pt of a super-resolution: the averaged generator, the names of the HR and of the LR labels in order, its scale factor, with which
+    settings it learned that are no weights, and the voxel size (z, y, x) in µm of the scan it learned from, where that is known.
 
     Raises:
         InputError: it cannot be written.
     """
     names = {"phases": [str(name) for name in phases], "lr_phases": [str(name) for name in lr_phases]}
     learned_with = {name: float(getattr(network, name)) for name in ("noise_std", *FIXED) if hasattr(network, name)}
-    save_weights(path, network, {**names, "scale_factor": int(network.scale_factor), "learned_with": learned_with})
+    size = {} if lr_voxel_size is None else {"lr_voxel_size": [float(edge) for edge in lr_voxel_size]}
+    save_weights(path, network, {**names, "scale_factor": int(network.scale_factor), "learned_with": learned_with, **size})
 
 
 def load_model(

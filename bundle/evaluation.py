@@ -12,7 +12,7 @@ import numpy as np
 from bundle import html_report, report
 from bundle.assessment import Assessment
 from bundle.errors import InputError, check_seed, names, number, whole
-from bundle.evaluation_files import Place, check_alike, common_voxel_size, find_sr, is_trust, open_percent, record
+from bundle.evaluation_files import Place, check_alike, check_recorded_phases, common_voxel_size, find_sr, is_trust, open_percent, record
 from bundle.html_slices import sections
 from bundle.inference import check_output_dir
 from bundle.io import Volume, check_labels, read_images, write_text
@@ -222,6 +222,7 @@ class Evaluation:
         volume = in_memory(path, opened, place.of(path, opened))
         if format_of(path) == ".zarr" and (volume.array == NOT_MADE).any():
             raise InputError(f"{path}: is not finished; run the same inference again, it goes on")
+        check_recorded_phases(path, self.phases)
         volume.array = check_labels(volume.array, len(self.phases), str(path), key=None)
         return volume
 

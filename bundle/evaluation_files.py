@@ -194,6 +194,17 @@ def _is_record(found: Any) -> bool:
     return isinstance(found.get("input", {}).get("labels_sha256", ""), str)
 
 
+def check_recorded_phases(path: Path, phases: Sequence[str]) -> None:
+    """Whether the labels of an SR volume have the names, in the order, that its store or the record beside it tells, where one does.
+
+    Raises:
+        InputError: they have others.
+    """
+    recorded = (_made_of(path) or {}).get("phases")
+    if recorded is not None and recorded != list(phases):
+        raise InputError(f"{path}: was made with the phases {recorded}, but phases is {list(phases)}; give them as in the inference")
+
+
 def check_alike(path: Path, one: Volume, first: Path, other: Volume) -> None:
     """Whether two SR volumes have the same voxel size, the same model and, of the same place, the same scan, as far as both say.
 
@@ -244,4 +255,4 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     """What a store is made from."""
     import zarr
 
-    return dict(zarr.open_group(str(path), mode="r").attrs.get(FINGERPRINT, {}))
+    return dict(zarr.open(str(path), mode="r").attrs.get(FINGERPRINT, {}))

@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from bundle import report
+from bundle.checkpoint import load_checkpoint
 from bundle.errors import InputError
 from bundle.io import Volume, write_text, write_volume
 from bundle.io.atomic import left_partials
 from bundle.io.files import WRITERS, check_fits
 from bundle.io.source import LabelSource
-from bundle.io.volume import size_text
-from bundle.provenance import sha256, versions
+from bundle.io.volume import as_voxel_size, size_text
+from bundle.provenance import read_record, sha256, versions
 from bundle.shards import LABELS, missing_shards
 from bundle.store import SUFFIX, LabelStore
 
@@ -53,6 +55,29 @@ def check_format(output_ext: str | None, shape: Sequence[int], scale_factor: int
     """
     if output_ext:
         check_fits(f"output_ext {output_ext}", [scale_factor * n for n in shape])
+
+
+def check_voxel_size(model_file: str | Path, lr_image: str | Path, voxel_size: Sequence[float]) -> None:
+    """A warning where the voxels of the scan differ by more than a tenth from those that a model learned from, as it or the record beside it tells.
+
+    Args:
+        model_file: the weights.
+        lr_image: path of the scan, for the message.
+        voxel_size: of the scan, µm (z, y, x).
+
+    Raises:
+        InputError: what the model or its record says is no voxel size.
+    """
+    record = read_record(Path(model_file).with_suffix(".json"))
+    learned = load_checkpoint(model_file).get("lr_voxel_size") or record.get("settings", {}).get("lr_voxel_size")
+    if learned is None:
+        return
+    learned = as_voxel_size(learned, f"{model_file}: lr_voxel_size")
+    if not np.allclose(voxel_size, learned, rtol=0.1):
+        logger.warning(
+            "%s: voxels of %s µm, but the model learned from voxels of %s µm; if the unit is wrong give lr_voxel_size in µm",
+            lr_image, size_text(voxel_size), size_text(learned),
+        )  # fmt: skip
 
 
 class InferenceRecord:
@@ -101,7 +126,7 @@ class InferenceRecord:
             return  # all was there before: one is enough
         for one in stores.values():
             one.tidy()
-        base, sr = str(store.path).removesuffix(SUFFIX), store.volume()
+        base, sr = str(store.path).removesuffix(SUFFIX), replace(store.volume(), signs=source.signs)
         if engine.inferer.world_size == 1:  # else another process may be done at the same moment, and write, too
             for suffix in {*WRITERS, *self.formats, ".json", ".png", "_provenance.json"}:  # .json: beside .raw
                 for partial in left_partials(Path(base + suffix)):

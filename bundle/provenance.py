@@ -70,11 +70,11 @@ def ancestor(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     found: dict[str, Any] = {"file": path.name, "sha256": sha256(path)}
     beside = path.with_name("model.json") if path.name == "checkpoint.pt" else path.with_suffix(".json")
-    known = _record(beside)
+    known = read_record(beside)
     return found | {key: known[key] for key in ("commit", "generator_steps", "hours", "started_from") if key in known}
 
 
-def _record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
     """What a record says; empty where there is none, or a file that is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -125,7 +125,7 @@ class TrainingRecord:
         data = {entry: [{"file": path.name, "sha256": sha256(path)} for path in paths] for entry, paths in files.items()}
         if self.labels is not None:
             data["image"][0]["labels_sha256"] = labels_sha256(self.labels)
-        before = _record(self.path) if engine.state.iteration else {}  # of the run that this one resumes
+        before = read_record(self.path) if engine.state.iteration else {}  # of the run that this one resumes
         learned = before.get("data", data)
         for entry in {**learned, **data}:  # one set of images and one a plane have entries of their own
             known, found = learned.get(entry, []), data.get(entry, [])

@@ -7,11 +7,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
 from bundle.arguments import check_arguments
 from bundle.errors import InputError
 
 PROGRAM = ["/somewhere/monai/bundle/__main__.py", "run", "training"]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize(("given", "words"), [
+    ({}, None), ({"lr_image": "a.tif", "hr_images": ["b.tif"]}, None),
+    ({"lr_image": "a.tif"}, "hr_images: not given, so those of the shipped synthetic sample stand in; they are of another rock"),
+    ({"hr_images": {"xy": "b.tif"}}, "lr_image: not given, so that of the shipped synthetic sample stands in; it is of another rock"),
+])  # fmt: skip
+def test_a_sample_that_stands_in_for_one_of_scan_and_images_is_told(bundle_root, caplog, name, given, words):
+    """Each config as it is, with what is given."""
+    parser = ConfigParser()
+    parser.read_config(str(bundle_root / "configs" / f"{name}.yaml"))
+    parser.update(given)
+    step = next(i for i, line in enumerate(parser["training" if name == "train" else "evaluating"]) if "warn_of_sample" in line)
+    parser.get_parsed_content(f"{'training' if name == 'train' else 'evaluating'}#{step}")
+    assert [record.getMessage() for record in caplog.records] == ([words] if words else [])
 
 
 @pytest.fixture
@@ -35,6 +52,7 @@ def test_what_the_files_have_and_what_is_monais_is_taken(config):
     unknowable = ["--made#anything", "--made#any#thing=1", "--source#path#x=1", "--short#anything=1", "--compiled#anything=1"]
     check_arguments([*PROGRAM, f"--config_file={config}", *known, *unknowable])
     check_arguments([*PROGRAM, "--config_file", both.strip("[]").replace("'", "").replace(" ", ""), "--critics", "--max_epochs", "3"])  # MONAI parts them
+    check_arguments([*PROGRAM, f"--config_file={config}", "--n", "", "--made="])  # no paths: empty may mean none
     check_arguments([*PROGRAM, "--args_file", str(Path(config).with_name("args.yaml")), "--max_epochs", "3"])
 
 
@@ -50,6 +68,10 @@ def test_what_the_files_have_and_what_is_monais_is_taken(config):
     (["--costs", "[pore,", "clay]"], r"clay\]: belongs to no setting; .* a value that has spaces in quotes"),
     (["--zzz"], r"--zzz: {} has no such setting; see the file for those that there are"),
     (["--output_dir", "2024"], r"--output_dir 2024: is read as a number; write ./2024"), (["--output-dir=1e3"], "write ./1e3"),
+    (["--hr_images", ""], "--hr_images: is empty, as of a shell variable that is not set"),
+    (["--lr-image=", "--max_epochs", "3"], "--lr_image: is empty"),
+    (["--output_dir", "--max_epochs", "3"], "--output_dir: is empty"),
+    (["--start_from="], "--start_from: is empty"), (["--hr_images#xy="], "#xy: is empty"),
 ])  # fmt: skip
 @pytest.mark.parametrize("by", ["config_file", "args_file"])
 def test_another_name_is_refused(config, words, message, by):

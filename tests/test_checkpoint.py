@@ -47,6 +47,16 @@ def test_round_trip(saved):
     assert os.listdir(path.parent) == ["model.pt"]
 
 
+def test_the_voxel_size_of_the_scan_is_told_and_changes_nothing_else(saved, tmp_path):
+    path, network = saved
+    for name in ("a.pt", "b.pt"):
+        save_model(tmp_path / name, network, PHASES, LR_PHASES, [torch.tensor(3.5), 3.5, 7])
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert content.pop("lr_voxel_size") == [3.5, 3.5, 7.0] and content.keys() == torch.load(path, weights_only=True).keys()
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    load(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize(("name", "value"), [("logit_bound", 1.0), ("grain_perturbation", 2.0)])
 def test_settings_that_are_no_weights_are_those_of_the_training(tmp_path, name, value):
     network = LevelGenerator(3, 3, channels=(4, 3), blocks=1, **{name: value})

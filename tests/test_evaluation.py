@@ -409,6 +409,37 @@ def test_a_store_that_is_not_finished(files, name):
         evaluation(files, sr_image=files / name).run()
 
 
+@pytest.mark.parametrize("beside", ["store", "record", "seed"])
+def test_phases_in_another_order_than_recorded_are_refused(files, stored, no_pictures, beside):
+    """As the store of SR, the record beside a TIFF or the store of another seed tells; a TIFF without a record tells nothing."""
+    store, tiff = files / "rock_3.5um_sr.ome.zarr", files / "rock_3.5um_sr.tif"
+    turned = ["grain", "pore", "clay"]
+    if beside == "record":
+        made_of = dict(zarr.open_group(store, mode="r").attrs["rock_super_resolution"])
+        (files / "rock_3.5um_sr_provenance.json").write_text(json.dumps({"fingerprint": made_of}))
+    told = {"store": {"sr_image": store}, "record": {"sr_image": tiff}, "seed": {"sr_image": tiff, "sr_images": [str(store)]}}[beside]
+    says = r"rock_3.5um_sr\S*: was made with the phases \['pore', 'grain', 'clay'\], but phases is \['grain', 'pore', 'clay'\]"
+    with pytest.raises(InputError, match=says):
+        evaluation(files, phases=turned, **told).run()
+    if beside != "record":
+        assert evaluation(files, phases=turned, sr_image=tiff).run()["phases"] == turned
+    assert evaluation(files, sr_image=told["sr_image"]).run()["phases"] == PHASES
+
+
+@pytest.mark.parametrize("kind", ["group", "array"])
+def test_a_store_of_another_program_records_no_phases(files, no_pictures, kind):
+    sr = tifffile.imread(files / "rock_3.5um_sr.tif")
+    if kind == "array":
+        zarr.save_array(str(files / "other.ome.zarr"), sr)
+    else:
+        group = zarr.open_group(str(files / "other.ome.zarr"), mode="w")
+        group.create_array("0", data=sr)
+        axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+        scale = [{"type": "scale", "scale": [0.5] * 3}]
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}]}
+    assert evaluation(files, sr_image=files / "other.ome.zarr").run()["lr_agreement"]["all"] == 1.0
+
+
 @pytest.fixture
 def drawn(monkeypatch):
     """The columns of the sections that the page gets."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from bundle.checkpoint import save_model
 from bundle.errors import find_input_error
 from bundle.evaluation_files import Place, open_percent
+from bundle.inference import check_voxel_size
 from bundle.inferer import WindowInferer
-from bundle.io import read_volume
+from bundle.io import as_voxel_size, read_volume
 from bundle.io.source import LabelSource
 from bundle.networks.generator import LevelGenerator
 from bundle.trust import Trust
@@ -135,6 +137,68 @@ def test_nifti_with_other_settings_by_the_command_line(case):
     expected = super_resolved(case, case.labels % 3, seed=5)[4:16, 0:16, 8:24]  # the region is a part of the whole
     assert (array != expected).mean() < 1e-3
     assert len(np.unique(array)) > 1
+
+
+def place(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Corner of the first voxel of a file and direction of its axes in the world of ITK, µm."""
+    image = itk.imread(str(path))
+    unit = 1000 if path.name.endswith((".nii", ".nii.gz")) else 1  # ITK turns the microns of NIfTI into mm
+    directions = itk.array_from_matrix(image.GetDirection())
+    steps = directions @ np.diag(list(image.GetSpacing()))
+    return unit * (np.array(list(image.GetOrigin())) - steps.sum(axis=1) / 2), directions
+
+
+@pytest.mark.parametrize("signs", [(-1, -1, 1), (1, 1, 1), (1, -1, -1)])
+@pytest.mark.parametrize(("scan", "result"), [(".nii.gz", ".nii.gz"), (".mha", ".nii.gz"), (".nrrd", ".nii"), (".nii", ".mha"), (".nrrd", ".mhd")])
+def test_the_result_overlays_the_scan(case, scan, result, signs):
+    """In a viewer: whichever way the axes of the scan run, and in formats whose worlds are mirrored; also of a part of the scan."""
+    path = case.folder / f"scan{scan}"
+    if scan.startswith(".nii"):
+        image = nib.Nifti1Image(np.ascontiguousarray(case.labels.T), np.diag([*(3.5 * np.array(signs)), 1.0]))
+        image.affine[:3, 3] = [100, 200, 300]
+        image.header.set_xyzt_units("micron")
+        nib.save(image, path)
+    else:
+        image = itk.image_from_array(case.labels)
+        image.SetSpacing([3.5] * 3)
+        image.SetOrigin([100.0, 200.0, 300.0])
+        image.SetDirection(itk.matrix_from_array(np.diag(signs).astype(float)))
+        itk.imwrite(image, str(path))
+    in_process(case, lr_image=str(path), output_ext=result, lr_region=[[1, 4], [0, 4], [2, 6]])
+    corner, directions = place(path)
+    found, axes = place(case.out / f"scan_sr{result}")
+    np.testing.assert_allclose(found, corner + directions @ [2 * 3.5, 0, 3.5], atol=1e-3)
+    np.testing.assert_array_equal(axes, directions)
+
+
+@pytest.mark.parametrize("told", ["model", "record", "no one"])
+def test_a_scan_of_other_voxels_than_the_models_is_told(case, caplog, told):
+    """Within a tenth nothing is said, nor where neither the model nor its record knows."""
+    if told == "model":
+        save_model(case.folder / "model.pt", case.network, PHASES, PHASES, [3.5] * 3)
+    if told == "record":
+        (case.folder / "model.json").write_text(json.dumps({"settings": {"lr_voxel_size": 3.5}}))
+    scan = case.folder / "rock.tif"
+    for size, text in ((3500, "3500"), (0.0035, "0.0035"), ([3.5, 3.5, 7], "3.5 x 3.5 x 7"), (3.3, None)):
+        caplog.clear()
+        check_voxel_size(case.settings["model_file"], scan, as_voxel_size(size))
+        words = f"{scan}: voxels of {text} µm, but the model learned from voxels of 3.5 µm; if the unit is wrong give lr_voxel_size in µm"
+        assert [record.getMessage() for record in caplog.records] == ([words] if text and told != "no one" else [])
+
+
+def test_a_scan_in_millimetres_is_told_by_the_command_line(case):
+    save_model(case.folder / "model.pt", case.network, PHASES, PHASES, [3.5] * 3)
+    done = command(case, lr_voxel_size=0.0035)
+    assert done.returncode == 0, done.stderr
+    assert "rock.tif: voxels of 0.0035 µm, but the model learned from voxels of 3.5 µm" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("model", "size"), [("model", 3.5), ("model_16x", 7)])
+def test_the_shipped_models_tell_their_voxels(bundle_root, caplog, model, size):
+    check_voxel_size(bundle_root / "models" / f"{model}.pt", "scan.tif", [size] * 3)
+    assert not caplog.records
+    check_voxel_size(bundle_root / "models" / f"{model}.pt", "scan.tif", [1.2 * size] * 3)
+    assert f"voxels of {size} µm" in caplog.text
 
 
 def test_the_store_alone(case):
@@ -284,6 +348,7 @@ BAD = {
     "unknown label": (unknown_label, {"lr_voxel_size": 3.5}, "lr_labels"),
     "region outside": (nothing, {"lr_region": [[0, 4], [0, 4], [0, 7]]}, "lr_region"),
     "region no region": (nothing, {"lr_region": [4, 4, 4]}, "lr_region"),
+    "voxel size forgotten": (nothing, {"lr_voxel_size": True}, "lr_voxel_size: True is not a voxel size"),
     "voxel size no size": (nothing, {"lr_voxel_size": -1}, "lr_voxel_size"),
     "ratio": (nothing, {"hr_voxel_size": 0.5}, "7 times the HR pixels (0.5 µm), but scale_factor is 8"),
     "ratio of pixels": (nothing, {"hr_voxel_size": [0.4375, 0.5]}, "8 x 7 times the HR pixels (0.4375 x 0.5 µm), but scale_factor is 8"),

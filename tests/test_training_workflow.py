@@ -233,6 +233,8 @@ def test_it_writes_what_the_config_says(parse, rock, tmp_path):
     assert names == ["checkpoint.pt", "model.json", "model.pt", "model_0002.json", "model_0002.pt", "tensorboard"]
     assert (tmp_path / "output" / "model_0002.json").read_bytes() == (tmp_path / "output" / "model.json").read_bytes()  # both of the last epoch
     assert same(load(tmp_path / "output" / "model_0002.pt"), load(tmp_path / "output" / "model.pt"))  # phases and all
+    record = json.loads((tmp_path / "output" / "model.json").read_text())
+    assert load(tmp_path / "output" / "model.pt")["lr_voxel_size"] == record["settings"]["lr_voxel_size"] == [4.0] * 3
     (log,) = os.listdir(tmp_path / "output" / "tensorboard")
     assert log.startswith("events.out.tfevents")
 

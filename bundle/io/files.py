@@ -105,7 +105,7 @@ def in_memory(path: str | Path, volume: Volume, part: tuple[slice, ...] = (slice
         array = array.astype(array.dtype.newbyteorder("="))
     first = [axis.indices(n)[0] for axis, n in zip(part, volume.array.shape)]
     origin = tuple(o + v * i for o, v, i in zip(volume.origin, volume.voxel_size or (0.0,) * 3, first))
-    return Volume(array, volume.voxel_size, origin)
+    return Volume(array, volume.voxel_size, origin, volume.signs)
 
 
 def open_volume(path: str | Path, voxel_size: float | Sequence[float] | None = None) -> Volume:

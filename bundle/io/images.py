@@ -41,6 +41,8 @@ def read_images(
     images: list[np.ndarray] = []
     sizes: dict[tuple[float, float], Path] = {}
     for path in image_files(paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check hr_images")
         if suffix_of(path) not in IMAGE_SUFFIXES:
             raise InputError(f"{path}: images are read as {', '.join(IMAGE_SUFFIXES)}; export it as one of them")
         with readable(path):
@@ -111,4 +113,4 @@ def _read_png(path: Path) -> list[np.ndarray]:
     with image:
         if len(image.getbands()) > 1:
             raise InputError(f"{path}: a colour image; labels are needed: export it as 8-bit grey with one number a phase")
-        return [np.asarray(image)]  # of a palette the numbers, not the colours
+        return [np.array(image)]  # of a palette the numbers, not the colours

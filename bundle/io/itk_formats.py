@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _ELEMENT_TYPES = {"uint8": "MET_UCHAR", "int16": "MET_SHORT", "uint16": "MET_USHORT", "int32": "MET_INT", "float32": "MET_FLOAT",
                   "float64": "MET_DOUBLE"}  # fmt: skip
 HEADER = 2**20  # bytes in which a header ends
+LPS = (1, -1, -1)  # signs (z, y, x) of the axes of ITK's world, which point to superior, posterior and left
 
 
 def read_itk(path: Path) -> Volume:
@@ -49,10 +50,15 @@ def read_itk(path: Path) -> Volume:
         return Volume(array)
     unit = np.array(_units(path, header))[:, np.newaxis]  # of the coordinates, the rows of the directions
     directions = itk.array_from_matrix(image.GetDirection()) @ np.diag(list(image.GetSpacing()))
-    size, origin, turned = upright(directions * unit, np.array(list(image.GetOrigin())) * unit[:, 0])
-    if turned:
+    size, origin, signs = upright(directions * unit, np.array(list(image.GetOrigin())) * unit[:, 0])
+    if signs is None:
         logger.warning("%s: its axes are turned in space; the voxels are taken in file order and the direction and origin dropped", path)
-    return Volume(array, size[::-1], origin[::-1])
+    return Volume(array, size[::-1], origin[::-1], signs and _between_worlds(signs[::-1]))
+
+
+def _between_worlds(signs: Sequence[int]) -> tuple[int, ...]:
+    """Signs (z, y, x) of axes in the world of ITK from those in that of NIfTI, and back."""
+    return tuple(sign * other for sign, other in zip(signs, LPS))
 
 
 def _header(path: Path) -> dict[str, str]:
@@ -79,7 +85,8 @@ def _units(path: Path, header: Mapping[str, str]) -> list[float]:
 
 
 def write_metaimage(path: Path, volume: Volume) -> None:
-    """Write .mhd with its voxels in a .raw of the same name, or .mha with both in one file.
+    """Write .mhd with its voxels in a .raw of the same name, or .mha with both in one file; an axis of which nobody said where it runs is written
+    forward.
 
     The header is written here, as ITK would hold the whole array and name its temporary file in it.
 
@@ -89,14 +96,15 @@ def write_metaimage(path: Path, volume: Volume) -> None:
     if volume.voxel_size is None:
         raise InputError(f"{path}: MetaImage needs a voxel size; set lr_voxel_size in µm or write .tif")
     local = path.suffix.lower() == ".mha"
+    x, y, z = _between_worlds(volume.signs or LPS)[::-1]
     header = {
         "ObjectType": "Image",
         "NDims": 3,
         "BinaryData": True,
         "BinaryDataByteOrderMSB": False,
         "CompressedData": False,
-        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-        "Offset": " ".join(repr(v) for v in volume.origin[::-1]),
+        "TransformMatrix": f"{x} 0 0 0 {y} 0 0 0 {z}",
+        "Offset": " ".join(repr(sign * v + 0.0) for sign, v in zip((x, y, z), volume.origin[::-1])),
         "ElementSpacing": " ".join(repr(v) for v in volume.voxel_size[::-1]),
         "DimSize": " ".join(str(n) for n in volume.array.shape[::-1]),
         "ElementType": _ELEMENT_TYPES[volume.array.dtype.name],

@@ -38,10 +38,10 @@ def open_nifti(path: Path) -> Volume:
     affine = image.affine
     if not image.header["sform_code"] and not image.header["qform_code"]:  # only sizes are told: nibabel would put 0 into the middle of the volume
         affine = np.diag([*image.header.get_zooms()[:3], 1.0])
-    size, origin, turned = upright(affine[:3, :3] * unit, affine[:3, 3] * unit)
-    if turned:
+    size, origin, signs = upright(affine[:3, :3] * unit, affine[:3, 3] * unit)
+    if signs is None:
         logger.warning("%s: its axes are turned in space; the voxels are taken in file order and the direction and origin dropped", path)
-    return Volume(array, size[::-1], origin[::-1])
+    return Volume(array, size[::-1], origin[::-1], signs and signs[::-1])
 
 
 class _Transposed:
@@ -67,14 +67,14 @@ def check_nifti_shape(path: Path, shape: Sequence[int]) -> None:
 
 
 def write_nifti(path: Path, volume: Volume) -> None:
-    """Write NIfTI-1 (.nii or .nii.gz) in microns.
+    """Write NIfTI-1 (.nii or .nii.gz) in microns; an axis of which nobody said where it runs is written forward.
 
     Raises:
         InputError: as `check_nifti_shape`.
     """
     check_nifti_shape(path, volume.array.shape)
     affine = np.eye(4)
-    affine[:3] = volume.affine[[2, 1, 0]][:, [2, 1, 0, 3]]
+    affine[:3] = np.diag((volume.signs or (1, 1, 1))[::-1]) @ volume.affine[[2, 1, 0]][:, [2, 1, 0, 3]]
     header = nib.Nifti1Header(endianness="<")
     header.set_data_dtype(volume.array.dtype)
     header.set_data_shape(volume.array.shape[::-1])

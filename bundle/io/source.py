@@ -43,6 +43,7 @@ class LabelSource:
         start: its first voxel (z, y, x) in the volume.
         voxel_size: µm (z, y, x).
         origin: µm (z, y, x), of the centre of the region's first voxel.
+        signs: of the axes (z, y, x), as the file has them.
         checksum: SHA-256 of the region's labels, hexadecimal: the same in every format.
 
     Raises:
@@ -64,7 +65,7 @@ class LabelSource:
         self._array = volume.array
         inside = region_slices(volume.array.shape, region)
         self.shape, self.start = tuple(part.stop - part.start for part in inside), tuple(part.start for part in inside)
-        self.voxel_size = volume.voxel_size
+        self.voxel_size, self.signs = volume.voxel_size, volume.signs
         self.origin = tuple(o + v * first for o, v, first in zip(volume.origin, volume.voxel_size, self.start))
         self._state = self._file_state()
         self.checksum = labels_sha256(self)

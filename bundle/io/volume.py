@@ -62,7 +62,7 @@ def as_voxel_size(value: float | Sequence[float], name: str = "voxel_size", n_ax
         sizes = tuple(float(v) for v in np.broadcast_to(np.asarray(value, dtype=float), (n_axes,)))
     except (TypeError, ValueError):
         sizes = (math.nan,)
-    if not all(math.isfinite(v) and v > 0 for v in sizes):
+    if not all(math.isfinite(v) and v > 0 for v in sizes) or np.asarray(value).dtype == bool:  # true: a value was forgotten
         each = "three [z, y, x]" if n_axes == 3 else "two [y, x]"
         raise InputError(f"{name}: {value} is not a voxel size; give a positive number in µm, or {each}")
     return sizes
@@ -75,12 +75,15 @@ class Volume:
     Attributes:
         array: values (z, y, x).
         voxel_size: µm (z, y, x); None where nobody said.
-        origin: centre of voxel 0 in µm (z, y, x).
+        origin: centre of voxel 0 in µm (z, y, x), along each axis in the direction in which its voxels are counted.
+        signs: of the axes (z, y, x): 1 where the voxels are counted towards superior, anterior and right, the world of NIfTI, -1 where away from it;
+            None where nobody said.
     """
 
     array: np.ndarray
     voxel_size: tuple[float, float, float] | None = None
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    signs: tuple[int, int, int] | None = None
 
     @property
     def affine(self) -> np.ndarray:
@@ -117,21 +120,22 @@ def super_resolved_affine(affine: np.ndarray, scale: int) -> np.ndarray:
     return np.asarray(affine, dtype=float) @ finer
 
 
-def upright(directions: np.ndarray, origin: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+def upright(directions: np.ndarray, origin: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...] | None]:
     """Voxel size and origin of an image whose axes may run backward or be turned, all in the file's own axis order.
 
-    The voxels stay in the order in which the file holds them, as rock has no left and right: an axis that runs backward
-    (usual between ITK and NIfTI) is counted forward, its coordinates negated. A turned image loses its place in space.
+    The voxels stay in the order in which the file holds them: an axis that runs backward (usual between ITK and NIfTI) is counted forward, its
+    coordinates negated, and its sign is kept for what is written. A turned image loses its place in space.
 
     Args:
         directions: 3x3; column k is the step from one voxel to the next along axis k.
         origin: coordinates of voxel 0.
 
     Returns:
-        voxel size, origin, and whether the direction and origin were lost.
+        voxel size, origin, and the sign of each axis; None where the image is turned, and its direction and origin were lost.
     """
     size = np.linalg.norm(directions, axis=0)
     signed = np.diag(directions)
-    turned = not np.allclose(directions, np.diag(signed), atol=1e-4 * size.max())
-    start = np.zeros(3) if turned else np.asarray(origin, dtype=float) * np.sign(signed)
-    return tuple(significant(v) for v in size), tuple(significant(v) for v in start + 0.0), turned
+    if not np.allclose(directions, np.diag(signed), atol=1e-4 * size.max()):
+        return tuple(significant(v) for v in size), (0.0, 0.0, 0.0), None
+    signs = tuple(-1 if step < 0 else 1 for step in signed)
+    return tuple(significant(v) for v in size), tuple(significant(v * sign + 0.0) for v, sign in zip(origin, signs)), signs

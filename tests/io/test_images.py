@@ -47,6 +47,7 @@ def test_png_values(tmp_path, stack, mode):
     (read,), size = read_images(tmp_path / "a.png")
     np.testing.assert_array_equal(read, array)
     assert size is None
+    assert read.flags.writeable, "torch warns of what it shares and cannot write"
 
 
 def test_folder_list_and_pattern_in_order_of_name(tmp_path, stack):
@@ -127,7 +128,8 @@ def test_unequal_or_wrong_pixel_sizes(tmp_path, stack):
 
 
 def test_nothing_to_read(tmp_path):
-    cases = {"empty list": [], "in this folder": tmp_path, "pattern": tmp_path / "*.tif", "no such file": tmp_path / "a.tif"}
+    cases = {"empty list": [], "in this folder": tmp_path, "pattern": tmp_path / "*.tif", "no such file": tmp_path / "a.tif",
+             "no such file or folder": tmp_path / "nothere"}  # fmt: skip
     for what, paths in cases.items():
         with pytest.raises(InputError, match=what):
             read_images(paths)

@@ -23,7 +23,7 @@ def test_as_voxel_size():
         as_voxel_size([1, 2, 3], n_axes=2)
 
 
-@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), [1, 2], "3,5", None])
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), [1, 2], "3,5", None, True, [True] * 3])
 def test_as_voxel_size_refuses(bad):
     with pytest.raises(InputError, match="lr_voxel_size: .*µm"):
         as_voxel_size(bad, "lr_voxel_size")
@@ -58,13 +58,13 @@ def test_super_resolved_grid_covers_the_same_box(scale):
 
 
 def test_upright_counts_backward_axes_forward():
-    size, origin, turned = upright(np.diag([-1.0, 2.0, -3.0]), [10.0, 20.0, 30.0])
-    assert (size, origin, turned) == ((1.0, 2.0, 3.0), (-10.0, 20.0, -30.0), False)
+    size, origin, signs = upright(np.diag([-1.0, 2.0, -3.0]), [10.0, 20.0, 30.0])
+    assert (size, origin, signs) == ((1.0, 2.0, 3.0), (-10.0, 20.0, -30.0), (-1, 1, -1))
 
 
 def test_upright_of_a_turned_image_keeps_the_size_along_each_axis():
     directions = np.array([[0, 2.0, 0], [1.0, 0, 0], [0, 0, 3.0]])  # the first axis runs along world y
-    assert upright(directions, [1, 2, 3]) == ((1.0, 2.0, 3.0), (0.0, 0.0, 0.0), True)
+    assert upright(directions, [1, 2, 3]) == ((1.0, 2.0, 3.0), (0.0, 0.0, 0.0), None)
 
 
 def test_significant():
