@@ -62,6 +62,7 @@ def at(trainer, iteration):
 
 
 def interrupted(trainer, iteration):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as of a CI, ignores it
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), lambda: os.kill(os.getpid(), signal.SIGINT))
 
 
