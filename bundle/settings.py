@@ -52,8 +52,10 @@ def check_device(value: Any, name: str) -> None:
 def _texts(value: Any) -> list[str]:
     """All texts in tables and lists."""
     if isinstance(value, Mapping):
-        value = [part for pair in value.items() for part in pair]
-    return [value] if isinstance(value, str) else [text for part in value for text in _texts(part)] if isinstance(value, list | tuple) else []
+        value = [*value, *value.values()]
+    if isinstance(value, (list, tuple)):
+        return [text for part in value for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
 
 
 def _as_it_is(value: Any) -> Any:

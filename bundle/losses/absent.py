@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bundle.buffer import StepMemory
-from bundle.transforms.downsample import coarse_labels, phase_shares
+from bundle.transforms.downsample import most_frequent, phase_shares
 
 LEAST = 0.02
 """Smallest tolerance: probabilities are never sure."""
@@ -137,7 +137,7 @@ def images_shares(images: Iterable[np.ndarray], known: Sequence[bool], scale_fac
     for image in images:
         n_phases = max(number, int(image.max()) + 1)
         shares = phase_shares(image, n_phases, scale_factor)
-        labels = torch.from_numpy(coarse_labels(image, n_phases, scale_factor)).long()
+        labels = most_frequent(shares, image, scale_factor)
         where = absent(F.one_hot(labels, n_phases).movedim(-1, 0)[None].float(), [*known, *[True] * (n_phases - number)])[0]
         blocks.append((labels.flatten(), shares[:number].flatten(1), where[:number].flatten(1) > 0))
     labels, shares, where = (torch.cat(parts, -1) for parts in zip(*blocks))

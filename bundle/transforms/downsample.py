@@ -25,18 +25,21 @@ def phase_shares(labels: np.ndarray, n_phases: int, factor: int) -> Tensor:
     return torch.cat([block_mean((torch.from_numpy(strip) == phases)[None].float(), factor)[0] for strip in strips], 1)
 
 
-def coarse_labels(labels: np.ndarray, n_phases: int, factor: int) -> np.ndarray:
-    """What most pixels of each block of factor² hold, (y, x) -> (y / factor, x / factor) uint8; of phases that hold equally many that of its first
-    pixel, if it is one of them, as `majority_downsample` in three dimensions."""
-    shares = phase_shares(labels, n_phases, factor)
+def most_frequent(shares: Tensor, labels: np.ndarray, factor: int) -> Tensor:
+    """What most pixels of each block hold, by the `phase_shares` of its labels -> (y / factor, x / factor) int64; of phases that hold equally many
+    that of its first pixel, if it is one of them, as `majority_downsample` in three dimensions."""
     h, w = shares.shape[1:]
     first = torch.from_numpy(labels[::factor, ::factor][:h, :w].astype(np.int64))
-    shares.scatter_add_(0, first[None], torch.full((1, h, w), 0.5 / factor**2))
-    return shares.argmax(0).to(torch.uint8).numpy()
+    return torch.where(shares.gather(0, first[None])[0] == shares.amax(0), first, shares.argmax(0))
+
+
+def coarse_labels(labels: np.ndarray, n_phases: int, factor: int) -> np.ndarray:
+    """`most_frequent` of (y, x) labels -> (y / factor, x / factor) uint8."""
+    return most_frequent(phase_shares(labels, n_phases, factor), labels, factor).to(torch.uint8).numpy()
 
 
 def majority_onehot(onehot: Tensor, factor: int) -> Tensor:
-    """The same of one-hot labels (B, P, h, w) -> (B, P, h / factor, w / factor)."""
+    """The same of one-hot labels, one-hot: (B, P, h, w) -> (B, P, h / factor, w / factor)."""
     shares = block_mean(onehot, factor)
     h, w = shares.shape[2:]
     labels = (shares + 0.5 / factor**2 * onehot[:, :, ::factor, ::factor][:, :, :h, :w]).argmax(1)
